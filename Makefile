@@ -1,0 +1,46 @@
+# `make run` and `make test` set up a fresh machine: Python 3.11 or newer, make, and a package index.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.locked
+
+.PHONY: setup run test lint format bench lock clean
+
+setup: $(STAMP)
+
+$(STAMP): config/locks/dev.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r config/locks/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+run: $(STAMP)
+	$(BIN)/python -m host.cli.bundle --state var
+	exec $(BIN)/busbar run --config config/busbar.toml
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks all
+
+# The locks hold versions and hashes and name no index host.
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header pyproject.toml --upgrade
+
+lock: $(STAMP)
+	$(LOCK) --output-file config/locks/run.txt
+	$(LOCK) --extra dev --output-file config/locks/dev.txt
+
+clean:
+	rm -rf var .pytest_cache .mypy_cache .ruff_cache

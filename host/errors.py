@@ -1,0 +1,57 @@
+"""The root of every error of the host: a stable code, a kind, and a sentence that tells how to mend it.
+
+Each folder has its own base class below `BusbarError`; `host.api` turns any of them into an HTTP
+answer and `host.cli` into an exit code, by `kind` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import ClassVar
+
+
+class ErrorKind(Enum):
+    """What sort of failure it is; the HTTP status that belongs to it is its value."""
+
+    INVALID = 400
+    UNAUTHENTICATED = 401
+    FORBIDDEN = 403
+    NOT_FOUND = 404
+    CONFLICT = 409
+    TOO_LARGE = 413
+    UNSUPPORTED = 415
+    UNPROCESSABLE = 422
+    BUSY = 429
+    INTERNAL = 500
+    UPSTREAM = 502
+    UNAVAILABLE = 503
+    TIMEOUT = 504
+
+
+class BusbarError(Exception):
+    """An error with a stable machine-readable `code`, fit to be shown to the person who caused it.
+
+    Args:
+        message: One sentence: what is wrong and how to mend it.
+        errors: Further sentences, one for each thing wrong, where there are several.
+        retry_after: Seconds after which the same request may succeed; None where waiting does not help.
+        code: A narrower code than the class's own.
+    """
+
+    code: ClassVar[str] = "internal_error"
+    kind: ClassVar[ErrorKind] = ErrorKind.INTERNAL
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        errors: Sequence[str] = (),
+        retry_after: float | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.errors = tuple(errors)
+        self.retry_after = retry_after
+        self.word = code or type(self).code

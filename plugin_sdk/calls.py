@@ -1,0 +1,113 @@
+"""The hook calls as values: what the host hands to a runtime, in the host's process or across the wire.
+
+They are msgspec structs so that a worker decodes exactly one known shape. An event travels as the JSON
+bytes that stand in the log; only the plugin's side turns them into an `Event`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class Delivery(msgspec.Struct, frozen=True, array_like=True):
+    """One handing of one event to one subscription.
+
+    `id` is the same at every attempt, so it serves as an idempotency key; `attempt` starts at 1.
+    `traceparent` is the W3C trace context that the plugin's own calls should carry on, or empty.
+    """
+
+    id: str
+    subscription: str
+    attempt: int
+    sequence: int
+    traceparent: str = ""
+
+
+class Firing(msgspec.Struct, frozen=True, array_like=True):
+    """One time that a schedule came due: its name, the instant it was due (RFC 3339) and the firing's id."""
+
+    schedule: str
+    due: str
+    id: str
+
+
+class EventCall(msgspec.Struct, frozen=True, array_like=True, tag="on_event"):
+    """Deliver an event; `body` is the event in the CloudEvents JSON format."""
+
+    body: bytes
+    delivery: Delivery
+
+
+class FiringCall(msgspec.Struct, frozen=True, array_like=True, tag="on_schedule"):
+    """Deliver a firing."""
+
+    firing: Firing
+    delivery: Delivery
+
+
+class ServiceCall(msgspec.Struct, frozen=True, array_like=True, tag="call"):
+    """Call a service of the plugin; `caller` is a plugin's id or `api`."""
+
+    method: str
+    arguments: dict[str, Any]
+    caller: str = "api"
+    traceparent: str = ""
+
+
+class Request(msgspec.Struct, frozen=True, array_like=True, tag="handle_request"):
+    """HTTP under the plugin's own routes: `path` below the plugin's prefix, header names in lower case."""
+
+    method: str
+    path: str
+    query: dict[str, str] = {}
+    headers: dict[str, str] = {}
+    body: bytes = b""
+
+
+class Response(msgspec.Struct, frozen=True, array_like=True):
+    """The plugin's HTTP answer."""
+
+    status: int = 200
+    headers: dict[str, str] = {}
+    body: bytes = b""
+
+
+class HealthCall(msgspec.Struct, frozen=True, array_like=True, tag="check_health"):
+    """Ask the plugin how it is."""
+
+
+class Health(msgspec.Struct, frozen=True, array_like=True):
+    """How the plugin is: `status` is `pass`, `warn` or `fail`; `reason` says why when it is not `pass`."""
+
+    status: str = "pass"
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if self.status not in {"pass", "warn", "fail"}:
+            raise ValueError(f"a health status is pass, warn or fail, not {self.status!r}")
+
+
+class ConfigCall(msgspec.Struct, frozen=True, array_like=True, tag="config_changed"):
+    """Hand new config, already validated by the plugin's own model, to the running plugin."""
+
+    config: dict[str, Any]
+    secrets: dict[str, str] = {}
+
+
+class StopCall(msgspec.Struct, frozen=True, array_like=True, tag="stop"):
+    """Run the plugin's `stop` hook; nothing is called after it."""
+
+
+HookCall = EventCall | FiringCall | ServiceCall | Request | HealthCall | ConfigCall | StopCall
+HOOK_OF: dict[type, str] = {
+    EventCall: "on_event",
+    FiringCall: "on_schedule",
+    ServiceCall: "call",
+    Request: "handle_request",
+    HealthCall: "check_health",
+    ConfigCall: "config_changed",
+    StopCall: "stop",
+}
+"""The hook that each call enters, for logs and metrics."""

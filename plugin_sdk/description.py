@@ -1,0 +1,114 @@
+"""What a plugin's code does, as values: its subscriptions, schedules, services, routes and config model.
+
+A plugin answers `describe()` with a `Description`; the host compares it with the manifest at install.
+These are plain values that cross the wire; each checks itself when it is made.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final, Literal
+
+import msgspec
+
+from plugin_sdk.errors import DescriptionError
+
+NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+TYPE_GLOB: Final = re.compile(r"[A-Za-z0-9_*-]+(\.[A-Za-z0-9_*-]+)*")
+MAX_ITEMS: Final = 256
+"""How many subscriptions, schedules or services one plugin may describe."""
+
+
+class Subscription(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events one hook of the plugin gets, and how.
+
+    `types` are event types, `*` standing for any run of characters: `milestone.*`.
+    `attempts` counts deliveries in all, the first included; retries wait `first_retry` seconds and twice
+    as long each time, up to `longest_retry`. `timeout` is in seconds; None for the manifest's.
+    """
+
+    name: str
+    types: tuple[str, ...]
+    attempts: int = 8
+    first_retry: float = 1.0
+    longest_retry: float = 3600.0
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        _named("subscription", self.name)
+        if not self.types:
+            raise DescriptionError(f"subscription '{self.name}' must name at least one event type")
+        for glob in self.types:
+            if not TYPE_GLOB.fullmatch(glob):
+                raise DescriptionError(
+                    f"subscription '{self.name}': '{glob}' is no event type; "
+                    "write dotted words, with * for any characters, such as 'milestone.*'"
+                )
+        if not 1 <= self.attempts <= 100:  # noqa: PLR2004 - the bound is the rule
+            raise DescriptionError(f"subscription '{self.name}': attempts must be 1 to 100")
+        if not 0 < self.first_retry <= self.longest_retry:
+            raise DescriptionError(
+                f"subscription '{self.name}': first_retry must be above 0 and at most longest_retry"
+            )
+
+
+class Schedule(msgspec.Struct, frozen=True, kw_only=True):
+    """When a firing comes due: exactly one of `cron`, `every` (seconds) and `at` (RFC 3339).
+
+    `misfire` says what becomes of instants missed while nothing ran: one firing, or none.
+    """
+
+    name: str
+    cron: str | None = None
+    every: float | None = None
+    at: str | None = None
+    timezone: str = "UTC"
+    misfire: Literal["once", "skip"] = "once"
+
+    def __post_init__(self) -> None:
+        _named("schedule", self.name)
+        if sum(rule is not None for rule in (self.cron, self.every, self.at)) != 1:
+            raise DescriptionError(f"schedule '{self.name}' takes exactly one of cron, every and at")
+        if self.every is not None and self.every < 1:
+            raise DescriptionError(f"schedule '{self.name}': every must be at least 1 second")
+
+
+class Service(msgspec.Struct, frozen=True, kw_only=True):
+    """A method of the plugin that others can call by `plugin.name`."""
+
+    name: str
+    summary: str = ""
+
+    def __post_init__(self) -> None:
+        _named("service", self.name)
+
+
+class Description(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a plugin's code does that the host has to know about."""
+
+    subscriptions: tuple[Subscription, ...] = ()
+    schedules: tuple[Schedule, ...] = ()
+    services: tuple[Service, ...] = ()
+    routes: bool = False
+    webhooks: tuple[str, ...] = ()
+    config_schema: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        for what, items in (
+            ("subscription", self.subscriptions),
+            ("schedule", self.schedules),
+            ("service", self.services),
+        ):
+            names = [item.name for item in items]
+            if len(names) > MAX_ITEMS:
+                raise DescriptionError(f"a plugin has at most {MAX_ITEMS} {what}s, not {len(names)}")
+            for name in names:
+                if names.count(name) > 1:
+                    raise DescriptionError(f"two {what}s are named '{name}'")
+
+
+def _named(what: str, name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise DescriptionError(
+            f"'{name}' is no name for a {what}: write lower-case letters, digits and _, a letter first"
+        )

@@ -1,0 +1,96 @@
+"""What a plugin raises to decide a delivery, and what the SDK raises when it is used wrongly.
+
+`Retry`, `Drop` and `DeadLetter` are verdicts, not failures: the host acts on them and the breaker
+does not count them. Every other exception out of a hook is a failure and is retried by policy.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import ClassVar
+
+
+class PluginError(Exception):
+    """Base of everything the SDK raises; `code` is stable and machine-readable."""
+
+    code: ClassVar[str] = "plugin_error"
+
+
+class Verdict(PluginError):
+    """Base of the three ways a hook can decide what becomes of its delivery."""
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Retry(Verdict):
+    """Deliver again later, although nothing is broken.
+
+    Args:
+        after: Seconds or a timedelta to wait; None for the subscription's own back-off.
+        reason: Kept with the attempt.
+    """
+
+    code = "retry"
+
+    def __init__(self, after: float | timedelta | None = None, reason: str = "") -> None:
+        super().__init__(reason)
+        self.after = after.total_seconds() if isinstance(after, timedelta) else after
+
+
+class Drop(Verdict):
+    """Forget this delivery on purpose; it is counted with its reason and never tried again."""
+
+    code = "drop"
+
+
+class DeadLetter(Verdict):
+    """Give this delivery up now and keep it, with the reason, until a person decides."""
+
+    code = "dead_letter"
+
+
+class InvalidEventError(PluginError):
+    """An event that is not a CloudEvents 1.0 event; `attribute` names the one that is wrong."""
+
+    code = "event_invalid"
+
+    def __init__(self, message: str, attribute: str) -> None:
+        super().__init__(message)
+        self.attribute = attribute
+
+
+class DescriptionError(PluginError):
+    """The plugin's code describes something that the contract does not allow."""
+
+    code = "plugin_description_invalid"
+
+
+class ManifestError(PluginError):
+    """`plugin.toml` is missing, malformed, or asks for something unknown; `problems` has a sentence each."""
+
+    code = "manifest_invalid"
+
+    def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems
+
+
+class HostError(PluginError):
+    """The host refused a request of the plugin; `word` is the host's own code for why."""
+
+    code = "host_error"
+
+    def __init__(self, message: str, word: str = "host_error") -> None:
+        super().__init__(message)
+        self.word = word
+
+
+class PermissionDeniedError(HostError):
+    """The plugin asked for something outside its grants."""
+
+    code = "permission_denied"
+
+    def __init__(self, message: str, word: str = "permission_denied") -> None:
+        super().__init__(message, word)

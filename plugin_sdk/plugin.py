@@ -1,0 +1,251 @@
+"""The `Plugin` base class: decorated methods collected into the pluggy hooks of `hookspecs`.
+
+Decorators only leave a mark on the method; `Plugin` reads the marks once, when it is made, so that a
+subclass can override a handler and an instance carries no hidden global state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from typing import Any, ClassVar, Final, Literal, TypeVar
+
+from pydantic import BaseModel
+
+from plugin_sdk.context import Context, Firing, Health, Request, Response, joined
+from plugin_sdk.description import Description, Schedule, Service, Subscription
+from plugin_sdk.errors import DeadLetter, DescriptionError, HostError
+from plugin_sdk.events import Event
+from plugin_sdk.hookspecs import hookimpl
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_MARK: Final = "busbar_handles"
+_LIFE: Final = ("start", "stop", "handle_request", "check_health", "config_changed")
+"""Hooks that a subclass overrides by their own name."""
+
+
+def on_event(
+    *types: str,
+    name: str | None = None,
+    attempts: int = 8,
+    first_retry: float = 1.0,
+    longest_retry: float = 3600.0,
+    timeout: float | None = None,
+) -> Callable[[F], F]:
+    """Deliver events of these types (`*` stands for any characters) to the method.
+
+    The method takes any of `event` and `context`. The other arguments are those of `Subscription`; `name`
+    defaults to the method's and is what the cursor belongs to: renaming it starts a new subscription.
+    """
+
+    def mark(method: F) -> F:
+        _takes(method, {"event", "context"})
+        subscription = Subscription(
+            name=name or method.__name__,
+            types=types,
+            attempts=attempts,
+            first_retry=first_retry,
+            longest_retry=longest_retry,
+            timeout=timeout,
+        )
+        return _marked(method, subscription)
+
+    return mark
+
+
+def cron(
+    rule: str,
+    *,
+    timezone: str = "UTC",
+    name: str | None = None,
+    misfire: Literal["once", "skip"] = "once",
+) -> Callable[[F], F]:
+    """Call the method by a cron rule (five or six fields, Debian semantics) in a time zone.
+
+    The method takes any of `firing` and `context`. `misfire` says what becomes of missed instants.
+    """
+
+    def mark(method: F) -> F:
+        _takes(method, {"firing", "context"})
+        schedule = Schedule(name=name or method.__name__, cron=rule, timezone=timezone, misfire=misfire)
+        return _marked(method, schedule)
+
+    return mark
+
+
+def every(
+    interval: float | timedelta, *, name: str | None = None, misfire: Literal["once", "skip"] = "once"
+) -> Callable[[F], F]:
+    """Call the method every `interval` seconds (at least 1); otherwise as `cron`."""
+    seconds = interval.total_seconds() if isinstance(interval, timedelta) else float(interval)
+
+    def mark(method: F) -> F:
+        _takes(method, {"firing", "context"})
+        return _marked(method, Schedule(name=name or method.__name__, every=seconds, misfire=misfire))
+
+    return mark
+
+
+def at(
+    instant: datetime | str, *, name: str | None = None, misfire: Literal["once", "skip"] = "once"
+) -> Callable[[F], F]:
+    """Call the method once, at an instant (aware datetime or RFC 3339); otherwise as `cron`."""
+    text = instant if isinstance(instant, str) else instant.isoformat()
+
+    def mark(method: F) -> F:
+        _takes(method, {"firing", "context"})
+        return _marked(method, Schedule(name=name or method.__name__, at=text, misfire=misfire))
+
+    return mark
+
+
+def service(method: F) -> F:
+    """Let others call the method as `plugin.method`; arguments and answer are JSON values.
+
+    The method takes the caller's arguments by name and, if it names it, `context`.
+    """
+    summary = (inspect.getdoc(method) or "").partition("\n")[0]
+    return _marked(method, Service(name=method.__name__, summary=summary))
+
+
+class Plugin:
+    """Base class of a plugin: decorate methods, override `start`, `stop`, `check_health` and the like.
+
+    Set `Config` to a pydantic model to have the plugin's config validated and handed over as its instance;
+    `SecretStr` fields are kept encrypted and never shown.
+    """
+
+    Config: ClassVar[type[BaseModel] | None] = None
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, Callable[..., Any]] = {}
+        self._firings: dict[str, Callable[..., Any]] = {}
+        self._services: dict[str, Callable[..., Any]] = {}
+        subscriptions: list[Subscription] = []
+        schedules: list[Schedule] = []
+        services: list[Service] = []
+        for method, mark in self._marks():
+            if isinstance(mark, Subscription):
+                subscriptions.append(mark)
+                self._handlers[mark.name] = method
+            elif isinstance(mark, Schedule):
+                schedules.append(mark)
+                self._firings[mark.name] = method
+            else:
+                services.append(mark)
+                self._services[mark.name] = method
+        self._description = Description(
+            subscriptions=tuple(subscriptions),
+            schedules=tuple(schedules),
+            services=tuple(services),
+            routes=type(self).handle_request is not Plugin.handle_request,
+            config_schema=None if self.Config is None else self.Config.model_json_schema(),
+        )
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let an overridden life-cycle method be the hook it overrides, without a decorator of its own."""
+        super().__init_subclass__(**kwargs)
+        for name in _LIFE:
+            override = cls.__dict__.get(name)
+            if override is not None:
+                hookimpl(override)
+
+    @hookimpl
+    def describe(self) -> Description:
+        """What the decorators of this class say."""
+        return self._description
+
+    @hookimpl
+    async def start(self, context: Context) -> None:
+        """Override to get ready; an exception keeps the plugin from starting."""
+
+    @hookimpl
+    async def stop(self, context: Context) -> None:
+        """Override to let go of what `start` took."""
+
+    @hookimpl
+    async def on_event(self, event: Event, context: Context) -> None:
+        """Hand a delivery to the method whose subscription it belongs to."""
+        delivery = context.delivery
+        handler = None if delivery is None else self._handlers.get(delivery.subscription)
+        if handler is None:
+            raise DeadLetter(f"no handler for this subscription; there are {joined(self._handlers)}")
+        await _call(handler, {"event": event, "context": context})
+
+    @hookimpl
+    async def on_schedule(self, firing: Firing, context: Context) -> None:
+        """Hand a firing to the method whose schedule it belongs to."""
+        handler = self._firings.get(firing.schedule)
+        if handler is None:
+            raise DeadLetter(f"no schedule '{firing.schedule}'; there are {joined(self._firings)}")
+        await _call(handler, {"firing": firing, "context": context})
+
+    @hookimpl
+    async def call(self, method: str, arguments: dict[str, Any], context: Context) -> Any:
+        """Hand a call to the service method of that name."""
+        handler = self._services.get(method)
+        if handler is None:
+            raise HostError(f"Method {method} not found on plugin {context.plugin}", "method_not_found")
+        wanted = inspect.signature(handler)
+        if "context" in wanted.parameters:
+            arguments = {**arguments, "context": context}
+        try:
+            wanted.bind(**arguments)
+        except TypeError as error:
+            raise HostError(f"{context.plugin}.{method}: {error}", "arguments_invalid") from None
+        if inspect.iscoroutinefunction(handler):
+            return await handler(**arguments)
+        return await asyncio.to_thread(handler, **arguments)
+
+    @hookimpl
+    async def handle_request(self, request: Request, context: Context) -> Response:
+        """Override to serve HTTP under the plugin's own routes."""
+        return Response(404, {"content-type": "text/plain"}, b"this plugin serves no routes\n")
+
+    @hookimpl
+    async def check_health(self, context: Context) -> Health:
+        """Override to say how the plugin is."""
+        return Health()
+
+    @hookimpl
+    async def config_changed(self, config: Any, context: Context) -> None:
+        """Override to take new config at once; `context.config` has changed already."""
+
+    def _marks(self) -> Iterator[tuple[Callable[..., Any], Subscription | Schedule | Service]]:
+        """The bound methods with a mark, in the order in which the classes define them, base first."""
+        names: dict[str, None] = {}
+        for cls in reversed(type(self).__mro__):
+            names.update(dict.fromkeys(cls.__dict__))
+        for name in names:
+            mark = getattr(getattr(type(self), name, None), _MARK, None)
+            if mark is not None:
+                yield getattr(self, name), mark
+
+
+async def _call(handler: Callable[..., Any], offered: dict[str, Any]) -> None:
+    """Call a handler with those of the offered arguments that it names; a plain function runs in a thread."""
+    wanted = {name: offered[name] for name in getattr(handler, "busbar_takes", offered)}
+    if inspect.iscoroutinefunction(handler):
+        await handler(**wanted)
+    else:
+        await asyncio.to_thread(handler, **wanted)
+
+
+def _takes(method: Callable[..., Any], offered: set[str]) -> None:
+    """Refuse a handler whose arguments the host has nothing for, and remember those it names."""
+    names = [name for name in inspect.signature(method).parameters if name != "self"]
+    strange = [name for name in names if name not in offered]
+    if strange:
+        raise DescriptionError(
+            f"'{method.__qualname__}' takes {joined(strange)}, but the host hands it only "
+            f"{joined(sorted(offered))}: rename or remove it"
+        )
+    method.busbar_takes = tuple(names)  # type: ignore[attr-defined]  # a mark of ours on their function
+
+
+def _marked(method: F, mark: Subscription | Schedule | Service) -> F:
+    setattr(method, _MARK, mark)
+    return method
