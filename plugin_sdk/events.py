@@ -25,6 +25,17 @@ MAX_DEPTH: Final = 64
 _KNOWN: Final = frozenset(
     {"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema"}
 )
+_FIELDS: Final = (
+    "id",
+    "source",
+    "type",
+    "subject",
+    "time",
+    "datacontenttype",
+    "dataschema",
+    "data",
+    "data_base64",
+)
 _NAME: Final = re.compile(r"[a-z0-9]+")
 _MEDIA_TYPE: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+(\s*;.*)?")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
@@ -104,6 +115,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
                 attribute is missing, of the wrong type or malformed; it names the attribute.
         """
         return cls.from_attributes(parse_json_object(body))
+
+    @classmethod
+    def trusted(cls, body: bytes) -> Event:
+        """The event of JSON bytes that were checked before, as those in the host's log were; far cheaper."""
+        found: dict[str, Any] = msgspec.json.decode(body)
+        del found["specversion"]
+        known = {name: found.pop(name) for name in _FIELDS if name in found}
+        return cls(**known, extensions=found)
 
     @classmethod
     def from_attributes(cls, found: dict[str, Any]) -> Event:

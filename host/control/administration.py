@@ -1,0 +1,316 @@
+"""What an administrator can do to plugins: the verbs of the API, each a change of the registry and its audit.
+
+Everything here changes desired state and, where asked, waits until the reconciler has made it real.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any, Final
+
+import structlog
+
+from host.control.errors import (
+    ApprovalNeededError,
+    CallFailedError,
+    ConfigRefusedError,
+    GrantsRefusedError,
+    MethodNotFoundError,
+    PluginInstalledError,
+    PluginNotRunningError,
+    PluginStartFailedError,
+)
+from host.control.hosted_plugin import HostedPlugin
+from host.control.reconciler import Reconciler
+from host.control.registry import PluginRecord, Registry
+from host.control.states import SETTLED, PluginState, PluginStatus
+from host.observe.audit import Audit
+from host.routing.event_log import EventLog
+from host.runtime.errors import HookFailedError
+from host.scheduling.scheduler import Scheduler
+from host.supply.installer import Installer, Release
+from plugin_sdk.calls import ServiceCall
+from plugin_sdk.errors import HostError
+from plugin_sdk.manifest import Permissions
+
+MASK: Final = "********"
+"""Stands for a secret that is set; sent back unchanged, it leaves the secret as it is."""
+SETTLE_SECONDS: Final = 90.0
+"""How long a request waits for the reconciler before it answers with what is."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Administration:
+    """Install, enable, configure, call and remove plugins, on behalf of a named actor."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        reconciler: Reconciler,
+        installer: Installer,
+        log: EventLog,
+        scheduler: Scheduler,
+        audit: Audit,
+        validate_config: Callable[[Release, dict[str, Any]], Awaitable[dict[str, Any]]],
+    ) -> None:
+        self._registry = registry
+        self._reconciler = reconciler
+        self._installer = installer
+        self._log = log
+        self._scheduler = scheduler
+        self._audit = audit
+        self._validate_config = validate_config
+
+    # -- supply
+
+    async def install(
+        self,
+        wheel: AsyncIterator[bytes],
+        filename: str,
+        attestations: bytes,
+        *,
+        enable: bool,
+        actor: str,
+        wait: bool = True,
+    ) -> PluginRecord:
+        """Install a signed release, new or over an older one; on any failure the host is as it was.
+
+        Raises:
+            SupplyError: a rule of signatures, archives or manifests is broken; the code says which.
+            PluginInstalledError: this very release is installed.
+        """
+        release = None
+        try:
+            release = await self._installer.stage(
+                wheel, filename, attestations, history=self._registry.history
+            )
+            before = self._registry.find(release.plugin)
+            if before is not None and before.sha256 == release.sha256:
+                raise PluginInstalledError(
+                    f"{release.plugin} {release.version} is installed already; there is nothing to change"
+                )
+            record = await self._registry.install(release, release.description, enabled=enable)
+        except Exception as error:
+            await self._refused("plugin.install", filename, actor, error)
+            if release is not None and not isinstance(error, PluginInstalledError):
+                await self._installer.discard(release)
+            raise
+        await self._audit.record(
+            actor=actor,
+            action="plugin.install",
+            target=record.id,
+            detail={"version": record.version, "sha256": record.sha256, "publisher": record.publisher},
+            outcome="done",
+        )
+        _log.info("plugin_installed", plugin=record.id, version=record.version, publisher=record.publisher)
+        if wait:
+            await self._wait(record.id)
+        return record
+
+    async def uninstall(self, plugin: str, *, purge: bool, actor: str) -> None:
+        """Stop and forget a plugin; `purge` drops its keys, values, cursors, retries and dead letters too."""
+        record = self._registry.get(plugin)
+        await self._registry.remove(plugin, purge=purge)
+        await self._reconciler.settled(plugin)
+        await self._scheduler.forget(plugin)
+        if purge:
+            await self._log.forget(plugin)
+        await self._installer.forget(record.sha256)
+        await self._done("plugin.uninstall", plugin, actor, {"purge": purge})
+
+    # -- desired state
+
+    async def enable(self, plugin: str, *, actor: str, wait: bool = True) -> PluginStatus:
+        """Have the plugin run.
+
+        Raises:
+            ApprovalNeededError: its release asks for more than is granted.
+            PluginStartFailedError: it was started and failed.
+        """
+        record = self._registry.get(plugin)
+        if record.missing_grants:
+            raise ApprovalNeededError(
+                f"{plugin} asks for permissions that are not granted: grant them with "
+                f"PUT /api/v1/plugins/{plugin}/grants",
+                errors=record.missing_grants,
+            )
+        if not record.enabled:
+            await self._registry.change(plugin, enabled=True)
+            await self._done("plugin.enable", plugin, actor)
+        return await self._outcome(plugin, wait=wait)
+
+    async def disable(self, plugin: str, *, actor: str, wait: bool = True) -> PluginStatus:
+        """Have the plugin stop; its events wait for it in the log."""
+        if self._registry.get(plugin).enabled:
+            await self._registry.change(plugin, enabled=False)
+            await self._done("plugin.disable", plugin, actor)
+        if wait:
+            await self._wait(plugin)
+        return self._reconciler.status(plugin)
+
+    async def restart(self, plugin: str, *, actor: str, wait: bool = True) -> PluginStatus:
+        """Stop and start the plugin; a failed one gets a new chance.
+
+        Raises:
+            PluginNotRunningError: it is not enabled.
+            PluginStartFailedError: it was started and failed.
+        """
+        record = self._registry.get(plugin)
+        if not record.enabled:
+            raise PluginNotRunningError(f"{plugin} is disabled: enable it instead", code="plugin_disabled")
+        await self._registry.change(plugin, generation=record.generation + 1)
+        await self._done("plugin.restart", plugin, actor)
+        return await self._outcome(plugin, wait=wait)
+
+    async def set_breaker(self, plugin: str, wanted: str, *, actor: str) -> None:
+        """Override the breaker; `closed` and `auto` leave it to itself afterwards."""
+        record = self._registry.get(plugin)
+        hosted = self._reconciler.hosted(plugin)
+        standing = "auto" if wanted == "closed" else wanted
+        if standing != record.breaker:
+            await self._registry.change(plugin, breaker=standing)
+            await self._reconciler.settled(plugin)
+        if wanted == "closed" and hosted is not None:
+            hosted.apply_breaker("closed")
+        await self._done("plugin.breaker", plugin, actor, {"state": wanted})
+
+    async def grant(self, plugin: str, granted: Permissions, *, actor: str) -> PluginRecord:
+        """Say what the plugin is allowed; a running plugin is started anew with it.
+
+        Raises:
+            GrantsRefusedError: something is granted that the release does not ask for.
+        """
+        record = self._registry.get(plugin)
+        beyond = granted.beyond(record.requested)
+        if beyond:
+            raise GrantsRefusedError(
+                f"{plugin} does not ask for everything that is granted here: leave the rest out", errors=beyond
+            )
+        record = await self._registry.change(plugin, granted=granted)
+        await self._done("plugin.grant", plugin, actor, {"granted": granted.model_dump()})
+        await self._wait(plugin)
+        return record
+
+    # -- config
+
+    def shown_config(self, plugin: str) -> dict[str, Any]:
+        """The config as anyone may see it: secrets only as whether they are set."""
+        record = self._registry.get(plugin)
+        return {**record.config, **dict.fromkeys(record.secrets, MASK)}
+
+    def config_schema(self, plugin: str) -> dict[str, Any]:
+        """The JSON Schema of the config, the manifest's secrets among its properties."""
+        record = self._registry.get(plugin)
+        schema = dict(record.description.config_schema or {"type": "object", "properties": {}})
+        secrets = {
+            name: {"type": "string", "format": "password", "writeOnly": True}
+            for name in record.requested.secrets
+        }
+        return {**schema, "properties": {**schema.get("properties", {}), **secrets}}
+
+    async def configure(self, plugin: str, config: dict[str, Any], *, actor: str) -> dict[str, Any]:
+        """Replace the config, validated by the plugin's own model; the running plugin gets it at once.
+
+        Raises:
+            ConfigRefusedError: the model refuses it, with a sentence for each field.
+        """
+        record = self._registry.get(plugin)
+        names = set(record.requested.secrets) | record.secret_fields
+        given = {name: value for name, value in config.items() if name in names}
+        wrong = [name for name, value in given.items() if value is not None and not isinstance(value, str)]
+        if wrong:
+            raise ConfigRefusedError(f"secrets are strings: {', '.join(wrong)}")
+        secrets = dict(record.secrets)
+        for name, value in given.items():
+            if value is None:
+                secrets.pop(name, None)
+            elif value != MASK:
+                secrets[name] = value
+        plain = {name: value for name, value in config.items() if name not in names}
+        wanted = replace(record, config=plain, secrets=secrets)
+        release = await self._installer.verify_installed(record.sha256)
+        try:
+            await self._validate_config(release, wanted.effective_config)
+        except HostError as error:
+            raise ConfigRefusedError(
+                f"the config does not fit {plugin}'s model: {error}", errors=str(error).split("; ")
+            ) from None
+        record = await self._registry.change(
+            plugin, config=plain, secrets=secrets, config_revision=record.config_revision + 1
+        )
+        await self._done("plugin.configure", plugin, actor, {"fields": sorted(config)})
+        await self._wait(plugin)
+        return self.shown_config(plugin)
+
+    # -- services
+
+    async def call(self, plugin: str, method: str, arguments: dict[str, Any], *, caller: str) -> Any:
+        """Call a service of a plugin.
+
+        Raises:
+            PluginNotFoundError, MethodNotFoundError, PluginNotRunningError: there is nothing to call.
+            CallFailedError: the service raised; the sentence has its type and message, no traceback.
+        """
+        record = self._registry.get(plugin)
+        if method not in {service.name for service in record.description.services}:
+            raise MethodNotFoundError(plugin, method)
+        hosted = self.running(plugin)
+        try:
+            return await hosted.serve(ServiceCall(method, arguments, caller), "call")
+        except HostError as error:
+            raise CallFailedError(str(error), code=error.word) from None
+        except HookFailedError as error:
+            raise CallFailedError(f"{plugin}.{method} failed: {error.message}") from None
+
+    def running(self, plugin: str) -> HostedPlugin:
+        """The plugin as it runs.
+
+        Raises:
+            PluginNotFoundError: it is not installed.
+            PluginNotRunningError: it does not run now.
+        """
+        self._registry.get(plugin)
+        hosted = self._reconciler.hosted(plugin)
+        if hosted is None or not hosted.running:
+            status = self._reconciler.status(plugin)
+            raise PluginNotRunningError(
+                f"{plugin} is {status.state.value}" + (f": {status.cause}" if status.cause else "")
+            )
+        return hosted
+
+    # -- inside
+
+    async def _outcome(self, plugin: str, *, wait: bool) -> PluginStatus:
+        if wait:
+            await self._wait(plugin)
+        status = self._reconciler.status(plugin)
+        if wait and status.state is PluginState.FAILED:
+            raise PluginStartFailedError(
+                f"{plugin} could not be started: {status.cause}", errors=(status.evidence,) if status.evidence else ()
+            )
+        return status
+
+    async def _wait(self, plugin: str) -> None:
+        """Wait until the reconciler is done and the plugin's state stands, or the limit is up."""
+        with self._reconciler.watch(plugin) as changed:
+            try:
+                async with asyncio.timeout(SETTLE_SECONDS):
+                    await self._reconciler.settled(plugin)
+                    while self._reconciler.status(plugin).state not in SETTLED:
+                        changed.clear()
+                        await changed.wait()
+            except TimeoutError:
+                _log.warning("plugin_not_settled", plugin=plugin, seconds=SETTLE_SECONDS)
+
+    async def _done(
+        self, action: str, target: str, actor: str, detail: dict[str, Any] | None = None
+    ) -> None:
+        await self._audit.record(actor=actor, action=action, target=target, detail=detail or {}, outcome="done")
+
+    async def _refused(self, action: str, target: str, actor: str, error: Exception) -> None:
+        detail = {"code": getattr(error, "word", "internal_error"), "message": str(error)}
+        await self._audit.record(actor=actor, action=action, target=target, detail=detail, outcome="refused")

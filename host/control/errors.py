@@ -1,0 +1,95 @@
+"""What goes wrong when plugins are managed."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from host.errors import BusbarError, ErrorKind
+
+
+class ControlError(BusbarError):
+    """Base of the errors of this folder."""
+
+    code: ClassVar[str] = "control_error"
+    kind: ClassVar[ErrorKind] = ErrorKind.CONFLICT
+
+
+class PluginNotFoundError(ControlError):
+    """No plugin of that id is installed."""
+
+    code = "plugin_not_found"
+    kind = ErrorKind.NOT_FOUND
+
+    def __init__(self, plugin: str) -> None:
+        super().__init__(f"Plugin {plugin} not found: GET /api/v1/plugins lists those that are installed")
+
+
+class PluginInstalledError(ControlError):
+    """The very same release is installed already."""
+
+    code = "plugin_already_installed"
+
+
+class PluginNotRunningError(ControlError):
+    """The plugin has no runtime now, so it can serve no call."""
+
+    code = "plugin_not_running"
+    kind = ErrorKind.UNAVAILABLE
+
+
+class PluginStartFailedError(ControlError):
+    """The desired state is set, but the plugin could not be brought to it; the sentence says why."""
+
+    code = "plugin_start_failed"
+    kind = ErrorKind.UNPROCESSABLE
+
+
+class ApprovalNeededError(ControlError):
+    """The release asks for permissions that nobody has granted."""
+
+    code = "plugin_needs_approval"
+
+
+class MethodNotFoundError(ControlError):
+    """The plugin has no such service."""
+
+    code = "method_not_found"
+    kind = ErrorKind.NOT_FOUND
+
+    def __init__(self, plugin: str, method: str) -> None:
+        super().__init__(f"Method {method} not found on plugin {plugin}")
+
+
+class ConfigRefusedError(ControlError):
+    """The plugin's own model does not accept the config."""
+
+    code = "config_invalid"
+    kind = ErrorKind.INVALID
+
+
+class GrantsRefusedError(ControlError):
+    """A grant that the release does not ask for."""
+
+    code = "grants_invalid"
+    kind = ErrorKind.INVALID
+
+
+class PermissionRefusedError(ControlError):
+    """A plugin asked for something outside its grants."""
+
+    code = "permission_denied"
+    kind = ErrorKind.FORBIDDEN
+
+
+class CallFailedError(ControlError):
+    """A service of a plugin raised."""
+
+    code = "plugin_call_failed"
+    kind = ErrorKind.UPSTREAM
+
+
+class KeyValueRefusedError(ControlError):
+    """A key or value outside its bounds."""
+
+    code = "kv_quota_exceeded"
+    kind = ErrorKind.TOO_LARGE

@@ -1,0 +1,263 @@
+"""One release of one plugin while it is meant to run: guard, supervised runtime, consumers and schedules."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from host.control.plugin_port import PluginPort
+from host.control.registry import PluginRecord
+from host.control.states import PluginState, PluginStatus
+from host.errors import BusbarError
+from host.observe.logging import PluginLogs
+from host.routing.bus import Bus
+from host.routing.consumer import Consumer
+from host.routing.event_log import EventLog
+from host.routing.guard import Guard
+from host.routing.router import Router
+from host.routing.settlements import Settlements
+from host.routing.subscriptions import bind
+from host.runtime.runtime import Launch, Runtime
+from host.runtime.supervisor import SupervisedState, SupervisionLimits, Supervisor
+from host.scheduling.scheduler import Scheduler
+from host.supply.installer import Release
+from plugin_sdk.calls import ConfigCall, Health, HealthCall, HookCall
+from plugin_sdk.clock import Clock
+from plugin_sdk.context import HostPort
+from plugin_sdk.resilience import Breaker, BreakerPolicy, BreakerState, Bulkhead
+
+HEALTH_SECONDS: Final = 30.0
+"""How often a plugin is asked how it is."""
+HEALTH_TIMEOUT: Final = 2.0
+START_LIMIT_SLACK: Final = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What every hosted plugin is built from; made once, in the composition root."""
+
+    log: EventLog
+    bus: Bus
+    router: Router
+    settlements: Settlements
+    scheduler: Scheduler
+    make_runtime: Callable[[Launch, HostPort], Runtime]
+    make_port: Callable[[PluginRecord, Guard], PluginPort]
+    data: Path
+    logs: PluginLogs
+    clock: Clock
+    rng: random.Random
+    breaker: BreakerPolicy
+    supervision: SupervisionLimits
+
+
+class HostedPlugin:
+    """A plugin that is meant to run. Its consumers stand still whenever its runtime does not run.
+
+    Args:
+        record: The desired state it was made from.
+        release: The verified release whose code runs.
+        parts: What the host lends it.
+        changed: Called whenever what `status` answers may have changed.
+    """
+
+    def __init__(
+        self, record: PluginRecord, release: Release, parts: Parts, changed: Callable[[], None]
+    ) -> None:
+        self.record = record
+        self.release = release
+        self._parts = parts
+        self._changed = changed
+        limits = release.manifest.runtime
+        self.guard = Guard(
+            record.id,
+            breaker=Breaker(parts.breaker, clock=parts.clock, rng=parts.rng, on_change=self._breaker_changed),
+            bulkhead=Bulkhead(limits.concurrency),
+            clock=parts.clock,
+        )
+        self._port = parts.make_port(record, self.guard)
+        self.supervisor = Supervisor(
+            record.id,
+            make_runtime=self._make_runtime,
+            limits=parts.supervision,
+            clock=parts.clock,
+            rng=parts.rng,
+            on_change=self._supervised_changed,
+        )
+        self.consumers = tuple(
+            Consumer(
+                subscription,
+                log=parts.log,
+                router=parts.router,
+                settlements=parts.settlements,
+                guard=self.guard,
+                target=self,
+                clock=parts.clock,
+                rng=parts.rng,
+                note_first=limits.isolation == "inline",
+            )
+            for subscription in bind(record.id, record.description, limits.timeout)
+        )
+        self.health = Health()
+        self._health_task: asyncio.Task[None] | None = None
+        self._announcements: deque[asyncio.Task[object]] = deque(maxlen=16)
+        self.apply_breaker(record.breaker)
+
+    # -- life
+
+    async def start(self) -> None:
+        """Start the runtime, then let events and schedules come; returns once the first start is decided."""
+        await self.supervisor.start()
+        for consumer in self.consumers:
+            await consumer.start()
+        await self._parts.scheduler.adopt(self.record.id, self.record.description.schedules)
+        self._health_task = asyncio.create_task(self._watch_health(), name=f"health {self.record.id}")
+
+    async def stop(self, grace: float) -> None:
+        """Take nothing more, let what is in flight end within `grace` seconds, stop the runtime."""
+        if self._health_task is not None:
+            self._health_task.cancel()
+            await asyncio.wait((self._health_task,))
+        await self._parts.scheduler.suspend(self.record.id)
+        async with asyncio.TaskGroup() as group:
+            for consumer in self.consumers:
+                group.create_task(consumer.stop(grace))
+        await self.supervisor.stop()
+        for announcement in tuple(self._announcements):
+            with suppress(BusbarError):
+                await announcement
+
+    # -- what consumers and the API call
+
+    @property
+    def running(self) -> bool:
+        """Whether a call would reach the plugin now."""
+        return self.supervisor.running
+
+    async def wait_running(self) -> None:
+        """Wait until the runtime runs."""
+        await self.supervisor.wait_running()
+
+    async def call(self, call: HookCall) -> Any:
+        """Enter a hook, without the guard: the caller stands inside it already."""
+        return await self.supervisor.call(call)
+
+    async def serve(self, call: HookCall, hook: str, timeout: float | None = None) -> Any:
+        """Enter a hook for someone who waits: refused at once where breaker or bulkhead refuse.
+
+        Raises:
+            BreakerOpenError, BulkheadFullError, HookTimeoutError, NotRunningError, and what the hook raises.
+        """
+        permit = self.guard.try_admit()
+        limit = timeout or self.release.manifest.runtime.timeout
+        return await self.guard.run(permit, lambda: self.supervisor.call(call), hook, limit)
+
+    async def reconfigure(self, record: PluginRecord) -> None:
+        """Hand new config to the running plugin."""
+        self.record = record
+        if self.running:
+            call = ConfigCall(record.effective_config, record.granted_secrets)
+            await self.supervisor.call(call)
+
+    def apply_breaker(self, wanted: str) -> None:
+        """Override the breaker (`open`, `closed`, `disabled`), or let it be (`auto`)."""
+        breaker = self.guard.breaker
+        match wanted:
+            case "open":
+                breaker.force_open("forced open by an operator")
+            case "disabled":
+                breaker.disable("disabled by an operator")
+            case "closed":
+                breaker.close("closed by an operator")
+            case _:
+                breaker.auto("released by an operator")
+
+    # -- what it is doing
+
+    @property
+    def lag(self) -> int:
+        """Events of the log that the slowest subscription has not settled."""
+        return max((consumer.lag for consumer in self.consumers), default=0)
+
+    def status(self) -> PluginStatus:
+        """The plugin's state, and why."""
+        supervised = self.supervisor.status
+        state = {
+            SupervisedState.STARTING: PluginState.STARTING,
+            SupervisedState.BACKING_OFF: PluginState.BACKING_OFF,
+            SupervisedState.FAILED: PluginState.FAILED,
+            SupervisedState.STOPPING: PluginState.STOPPING,
+            SupervisedState.STOPPED: PluginState.STOPPING,
+            SupervisedState.RUNNING: PluginState.RUNNING,
+        }[supervised.state]
+        if state is PluginState.RUNNING:
+            breaker = self.guard.breaker.snapshot()
+            if breaker.state not in {BreakerState.CLOSED, BreakerState.DISABLED}:
+                return PluginStatus(
+                    PluginState.DEGRADED,
+                    since=breaker.since,
+                    cause=f"breaker is {breaker.state.value}",
+                    evidence=breaker.reason,
+                    next_action="probe" if breaker.next_attempt_at else "",
+                    next_action_at=breaker.next_attempt_at,
+                )
+            if self.health.status != "pass":
+                return PluginStatus(
+                    PluginState.DEGRADED,
+                    since=supervised.since,
+                    cause=f"the plugin's own health check says {self.health.status}",
+                    evidence=self.health.reason,
+                )
+        return PluginStatus(
+            state,
+            since=supervised.since,
+            cause=supervised.cause,
+            evidence=supervised.evidence,
+            next_action=supervised.next_action,
+            next_action_at=supervised.next_action_at,
+        )
+
+    # -- inside
+
+    def _make_runtime(self) -> Runtime:
+        record, release = self.record, self.release
+        limits = release.manifest.runtime
+        launch = Launch(
+            plugin=record.id,
+            folder=release.folder,
+            entry_point=release.entry_point,
+            config=record.effective_config,
+            secrets=record.granted_secrets,
+            isolation=limits.isolation,
+            memory=limits.memory,
+            concurrency=limits.concurrency,
+            timeout=limits.timeout,
+            data_folder=self._parts.data / record.id,
+        )
+        return self._parts.make_runtime(launch, self._port)
+
+    async def _watch_health(self) -> None:
+        while True:
+            await self.supervisor.wait_running()
+            before = self.health
+            try:
+                async with asyncio.timeout(HEALTH_TIMEOUT):
+                    answer = await self.supervisor.call(HealthCall())
+                self.health = answer if isinstance(answer, Health) else Health()
+            except TimeoutError:
+                self.health = Health("warn", f"check_health did not answer within {HEALTH_TIMEOUT:g} s")
+            except Exception as error:  # noqa: BLE001 - whatever a plugin's check raises is its health
+                self.health = Health("fail", f"check_health failed: {error}")
+            if self.health != before:
+                self._changed()
+            await asyncio.sleep(HEALTH_SECONDS)

@@ -1,0 +1,107 @@
+"""The host as one plugin reaches it: every request is checked against the plugin's grants here."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TypeVar
+
+import structlog
+
+from host.control.errors import PermissionRefusedError
+from host.control.key_values import KeyValues
+from host.errors import BusbarError
+from host.observe.audit import Audit
+from host.routing.bus import Bus
+from host.routing.filters import Filter
+from host.routing.guard import Guard
+from plugin_sdk.errors import HostError, PermissionDeniedError
+from plugin_sdk.events import Event
+from plugin_sdk.manifest import Permissions
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+
+class PluginPort:
+    """Serves the `HostPort` of one plugin.
+
+    Args:
+        plugin: Whose requests these are.
+        granted: What an administrator has allowed it.
+        bus: Where its events go.
+        key_values: Where its keys are.
+        guard: Whose running deliveries it may extend.
+        audit: Where refusals are written down.
+    """
+
+    def __init__(
+        self, plugin: str, *, granted: Permissions, bus: Bus, key_values: KeyValues, guard: Guard, audit: Audit
+    ) -> None:
+        self._plugin = plugin
+        self._publish = Filter(granted.publish)
+        self._bus = bus
+        self._key_values = key_values
+        self._guard = guard
+        self._audit = audit
+        self._audited: set[str] = set()
+
+    async def emit(self, event: bytes) -> int:
+        """Append an event of the plugin's."""
+        parsed = Event.from_json(event)
+        if not self._publish.takes_type(parsed.type):
+            await self._refuse(
+                f"publish: {parsed.type}",
+                f"{self._plugin} may not publish '{parsed.type}': list it under permissions.publish in "
+                "plugin.toml and have it granted",
+            )
+        if parsed.source != f"/plugins/{self._plugin}":
+            await self._refuse(
+                f"source: {parsed.source}", f"{self._plugin} publishes as '/plugins/{self._plugin}' only"
+            )
+        return (await _asked(self._bus.publish(parsed))).sequence
+
+    async def kv_get(self, key: str) -> bytes | None:
+        """The value under `key`."""
+        return await _asked(self._key_values.get(self._plugin, key))
+
+    async def kv_set(self, key: str, value: bytes) -> None:
+        """Keep a value."""
+        await _asked(self._key_values.set(self._plugin, key, value))
+
+    async def kv_delete(self, key: str) -> bool:
+        """Forget a key."""
+        return await _asked(self._key_values.delete(self._plugin, key))
+
+    async def kv_list(self, prefix: str, after: str, limit: int) -> list[str]:
+        """Keys with a prefix."""
+        return await _asked(self._key_values.keys(self._plugin, prefix, after, limit))
+
+    async def extend(self, delivery_id: str) -> None:
+        """Start the time limit of a running delivery anew."""
+        try:
+            self._guard.extend(delivery_id)
+        except BusbarError as error:
+            raise HostError(error.message, error.word) from None
+
+    async def _refuse(self, permission: str, sentence: str) -> None:
+        # Once for each permission: a plugin that tries in a loop must not fill the audit log.
+        if permission not in self._audited and len(self._audited) < 1000:  # noqa: PLR2004 - a bound
+            self._audited.add(permission)
+            _log.warning("permission_denied", plugin=self._plugin, permission=permission)
+            await self._audit.record(
+                actor=f"plugin:{self._plugin}",
+                action="permission.denied",
+                target=self._plugin,
+                detail={"permission": permission},
+                outcome="refused",
+            )
+        raise PermissionDeniedError(sentence, PermissionRefusedError.code)
+
+
+async def _asked(answer: Awaitable[T]) -> T:
+    """Await something of the host's, turning its refusals into the plugin's errors."""
+    try:
+        return await answer
+    except BusbarError as error:
+        raise HostError(error.message, error.word) from None

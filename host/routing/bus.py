@@ -1,0 +1,61 @@
+"""`Bus.publish`: the one way into the event log, for HTTP, webhooks, plugins and the host itself."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from host.routing.errors import EventRefusedError
+from host.routing.event_log import Appended, EventLog
+from plugin_sdk.events import Event, new_event
+
+RESERVED: Final = "busbar."
+"""Types that only the host publishes; a plugin or client that could forge them could fire schedules."""
+
+
+class Bus:
+    """Checks size and type of what is published, and answers once it is durable.
+
+    Args:
+        log: Where events go.
+        max_body: Bytes that one event may have as JSON.
+    """
+
+    def __init__(self, log: EventLog, *, max_body: int) -> None:
+        self._log = log
+        self._max_body = max_body
+        self._open = True
+        self.published = 0
+        self.duplicates = 0
+
+    def close(self) -> None:
+        """Take no more events: the host is stopping."""
+        self._open = False
+
+    async def publish(self, event: Event) -> Appended:
+        """Append an event from outside the host; durable when this returns.
+
+        Raises:
+            EventRefusedError: the host is stopping, the event is too large, or its type is the host's own.
+            EventConflictError: the log has another event under the same source and id.
+        """
+        if event.type.startswith(RESERVED):
+            raise EventRefusedError.reserved(event.type)
+        return await self._append(event)
+
+    async def announce(self, event_type: str, *, subject: str, data: object) -> Appended:
+        """Append an event of the host's own, such as a breaker that opened."""
+        event = new_event(RESERVED + event_type, source="/busbar/host", subject=subject, data=data)
+        return await self._append(event)
+
+    async def _append(self, event: Event) -> Appended:
+        if not self._open:
+            raise EventRefusedError.stopping()
+        body = event.to_json()
+        if len(body) > self._max_body:
+            raise EventRefusedError.too_large(len(body), self._max_body)
+        appended = await self._log.append(event, body)
+        if appended.duplicate:
+            self.duplicates += 1
+        else:
+            self.published += 1
+        return appended

@@ -1,0 +1,223 @@
+"""The event log as everything above it sees it: one narrow protocol and the values that pass through it.
+
+Engines implement `EventLog` and pass one contract test suite. `SQLiteLog` is the embedded one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from plugin_sdk.events import Event
+
+
+class Outcome(Enum):
+    """What became of one attempt."""
+
+    DELIVERED = "delivered"
+    RETRIED = "retried"
+    DROPPED = "dropped"
+    DEAD_LETTERED = "dead-lettered"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event in the log. `body` is its CloudEvents JSON; `appended_at` is in seconds since the epoch."""
+
+    sequence: int
+    event: Event
+    body: bytes
+    appended_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """Where an event stands in the log; a duplicate stands where the first one does."""
+
+    sequence: int
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The outcome of one attempt. Times are seconds since the epoch, `duration` seconds.
+
+    `noted` says that the delivery has a row in the retry table, which this outcome replaces or removes.
+    """
+
+    subscription: str
+    plugin: str
+    stored: StoredEvent
+    attempt: int
+    outcome: Outcome
+    started_at: float
+    duration: float
+    error: str = ""
+    traceback: str = ""
+    retry_at: float | None = None
+    noted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRetry:
+    """A delivery that stepped aside after `attempt` attempts and is due again at `due_at`."""
+
+    subscription: str
+    sequence: int
+    attempt: int
+    due_at: float
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterRecord:
+    """A delivery that was given up on, with its own copy of the event."""
+
+    id: int
+    plugin: str
+    subscription: str
+    sequence: int
+    event_id: str
+    event_type: str
+    body: bytes
+    reason: str
+    traceback: str
+    attempts: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRecord:
+    """One line of the attempt log."""
+
+    subscription: str
+    sequence: int
+    event_id: str
+    attempt: int
+    outcome: Outcome
+    started_at: float
+    duration: float
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventQuery:
+    """Which events an auditor wants: `type` may hold `*`; `since` is included, `until` is not."""
+
+    type: str | None = None
+    source: str | None = None
+    subject: str | None = None
+    since: float | None = None
+    until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What pruning removed, and which subscriptions kept it from removing more."""
+
+    events: int
+    held_by: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LogStats:
+    """Sizes of the log, for metrics and health."""
+
+    events: int
+    bytes: int
+    head: int
+    oldest_at: float | None
+    retries: int
+    dead_letters: int
+
+
+class EventLog(Protocol):
+    """A durable, ordered record of events with cursors, retries and dead letters."""
+
+    def head(self) -> int:
+        """The highest sequence that is durable."""
+        ...
+
+    def listen(self, committed: Callable[[Sequence[StoredEvent]], None]) -> None:
+        """Call `committed` on the loop with the new events of each commit, in order."""
+        ...
+
+    async def append(self, event: Event, body: bytes) -> Appended:
+        """Append an event; durable when it returns. `body` is its JSON.
+
+        Raises:
+            EventConflictError: another event stands under the same source and id.
+        """
+        ...
+
+    async def read(self, after: int, limit: int) -> list[StoredEvent]:
+        """At most `limit` events above `after`, in order."""
+        ...
+
+    async def query(self, query: EventQuery, offset: int, limit: int) -> tuple[list[StoredEvent], int]:
+        """A page of matching events, the newest first, and how many match in all."""
+        ...
+
+    async def find(self, event_id: str) -> list[StoredEvent]:
+        """The events with this id, one for each source that used it."""
+        ...
+
+    async def cursor(self, subscription: str, *, start: int) -> int:
+        """Where a subscription stands; a new one is made to stand at `start`."""
+        ...
+
+    async def ahead(self, subscription: str) -> set[int]:
+        """What is settled above the cursor."""
+        ...
+
+    async def settle(
+        self, outcomes: Sequence[Settlement], cursors: Mapping[str, int], ahead: Mapping[str, Sequence[int]]
+    ) -> None:
+        """Write outcomes, cursors, and what was settled above them, in one transaction."""
+        ...
+
+    async def begin(self, attempts: Sequence[PendingRetry]) -> None:
+        """Write down attempts that are about to be made."""
+        ...
+
+    async def due(self, subscription: str, now: float, limit: int) -> list[tuple[PendingRetry, StoredEvent]]:
+        """Retries due at `now`, the longest due first."""
+        ...
+
+    async def next_due(self, subscription: str, *, after: float) -> float | None:
+        """When the next retry after the instant `after` comes due."""
+        ...
+
+    async def dead_letters(
+        self, plugin: str | None, offset: int, limit: int
+    ) -> tuple[list[DeadLetterRecord], int]:
+        """A page of dead letters, the newest first, and how many there are."""
+        ...
+
+    async def revive(self, letter: int) -> DeadLetterRecord | None:
+        """Move a dead letter back to be delivered, with no attempt counted; None where there is none."""
+        ...
+
+    async def discard(self, letter: int) -> DeadLetterRecord | None:
+        """Remove a dead letter for good; None where there is none."""
+        ...
+
+    async def deliveries(
+        self, plugin: str, outcome: Outcome | None, offset: int, limit: int
+    ) -> tuple[list[DeliveryRecord], int]:
+        """A page of the attempt log of a plugin, the newest first, and how many lines it has."""
+        ...
+
+    async def forget(self, plugin: str) -> None:
+        """Drop a plugin's cursors, retries, dead letters and attempt log."""
+        ...
+
+    async def prune(self, older_than: float, max_bytes: int) -> Pruned:
+        """Remove events that are too old or beyond the budget, and that no subscription still needs."""
+        ...
+
+    async def stats(self) -> LogStats:
+        """How large the log is."""
+        ...

@@ -1,0 +1,125 @@
+"""Appending to the SQLite log: sequences, duplicates, and telling the listeners after the commit.
+
+Everything here but `committed` runs in the writer's thread, inside its transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, Final
+
+from host.routing.event_log import Appended, StoredEvent
+from host.routing.log_errors import EventConflictError
+from plugin_sdk.clock import Clock
+from plugin_sdk.events import Event
+
+CHUNKS: Final = (64, 8, 1)
+"""Rows in one INSERT. sqlite3 gives up the interpreter's lock at every statement and has to win it back
+from a busy event loop, so few statements for many rows; fixed sizes, so that each is prepared once."""
+
+_COLUMNS: Final = "sequence, source, id, type, subject, appended_at, body"
+_SAME: Final = "SELECT sequence, body FROM events WHERE source = ? AND id = ?"
+_KEPT: Final = "SELECT sequence FROM events WHERE sequence BETWEEN ? AND ?"
+
+Row = tuple[int, str, str, str, str | None, int, bytes]
+
+
+@cache
+def _insert(rows: int) -> str:
+    values = ",".join(["(?,?,?,?,?,?,?)"] * rows)
+    return f"INSERT INTO events ({_COLUMNS}) VALUES {values} ON CONFLICT (source, id) DO NOTHING"
+
+
+class Appender:
+    """Gives events their sequence and writes them, a batch at a time."""
+
+    def __init__(self, head: int, clock: Clock) -> None:
+        self.head = head
+        self._next = head + 1
+        self._clock = clock
+        self._fresh: list[StoredEvent] = []
+        self._listeners: list[Callable[[Sequence[StoredEvent]], None]] = []
+
+    def listen(self, listener: Callable[[Sequence[StoredEvent]], None]) -> None:
+        """Tell `listener` of the new events of each commit."""
+        self._listeners.append(listener)
+
+    def apply(
+        self, connection: sqlite3.Connection, items: Sequence[tuple[Event, bytes]]
+    ) -> list[Appended | Exception]:
+        """Append events; one answer for each, in order."""
+        now = self._clock.now().timestamp()
+        answers: list[Appended | Exception] = []
+        at = 0
+        while at < len(items):
+            size = next(chunk for chunk in CHUNKS if chunk <= len(items) - at)
+            self._append(connection, items[at : at + size], now, answers)
+            at += size
+        return answers
+
+    def _append(
+        self,
+        connection: sqlite3.Connection,
+        items: Sequence[tuple[Event, bytes]],
+        now: float,
+        answers: list[Appended | Exception],
+    ) -> None:
+        first = self._next
+        self._next += len(items)
+        stamp = int(now * 1_000_000)
+        flat: list[Any] = []
+        for sequence, (event, body) in enumerate(items, first):
+            flat += (sequence, event.source, event.id, event.type, event.subject, stamp, body)
+        inserted = connection.execute(_insert(len(items)), flat).rowcount
+        if inserted == len(items):
+            kept = None
+        else:
+            kept = {row[0] for row in connection.execute(_KEPT, (first, self._next - 1))}
+        for sequence, (event, body) in enumerate(items, first):
+            if kept is None or sequence in kept:
+                self._fresh.append(StoredEvent(sequence, event, body, now))
+                answers.append(Appended(sequence, duplicate=False))
+            else:
+                answers.append(self._twin(connection, event, body))
+
+    @staticmethod
+    def _twin(connection: sqlite3.Connection, event: Event, body: bytes) -> Appended | Exception:
+        """What the log already has under this event's source and id."""
+        sequence, stored = connection.execute(_SAME, (event.source, event.id)).fetchone()
+        if stored == body or _content(stored) == _content(body):
+            return Appended(sequence, duplicate=True)
+        return EventConflictError(event.source, event.id)
+
+    # -- the commit hook
+
+    def mark(self) -> int:
+        """How many events this transaction has so far."""
+        return len(self._fresh)
+
+    def rewind(self, mark: int) -> None:
+        """The events since `mark` were rolled back; their sequences are not used again."""
+        del self._fresh[mark:]
+
+    def take(self) -> list[StoredEvent]:
+        """The events of the transaction that was just committed."""
+        taken, self._fresh = self._fresh, []
+        return taken
+
+    def committed(self, taken: list[StoredEvent]) -> None:
+        """On the loop: the events are durable."""
+        if taken:
+            # Rows that other items of the batch rolled back leave gaps, never a different order.
+            self.head = taken[-1].sequence
+            for listener in self._listeners:
+                listener(taken)
+
+
+def _content(body: bytes) -> Any:
+    """An event's content for comparison: the trace context belongs to one sending, not to the event."""
+    found = json.loads(body)
+    found.pop("traceparent", None)
+    found.pop("tracestate", None)
+    return found

@@ -1,0 +1,134 @@
+"""The one SQLite file: opened, migrated, read through a few connections, written through the writer."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sqlite3
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import aiosqlite
+
+from host.storage.errors import SchemaError
+from host.storage.writer import Writer
+from plugin_sdk.clock import Clock, SystemClock
+
+T = TypeVar("T")
+
+READERS: Final = 2
+"""Connections that read; one slow query does not stop the others."""
+PAGE_CACHE_KIB: Final = 16384
+CHECKPOINT_PAGES: Final = 4000
+"""Pages of the write-ahead log (4 KiB each) at which a commit moves them into the database itself."""
+
+_PRAGMAS: Final = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",  # an acknowledged event survives power loss, not only a crash
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA busy_timeout = 5000",
+    f"PRAGMA cache_size = -{PAGE_CACHE_KIB}",
+    f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}",
+    "PRAGMA temp_store = MEMORY",
+)
+_NUMBERED: Final = re.compile(r"(\d{4})_\w+\.sql")
+
+
+class Database:
+    """Reads and writes of one database file. Make it with `open`."""
+
+    def __init__(self, path: Path, writer: Writer, readers: list[aiosqlite.Connection]) -> None:
+        self.path = path
+        self.writer = writer
+        self._readers = readers
+        self._free: asyncio.Queue[aiosqlite.Connection] = asyncio.Queue()
+        for reader in readers:
+            self._free.put_nowait(reader)
+
+    @classmethod
+    async def open(cls, path: Path, *, clock: Clock | None = None) -> Database:
+        """Open or create the file and bring its schema up to date.
+
+        Raises:
+            SchemaError: a newer host wrote it, or a migration failed; the file is as it was.
+        """
+        now = (clock or SystemClock()).now().timestamp()
+        await asyncio.to_thread(_migrate, path, now)
+        writer = Writer(lambda: _connect(path))
+        await writer.start()
+        readers = [await _reader(path) for _ in range(READERS)]
+        return cls(path, writer, readers)
+
+    async def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        """The rows of a query; it sees every write that was answered before it began."""
+        reader = await self._free.get()
+        try:
+            return list(await reader.execute_fetchall(sql, tuple(parameters)))
+        finally:
+            self._free.put_nowait(reader)
+
+    async def write(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        """Run an operation in the writer's next transaction; durable when it returns. Errors: `Writer.run`."""
+        return await self.writer.run(operation)
+
+    async def close(self) -> None:
+        """Write what waits and close every connection."""
+        await self.writer.close()
+        for reader in self._readers:
+            await reader.close()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, cached_statements=256)
+    connection.row_factory = sqlite3.Row
+    for pragma in _PRAGMAS:
+        connection.execute(pragma)
+    return connection
+
+
+async def _reader(path: Path) -> aiosqlite.Connection:
+    reader = await aiosqlite.connect(path, isolation_level=None)
+    reader.row_factory = sqlite3.Row
+    for pragma in (*_PRAGMAS, "PRAGMA query_only = ON"):
+        await reader.execute(pragma)
+    return reader
+
+
+def _migrate(path: Path, now: float) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = _connect(path)
+    try:
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS schema_migrations (number INTEGER PRIMARY KEY, applied_at REAL NOT NULL) STRICT"
+        )
+        applied = {row[0] for row in connection.execute("SELECT number FROM schema_migrations")}
+        scripts = _scripts()
+        unknown = applied - scripts.keys()
+        if unknown:
+            raise SchemaError(
+                f"{path} was written by a newer Busbar (schema {max(unknown)}): run that version, or restore a backup"
+            )
+        for number in sorted(scripts.keys() - applied):
+            try:
+                connection.executescript(
+                    f"BEGIN IMMEDIATE;\n{scripts[number]}\n"
+                    f"INSERT INTO schema_migrations (number, applied_at) VALUES ({number}, {now});\nCOMMIT;"
+                )
+            except sqlite3.Error as error:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise SchemaError(f"migration {number} of {path} failed: {error}") from error
+    finally:
+        connection.close()
+
+
+def _scripts() -> dict[int, str]:
+    """The numbered migrations, by number."""
+    found: dict[int, str] = {}
+    for file in (resources.files("host.storage") / "migrations").iterdir():
+        match = _NUMBERED.fullmatch(file.name)
+        if match:
+            found[int(match[1])] = file.read_text(encoding="utf-8")
+    return found

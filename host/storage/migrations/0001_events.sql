@@ -1,0 +1,21 @@
+-- The event log. `sequence` is given by the writer in commit order and never used twice.
+CREATE TABLE events (
+    sequence INTEGER PRIMARY KEY,
+    source TEXT NOT NULL,
+    id TEXT NOT NULL,
+    type TEXT NOT NULL,
+    subject TEXT,
+    appended_at INTEGER NOT NULL,
+    body BLOB NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX events_by_identity ON events (source, id);
+CREATE INDEX events_by_type ON events (type);
+CREATE INDEX events_by_subject ON events (subject) WHERE subject IS NOT NULL;
+
+-- One row: the highest sequence ever given, so that it survives the pruning of the newest events.
+CREATE TABLE log_head (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    sequence INTEGER NOT NULL
+) STRICT;
+INSERT INTO log_head (one, sequence) VALUES (1, 0);

@@ -1,0 +1,250 @@
+"""The contract of an event log; every engine runs these cases."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from host.routing.event_log import EventQuery, Outcome, PendingRetry, Settlement
+from host.routing.log_errors import EventConflictError
+from host.routing.sqlite_log import SQLiteLog
+from host.storage.database import Database
+from plugin_sdk.clock import SystemClock
+from plugin_sdk.events import new_event
+
+
+@pytest.fixture
+async def database(tmp_path):
+    opened = await Database.open(tmp_path / "busbar.db")
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture(params=["sqlite"])
+async def log(request, database):
+    return await SQLiteLog.open(database, SystemClock())
+
+
+def event(id_="1", type_="a.b", source="/tests", **more):
+    return new_event(type_, source=source, id=id_, **more)
+
+
+async def append(log, *events):
+    return await asyncio.gather(*(log.append(one, one.to_json()) for one in events))
+
+
+def settled(stored, outcome=Outcome.DELIVERED, **more):
+    return Settlement("p/s", "p", stored, more.pop("attempt", 1), outcome, 1.0, 0.1, **more)
+
+
+async def test_events_get_rising_sequences_and_read_back_in_order(log):
+    answers = await append(log, *(event(str(n)) for n in range(200)))
+    sequences = [answer.sequence for answer in answers]
+    assert sequences == sorted(set(sequences))
+    assert [stored.event.id for stored in await log.read(0, 500)] == [str(n) for n in range(200)]
+    assert log.head() == sequences[-1]
+
+
+async def test_the_same_event_again_is_answered_with_its_first_place_and_not_dispatched(log):
+    seen = []
+    log.listen(lambda events: seen.extend(stored.sequence for stored in events))
+    one = event()
+    first, second = await append(log, one, one)
+    (third,) = await append(log, one)
+    assert not first.duplicate
+    assert second.duplicate
+    assert third.duplicate
+    assert first.sequence == second.sequence == third.sequence
+    assert seen == [first.sequence]
+
+
+async def test_an_event_sent_again_under_another_trace_is_the_same_event(log):
+    one = event()
+    traced = replace_extensions(one, {"traceparent": "00-1-1-00"})
+    await append(log, one)
+    (again,) = await append(log, traced)
+    assert again.duplicate
+
+
+def replace_extensions(one, extensions):
+    return type(one).from_attributes({**one.attributes(), **extensions})
+
+
+async def test_another_event_under_the_same_source_and_id_is_a_conflict_and_harms_no_neighbour(log):
+    await append(log, event(data=1))
+    answers = await asyncio.gather(
+        *(log.append(one, one.to_json()) for one in (event("2"), event(data=2), event("3"))),
+        return_exceptions=True,
+    )
+    assert isinstance(answers[1], EventConflictError)
+    assert [stored.event.id for stored in await log.read(0, 9)] == ["1", "2", "3"]
+
+
+async def test_an_event_appended_within_an_operation_appears_with_its_commit(log, database):
+    seen = []
+    log.listen(lambda events: seen.extend(stored.event.id for stored in events))
+    await database.write(lambda connection: log.append_within(connection, event("in")))
+    assert seen == ["in"]
+
+
+async def test_an_event_appended_within_an_operation_that_fails_never_appears(log, database):
+    seen = []
+    log.listen(lambda events: seen.extend(stored.event.id for stored in events))
+
+    def fail(connection):
+        log.append_within(connection, event("out"))
+        raise LookupError("on purpose")
+
+    with pytest.raises(LookupError):
+        await database.write(fail)
+    await append(log, event("next"))
+    assert seen == ["next"]
+    assert [stored.event.id for stored in await log.read(0, 9)] == ["next"]
+
+
+async def test_a_new_cursor_stands_where_it_is_told_and_never_moves_back(log):
+    assert await log.cursor("p/s", start=5) == 5
+    await log.settle([], {"p/s": 9}, {})
+    await log.settle([], {"p/s": 7}, {})
+    assert await log.cursor("p/s", start=0) == 9
+
+
+async def test_what_is_settled_above_the_cursor_is_kept_until_the_cursor_passes_it(log):
+    await log.cursor("p/s", start=0)
+    await log.settle([], {"p/s": 1}, {"p/s": [3, 4]})
+    assert await log.ahead("p/s") == {3, 4}
+    await log.settle([], {"p/s": 3}, {})
+    assert await log.ahead("p/s") == {4}
+
+
+async def test_a_failed_delivery_is_due_again_at_its_time_with_its_attempts(log):
+    await append(log, event())
+    (stored,) = await log.read(0, 1)
+    await log.settle([settled(stored, Outcome.RETRIED, retry_at=100.0, error="boom")], {"p/s": 1}, {})
+    assert await log.due("p/s", 99.0, 9) == []
+    assert await log.next_due("p/s", after=0) == 100.0
+    ((pending, again),) = await log.due("p/s", 100.0, 9)
+    assert (pending.attempt, pending.error, again.event.id) == (1, "boom", "1")
+    await log.settle([settled(stored, attempt=2, noted=True)], {}, {})
+    assert await log.due("p/s", 1e12, 9) == []
+
+
+async def test_an_attempt_written_down_before_the_call_is_found_after_a_crash(log):
+    await append(log, event())
+    await log.begin([PendingRetry("p/s", 1, 1, 5.0, "started")])
+    ((pending, _),) = await log.due("p/s", 5.0, 9)
+    assert pending.attempt == 1
+
+
+async def test_a_dead_letter_keeps_its_own_copy_and_can_be_revived_after_the_log_was_pruned(log):
+    await append(log, event("a"), event("b"))
+    first = (await log.read(0, 1))[0]
+    await log.cursor("p/s", start=0)
+    await log.settle(
+        [settled(first, Outcome.DEAD_LETTERED, error="why", traceback="line", attempt=8)], {"p/s": 2}, {}
+    )
+    assert (await log.prune(1e12, 0)).events == 2
+    (letter,), total = await log.dead_letters("p", 0, 10)
+    assert (total, letter.reason, letter.attempts, letter.event_type) == (1, "why", 8, "a.b")
+    assert await log.revive(letter.id) == letter
+    ((pending, again),) = await log.due("p/s", 1e12, 9)
+    assert (pending.attempt, again.event.id) == (0, "a")
+    assert (await log.dead_letters(None, 0, 10))[1] == 0
+
+
+async def test_pruning_never_takes_what_a_cursor_or_a_retry_still_needs_and_says_who_holds_it(log):
+    await append(log, *(event(str(n)) for n in range(10)))
+    await log.cursor("p/s", start=0)
+    events = await log.read(0, 10)
+    await log.settle([settled(events[3], Outcome.RETRIED, retry_at=1.0)], {"p/s": 8}, {})
+    pruned = await log.prune(1e12, 0)
+    assert pruned.events == 3
+    assert pruned.held_by == ("p/s",)
+    assert [stored.sequence for stored in await log.read(0, 20)] == [4, 5, 6, 7, 8, 9, 10]
+
+
+async def test_sequences_are_not_used_again_when_the_whole_log_was_pruned(log, database):
+    await append(log, *(event(str(n)) for n in range(3)))
+    await log.prune(1e12, 0)
+    reopened = await SQLiteLog.open(database, SystemClock())
+    assert reopened.head() == 3
+
+
+async def test_the_log_is_queried_by_type_source_subject_and_time(log):
+    await append(
+        log,
+        event("1", "a.one", subject="x"),
+        event("2", "a.two", source="/other"),
+        event("3", "b.one", subject="x"),
+    )
+    found, total = await log.query(EventQuery(type="a.*"), 0, 10)
+    assert ([one.event.id for one in found], total) == (["2", "1"], 2)
+    assert (await log.query(EventQuery(subject="x"), 0, 1))[1] == 2
+    assert (await log.query(EventQuery(source="/other"), 0, 10))[1] == 1
+    at = found[0].appended_at
+    assert (await log.query(EventQuery(until=at), 0, 10))[1] == 0
+    assert (await log.query(EventQuery(since=at), 0, 10))[1] == 3
+
+
+async def test_the_attempt_log_is_read_by_plugin_and_outcome(log):
+    await append(log, event())
+    (stored,) = await log.read(0, 1)
+    await log.settle([settled(stored, Outcome.RETRIED, retry_at=1.0), settled(stored, attempt=2)], {}, {})
+    found, total = await log.deliveries("p", None, 0, 10)
+    assert ([one.attempt for one in found], total) == ([2, 1], 2)
+    found, total = await log.deliveries("p", Outcome.RETRIED, 0, 10)
+    assert total == 1
+
+
+async def test_forgetting_a_plugin_spares_one_whose_name_begins_alike(log):
+    await log.cursor("p/s", start=3)
+    await log.cursor("pp/s", start=4)
+    await log.forget("p")
+    assert await log.cursor("p/s", start=0) == 0
+    assert await log.cursor("pp/s", start=0) == 4
+
+
+APPENDING = """
+import asyncio, sys
+from pathlib import Path
+from host.routing.sqlite_log import SQLiteLog
+from host.storage.database import Database
+from plugin_sdk.clock import SystemClock
+from plugin_sdk.events import new_event
+
+async def main():
+    log = await SQLiteLog.open(await Database.open(Path(sys.argv[1])), SystemClock())
+    async def publisher(name):
+        for n in range(100000):
+            event = new_event("crash.test", source="/crash", id=f"{name}-{n}")
+            await log.append(event, event.to_json())
+            print(event.id, flush=True)
+    await asyncio.gather(*(publisher(name) for name in range(32)))
+
+asyncio.run(main())
+"""
+
+
+async def test_every_append_that_was_answered_survives_sigkill(tmp_path):
+    for number in range(3):
+        path = tmp_path / f"{number}.db"
+        child = subprocess.Popen(
+            [sys.executable, "-c", APPENDING, str(path)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        )
+        answered = [child.stdout.readline().strip() for _ in range(300 + 500 * number)]
+        child.send_signal(signal.SIGKILL)
+        rest = child.stdout.read().splitlines()
+        child.wait()
+        database = await Database.open(path)
+        log = await SQLiteLog.open(database, SystemClock())
+        kept = {stored.event.id for stored in await log.read(0, 1_000_000)}
+        assert set(answered) | set(rest[:-1]) <= kept
+        await database.close()
