@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, Final
 
 from host.routing.event_log import Appended, StoredEvent
-from host.routing.log_errors import EventConflictError
+from host.routing.errors import EventConflictError
 from plugin_sdk.clock import Clock
 from plugin_sdk.events import Event
 

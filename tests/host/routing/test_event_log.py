@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from host.routing.event_log import EventQuery, Outcome, PendingRetry, Settlement
-from host.routing.log_errors import EventConflictError
+from host.routing.errors import EventConflictError
 from host.routing.sqlite_log import SQLiteLog
 from host.storage.database import Database
 from plugin_sdk.clock import SystemClock

@@ -1,0 +1,272 @@
+"""The guard: what stands around every hook call of one plugin. Bulkhead, breaker, timeout, measurement.
+
+It is on the path of every delivery, so its ordinary case is plain function calls: no task, no timer and no
+context manager is made for a hook that ends without waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, Generic, TypeVar
+
+from host.routing.errors import BreakerOpenError, BulkheadFullError, HookTimeoutError, NoSuchDeliveryError
+from host.routing.measures import HookMeasures
+from plugin_sdk.clock import Clock
+from plugin_sdk.errors import Verdict
+from plugin_sdk.resilience import Breaker, BreakerState, Bulkhead
+
+T = TypeVar("T")
+
+
+class Permit:
+    """Leave to make one call: a place in the bulkhead and the breaker's consent. Used up by `Guard.run`."""
+
+    __slots__ = ("_guard", "token")
+
+    def __init__(self, guard: Guard, token: int) -> None:
+        self._guard = guard
+        self.token = token
+
+    def give_back(self) -> None:
+        """Let go of it without a call."""
+        self._guard.ignore(self)
+
+
+class Guard:
+    """The guard of one plugin.
+
+    Args:
+        plugin: Whose hooks it guards.
+        breaker: Lets calls through, or does not.
+        bulkhead: Bounds the calls in flight.
+        clock: Measures.
+    """
+
+    def __init__(self, plugin: str, *, breaker: Breaker, bulkhead: Bulkhead, clock: Clock) -> None:
+        self.plugin = plugin
+        self.breaker = breaker
+        self.bulkhead = bulkhead
+        self.measures: dict[str, HookMeasures] = {}
+        self._now = clock.monotonic
+        self._changed = asyncio.Event()
+        self._deadlines: dict[str, _Deadline | None] = {}
+        breaker.listen(self._breaker_changed)
+
+    # -- admission
+
+    def try_admit(self) -> Permit:
+        """A permit now, for a caller who waits for an answer.
+
+        Raises:
+            BreakerOpenError: the breaker lets nothing through; `retry_after` says when it may.
+            BulkheadFullError: too many calls are in flight.
+        """
+        token = self.breaker.try_acquire()
+        if token is None:
+            raise BreakerOpenError(
+                f"the breaker of {self.plugin} is {self.breaker.state.value} ({self.breaker.reason}): try again later",
+                retry_after=self.breaker.wait_hint(),
+            )
+        if not self.bulkhead.try_acquire():
+            self.breaker.ignore(token)
+            raise BulkheadFullError(
+                f"{self.plugin} is busy with {self.bulkhead.limit} calls: try again shortly", retry_after=1.0
+            )
+        return Permit(self, token)
+
+    async def admit(self) -> Permit:
+        """A permit as soon as there is one, for a delivery that can wait; waiting is no attempt."""
+        if self.bulkhead.try_acquire():
+            token = self.breaker.try_acquire()
+            if token is not None:
+                return Permit(self, token)
+            self.bulkhead.release()
+        await self.bulkhead.acquire()
+        try:
+            while (token := self.breaker.try_acquire()) is None:
+                self._changed.clear()
+                try:
+                    async with asyncio.timeout(self.breaker.wait_hint()):
+                        await self._changed.wait()
+                except TimeoutError:
+                    continue
+        except BaseException:
+            self.bulkhead.release()
+            raise
+        return Permit(self, token)
+
+    def ignore(self, permit: Permit) -> None:
+        """Give a permit back: there was no call, or one that says nothing about the plugin."""
+        self.breaker.ignore(permit.token)
+        self.bulkhead.release()
+        self._changed.set()
+
+    # -- the call
+
+    async def run(
+        self,
+        permit: Permit,
+        invoke: Callable[[], Awaitable[T]],
+        hook: str,
+        timeout: float,  # noqa: ASYNC109 - it can be extended while the hook runs, which asyncio.timeout cannot
+        delivery_id: str | None = None,
+    ) -> T:
+        """Make the call within `timeout` seconds, and tell breaker and measures how it ended.
+
+        What `invoke` raises comes out unchanged. `Retry`, `Drop` and `DeadLetter` are decisions of a healthy
+        plugin, and a cancellation is the host's own doing: neither counts for the breaker.
+
+        Raises:
+            HookTimeoutError: the time was up; the call was cancelled.
+        """
+        measures = self.measures.get(hook)
+        if measures is None:
+            measures = self.measures[hook] = HookMeasures()
+        if delivery_id is not None:
+            self._deadlines[delivery_id] = None
+        started = self._now()
+        try:
+            # The call's first step is driven here, within the current task: a hook that never waits is then
+            # done, and needs no timer. One that waits goes on in `_Rest`, from where the first step stopped.
+            call = invoke().__await__()
+            try:
+                waiting = next(call)
+            except StopIteration as done:
+                result: T = done.value
+            else:
+                deadline = _Deadline(timeout)
+                if delivery_id is not None:
+                    self._deadlines[delivery_id] = deadline
+                result = await self._rest(call, waiting, deadline, hook)
+        except asyncio.CancelledError:
+            measures.cancelled += 1
+            self.ignore(permit)
+            raise
+        except Verdict:
+            measures.decided += 1
+            measures.time(self._now() - started)
+            self.ignore(permit)
+            raise
+        except BaseException as error:
+            duration = self._now() - started
+            if isinstance(error, HookTimeoutError):
+                measures.timed_out += 1
+            else:
+                measures.failed += 1
+            measures.time(duration)
+            self.breaker.failure(permit.token, duration, f"{type(error).__name__}: {error}")
+            self.bulkhead.release()
+            raise
+        finally:
+            if delivery_id is not None:
+                del self._deadlines[delivery_id]
+        duration = self._now() - started
+        measures.succeeded += 1
+        measures.time(duration)
+        self.breaker.success(permit.token, duration)
+        self.bulkhead.release()
+        return result
+
+    def extend(self, delivery_id: str) -> None:
+        """Start the time limit of a running delivery anew.
+
+        Raises:
+            NoSuchDeliveryError: it is not running (any more).
+        """
+        if delivery_id not in self._deadlines:
+            raise NoSuchDeliveryError(f"delivery {delivery_id} is not running: its time may have been up already")
+        deadline = self._deadlines[delivery_id]
+        if deadline is not None:
+            deadline.restart()
+
+    async def _rest(
+        self, call: Generator[Any, Any, T], waiting: Any, deadline: _Deadline, hook: str
+    ) -> T:
+        deadline.start()
+        try:
+            result = await _Rest(call, waiting)
+        except asyncio.CancelledError:
+            if deadline.end():
+                raise HookTimeoutError(
+                    f"{self.plugin}: {hook} did not end within {deadline.seconds:g} s"
+                ) from None
+            raise
+        except BaseException:
+            deadline.end()
+            raise
+        deadline.end()
+        return result
+
+    def _breaker_changed(self, _old: BreakerState, _new: BreakerState, _reason: str) -> None:
+        self._changed.set()
+
+
+class _Rest(Generic[T]):
+    """Awaits a call whose first step was taken already, and yielded `waiting`."""
+
+    __slots__ = ("_call", "_waiting")
+
+    def __init__(self, call: Generator[Any, Any, T], waiting: Any) -> None:
+        self._call = call
+        self._waiting = waiting
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        # This is `yield from self._call`, entered after its first yield (PEP 380 spells it out).
+        waiting = self._waiting
+        while True:
+            try:
+                sent = yield waiting
+            except GeneratorExit:
+                self._call.close()
+                raise
+            except BaseException as error:  # noqa: BLE001 - thrown on into the call, whatever it is
+                try:
+                    waiting = self._call.throw(error)
+                except StopIteration as done:
+                    result: T = done.value
+                    return result
+            else:
+                try:
+                    waiting = self._call.send(sent)
+                except StopIteration as done:
+                    return done.value  # type: ignore[no-any-return]  # a generator's value is T by its type
+
+
+class _Deadline:
+    """A time limit on the current task that can be started anew; as `asyncio.timeout`, in fewer calls."""
+
+    __slots__ = ("_cancelled", "_expired", "_loop", "_task", "_timer", "seconds")
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._expired = False
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelled = 0
+
+    def start(self) -> None:
+        """Count from now, against the task that calls this."""
+        self._task = asyncio.current_task()
+        self._cancelled = 0 if self._task is None else self._task.cancelling()
+        self._timer = self._loop.call_later(self.seconds, self._expire)
+
+    def restart(self) -> None:
+        """Count from now again."""
+        if self._timer is not None and not self._expired:
+            self._timer.cancel()
+            self._timer = self._loop.call_later(self.seconds, self._expire)
+
+    def end(self) -> bool:
+        """The call ended, once; whether a cancellation that came with it was this limit's and nobody else's."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._expired or self._task is None:
+            return False
+        return self._task.uncancel() <= self._cancelled
+
+    def _expire(self) -> None:
+        self._expired = True
+        if self._task is not None:
+            self._task.cancel()

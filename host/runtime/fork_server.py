@@ -1,0 +1,171 @@
+"""The host's side of the fork server: start it, ask it for workers, hear of their ends, start it again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from host.runtime.errors import ForkServerError
+from plugin_sdk.worker.fork_server import Exited, Forked, Kill, Spawn
+
+START_SECONDS: Final = 30.0
+MAX_PACKET: Final = 64 * 1024
+
+# -I: no environment, no user site, no current directory; -S: no site, so no .pth runs; -B: no bytecode written.
+_BOOT: Final = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from plugin_sdk.worker.fork_server import main; main(int(sys.argv[2]))"
+)
+
+_log = structlog.get_logger(__name__)
+
+
+class ForkServer:
+    """Forks workers. One for a host.
+
+    Args:
+        sdk_path: The folder that the SDK is imported from (`sdk_path.build_sdk_path`).
+    """
+
+    def __init__(self, sdk_path: Path) -> None:
+        self._sdk_path = sdk_path
+        self._process: asyncio.subprocess.Process | None = None
+        self._control: socket.socket | None = None
+        self._forks: dict[int, asyncio.Future[int]] = {}
+        self._exits: dict[int, asyncio.Future[int | None]] = {}
+        self._number = 0
+        self._starting = asyncio.Lock()
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode = msgspec.msgpack.Decoder(Forked | Exited).decode
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id, or None while it does not run."""
+        return None if self._process is None else self._process.pid
+
+    async def spawn(self, connection: socket.socket, folder: Path, memory: int) -> tuple[int, asyncio.Future[int | None]]:
+        """Fork a worker that serves `connection`; its pid, and the future of its exit status.
+
+        The status is negative for a signal, and None where the fork server went first. The server is started
+        where it does not run.
+
+        Raises:
+            ForkServerError: it could not be started, or could not fork.
+        """
+        async with self._starting:
+            if self._control is None:
+                await self._start()
+        control = self._control
+        if control is None:
+            raise ForkServerError("the fork server ended while it started: see its log lines")
+        self._number += 1
+        number = self._number
+        forked = self._forks[number] = asyncio.get_running_loop().create_future()
+        try:
+            packet = self._encode(Spawn(number, str(folder), memory))
+            socket.send_fds(control, [packet], [connection.fileno()])
+            async with asyncio.timeout(START_SECONDS):
+                pid = await forked
+        except (OSError, TimeoutError) as error:
+            raise ForkServerError(f"the fork server does not fork: {error or 'no answer'}") from None
+        finally:
+            self._forks.pop(number, None)
+        return pid, self._exits[pid]
+
+    def kill(self, pid: int, number: signal.Signals) -> None:
+        """Send a signal to a worker's process group; nothing happens where it has ended already."""
+        if self._control is not None and pid in self._exits:
+            try:
+                self._control.send(self._encode(Kill(pid, number)))
+            except OSError as error:
+                _log.warning("fork_server_unreachable", error=str(error))
+
+    async def stop(self) -> None:
+        """End it, and with it every worker that is left."""
+        process = self._process
+        self._lost()
+        if process is not None:
+            try:
+                async with asyncio.timeout(5):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+    async def _start(self) -> None:
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        mine.setblocking(False)  # noqa: FBT003 - the socket module's own signature
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-I", "-S", "-B", "-c", _BOOT, str(self._sdk_path), str(theirs.fileno())),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                env={name: os.environ[name] for name in ("LANG", "LC_ALL", "TZ") if name in os.environ},
+                cwd="/",
+            )
+        except OSError as error:
+            mine.close()
+            raise ForkServerError(f"the fork server cannot be started: {error}") from None
+        finally:
+            theirs.close()
+        self._control = mine
+        asyncio.get_running_loop().add_reader(mine.fileno(), self._readable)
+        _log.info("fork_server_started", pid=self._process.pid)
+
+    def _readable(self) -> None:
+        control = self._control
+        if control is None:
+            return
+        while True:
+            try:
+                packet = control.recv(MAX_PACKET)
+            except BlockingIOError:
+                return
+            except OSError:
+                packet = b""
+            if not packet:
+                _log.error("fork_server_ended", workers=len(self._exits))
+                self._lost()
+                return
+            self._told(self._decode(packet))
+
+    def _told(self, message: Forked | Exited) -> None:
+        if isinstance(message, Exited):
+            exited = self._exits.pop(message.pid, None)
+            if exited is not None and not exited.done():
+                exited.set_result(message.status)
+            return
+        forked = self._forks.get(message.id)
+        if message.error:
+            if forked is not None and not forked.done():
+                forked.set_exception(ForkServerError(f"a worker cannot be forked: {message.error}"))
+            return
+        # Noted before anyone asks, because its end may be told in the very next packet.
+        self._exits[message.pid] = asyncio.get_running_loop().create_future()
+        if forked is None or forked.done():
+            self.kill(message.pid, signal.SIGKILL)
+        else:
+            forked.set_result(message.pid)
+
+    def _lost(self) -> None:
+        if self._control is not None:
+            asyncio.get_running_loop().remove_reader(self._control.fileno())
+            self._control.close()
+            self._control = None
+        self._process = None
+        for forked in self._forks.values():
+            if not forked.done():
+                forked.set_exception(ForkServerError("the fork server ended"))
+        exits, self._exits = self._exits, {}
+        for exited in exits.values():
+            if not exited.done():
+                exited.set_result(None)

@@ -1,0 +1,149 @@
+"""The `inline` runtime: a plugin in the host's own process, for publishers the operator trusts with it.
+
+It can bound a hook's time and count its failures. It cannot stop a hook that never yields, nor one that
+ends the process; that is what the `process` runtime is for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import structlog
+
+from host.runtime.errors import HookFailedError, NotRunningError, StartFailedError
+from host.runtime.exits import ExitReason
+from host.runtime.runtime import Launch, RuntimeSnapshot
+from plugin_sdk.calls import HookCall, StopCall
+from plugin_sdk.context import HostPort, Session
+from plugin_sdk.errors import DescriptionError, HostError, Verdict
+from plugin_sdk.loading import LoadedPlugin
+from plugin_sdk.worker.wire import LogLine
+
+MAX_TRACEBACK: Final = 16384
+
+_log = structlog.get_logger(__name__)
+
+
+class InlineRuntime:
+    """One plugin in the host's process.
+
+    Args:
+        launch: What to load.
+        port: Serves what the plugin asks of the host.
+        log: Takes the plugin's log lines.
+    """
+
+    def __init__(
+        self, launch: Launch, port: HostPort, log: Callable[[list[LogLine], int], None]
+    ) -> None:
+        self._launch = launch
+        self._port = port
+        self._take_line = log
+        self.exited: asyncio.Future[ExitReason] = asyncio.get_running_loop().create_future()
+        self._plugin: LoadedPlugin | None = None
+        self._session: Session | None = None
+        self._in_flight = 0
+
+    async def start(self) -> None:
+        """Import the plugin and run its start hook; errors as in `Runtime.start`."""
+        launch = self._launch
+        retryable = False
+        try:
+            await asyncio.to_thread(launch.data_folder.mkdir, parents=True, exist_ok=True, mode=0o700)
+            plugin = self._load()
+            log = logging.Logger(f"busbar.plugin.{launch.plugin}", logging.INFO)
+            log.addHandler(_Lines(self._take_line))
+            session = Session(plugin=launch.plugin, host=self._port, secrets=launch.secrets, log=log)
+            session.config = plugin.parse_config(launch.config)
+            retryable = True
+            await plugin.start(session)
+        except asyncio.CancelledError:
+            self._unload()
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever a plugin's import raises is its failure
+            self._unload()
+            self.exited.set_result(ExitReason("stopped", "it did not start"))
+            known = isinstance(error, DescriptionError | HostError)
+            sentence = str(error) if known else f"{type(error).__name__}: {error}"
+            raise StartFailedError(
+                f"{launch.plugin} could not be loaded: {sentence}",
+                retryable=retryable and not known,
+                traceback="" if known else _traceback(error),
+            ) from None
+        self._plugin, self._session = plugin, session
+
+    def call(self, call: HookCall) -> Coroutine[Any, Any, Any]:
+        """Enter a hook; errors as in `Runtime.call`."""
+        return self._call(call)
+
+    async def _call(self, call: HookCall) -> Any:
+        if self._plugin is None or self._session is None:
+            raise NotRunningError(f"{self._launch.plugin} is not loaded")
+        self._in_flight += 1
+        try:
+            return await self._plugin.run(call, self._session)
+        except (Verdict, HostError, asyncio.CancelledError):
+            raise
+        except BaseException as error:
+            raise HookFailedError(type(error).__name__, str(error), _traceback(error)) from error
+        finally:
+            self._in_flight -= 1
+
+    async def stop(self, stop_hook: float, term: float) -> None:  # noqa: ARG002 - there is no process to end
+        """Run the stop hook within its limit, then forget the plugin's modules."""
+        if self._plugin is not None:
+            try:
+                async with asyncio.timeout(stop_hook):
+                    await self._call(StopCall())
+            except TimeoutError:
+                _log.warning("stop_hook_too_slow", plugin=self._launch.plugin, seconds=stop_hook)
+            except Exception as error:  # noqa: BLE001 - a failing stop hook does not keep the plugin
+                _log.warning("stop_hook_failed", plugin=self._launch.plugin, reason=str(error))
+        self.kill("stopped")
+
+    def kill(self, why: str) -> None:
+        """Forget the plugin. Calls in flight end by themselves or by their time limit."""
+        self._plugin = None
+        self._unload()
+        if not self.exited.done():
+            self.exited.set_result(ExitReason(why.partition(":")[0], why))
+
+    def snapshot(self) -> RuntimeSnapshot:
+        """How it is; it has no process of its own."""
+        return RuntimeSnapshot("inline", None, None, self._in_flight, 0.0)
+
+    def _load(self) -> LoadedPlugin:
+        folder = str(self._launch.folder)
+        sys.path.insert(0, folder)
+        try:
+            return LoadedPlugin.load(self._launch.plugin, self._launch.entry_point)
+        finally:
+            sys.path.remove(folder)
+
+    def _unload(self) -> None:
+        """Forget the modules that came from the release, so that the next release is really imported."""
+        folder = str(self._launch.folder) + "/"
+        for name, module in tuple(sys.modules.items()):
+            if (getattr(module, "__file__", None) or "").startswith(folder):
+                del sys.modules[name]
+
+
+class _Lines(logging.Handler):
+    """Hands log records on as lines."""
+
+    def __init__(self, take: Callable[[list[LogLine], int], None]) -> None:
+        super().__init__()
+        self._take = take
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand on one record."""
+        self._take([LogLine(record.created, record.levelname.lower(), self.format(record)[:8192])], 0)
+
+
+def _traceback(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))[-MAX_TRACEBACK:]

@@ -1,0 +1,98 @@
+"""What both runtimes have in common: how they are launched, and the interface they share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from host.runtime.exits import ExitReason
+from plugin_sdk.calls import HookCall
+from plugin_sdk.description import Description
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What a runtime needs to start a plugin. `memory` is in bytes, `timeout` in seconds."""
+
+    plugin: str
+    folder: Path
+    entry_point: str
+    config: dict[str, Any]
+    secrets: dict[str, str]
+    isolation: str
+    memory: int
+    concurrency: int
+    timeout: float
+    data_folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeSnapshot:
+    """A runtime at one instant; an inline one has no process of its own."""
+
+    isolation: str
+    pid: int | None
+    rss_bytes: int | None
+    in_flight: int
+    silent_for: float
+
+
+class Runtime(Protocol):
+    """One plugin, loaded and started, until it ends or is stopped. A runtime starts once."""
+
+    exited: asyncio.Future[ExitReason]
+    """Done when the runtime is gone, with why; also after `stop`."""
+
+    async def start(self) -> None:
+        """Load the plugin and run its start hook.
+
+        Raises:
+            StartFailedError: it could not be loaded or started; the runtime is gone.
+        """
+        ...
+
+    def call(self, call: HookCall) -> Awaitable[Any]:
+        """Enter a hook; cancelling the await cancels the hook.
+
+        Raises:
+            Retry, Drop, DeadLetter, HostError: what the hook raised of the SDK's own.
+            HookFailedError: what else it raised.
+            WorkerDiedError: the runtime ended first.
+            NotRunningError: there was no runtime to take the call.
+        """
+        ...
+
+    async def stop(self, stop_hook: float, term: float) -> None:
+        """Run the stop hook within `stop_hook` seconds, then end the runtime, by force after `term` more."""
+        ...
+
+    def kill(self, why: str) -> None:
+        """End the runtime now; `why` is the cause that `exited` will name."""
+        ...
+
+    def snapshot(self) -> RuntimeSnapshot:
+        """How it is."""
+        ...
+
+
+class Examiner(Protocol):
+    """Runs a plugin's code without grants, only to ask it about itself."""
+
+    async def describe(self, launch: Launch) -> Description:
+        """What the plugin's code does.
+
+        Raises:
+            StartFailedError: it could not be loaded; HostError or HookFailedError: `describe` failed.
+        """
+        ...
+
+    async def validate_config(self, launch: Launch, config: dict[str, Any]) -> None:
+        """Check a config against the plugin's own model.
+
+        Raises:
+            HostError: `config_invalid`, with what is wrong.
+        """
+        ...

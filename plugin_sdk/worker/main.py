@@ -1,0 +1,329 @@
+"""A worker's main loop: one plugin, loaded and called as the host says, on one asyncio loop.
+
+Whatever a hook raises is that call's failure and ends nothing else. The worker ends when the host says so,
+or when the socket to the host is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import io
+import logging
+import os
+import socket
+import sys
+import time
+import traceback
+from typing import Any, Final
+
+import msgspec
+
+from plugin_sdk.calls import EventCall, FiringCall
+from plugin_sdk.context import Session
+from plugin_sdk.errors import (
+    DeadLetter,
+    DescriptionError,
+    Drop,
+    HostError,
+    InvalidEventError,
+    PermissionDeniedError,
+    Retry,
+)
+from plugin_sdk.loading import LoadedPlugin
+from plugin_sdk.worker.wire import (
+    MAX_PAYLOAD,
+    Answer,
+    Ask,
+    Call,
+    Cancel,
+    FromWorker,
+    Heartbeat,
+    Inspect,
+    Load,
+    LoadFailed,
+    LogLine,
+    LogLines,
+    Raised,
+    Ready,
+    Reply,
+    Shutdown,
+    ToWorker,
+    Validate,
+    Wire,
+)
+
+MAX_ASKS: Final = 64
+"""Requests to the host that may be in flight; further ones wait their turn in the plugin."""
+LOG_LINES_PER_SECOND: Final = 500
+MAX_LINE: Final = 8192
+MAX_TRACEBACK: Final = 16384
+
+_delivery: contextvars.ContextVar[str] = contextvars.ContextVar("busbar_delivery", default="")
+
+
+class RemotePort:
+    """The host as it is reached from a worker: every request is a message and its answer."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._turn = asyncio.Semaphore(MAX_ASKS)
+
+    async def _ask(self, operation: str, *arguments: Any) -> Any:
+        for argument in arguments:
+            if isinstance(argument, bytes) and len(argument) > MAX_PAYLOAD:
+                raise HostError(f"{operation}: {len(argument)} bytes are more than {MAX_PAYLOAD}", "too_large")
+        async with self._turn:
+            return await self._worker.ask(operation, list(arguments))
+
+    async def emit(self, event: bytes) -> int:
+        """Append an event to the log."""
+        return int(await self._ask("emit", event))
+
+    async def kv_get(self, key: str) -> bytes | None:
+        """The value under a key."""
+        found: bytes | None = await self._ask("kv_get", key)
+        return found
+
+    async def kv_set(self, key: str, value: bytes) -> None:
+        """Keep a value."""
+        await self._ask("kv_set", key, value)
+
+    async def kv_delete(self, key: str) -> bool:
+        """Forget a key."""
+        return bool(await self._ask("kv_delete", key))
+
+    async def kv_list(self, prefix: str, after: str, limit: int) -> list[str]:
+        """Keys with a prefix."""
+        return list(await self._ask("kv_list", prefix, after, limit))
+
+    async def extend(self, delivery_id: str) -> None:
+        """Start a delivery's time limit anew."""
+        await self._ask("extend", delivery_id)
+
+
+class Worker:
+    """One plugin behind one socket."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.wire: Wire[ToWorker] = Wire(ToWorker, self._received, self._host_gone)
+        self._plugin: LoadedPlugin | None = None
+        self._session: Session | None = None
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._asks: dict[int, asyncio.Future[Any]] = {}
+        self._asked = 0
+        self._beat = 0.5
+
+    async def ask(self, operation: str, arguments: list[Any]) -> Any:
+        """Send a request to the host and wait for its answer."""
+        self._asked += 1
+        number = self._asked
+        answer = self._asks[number] = self._loop.create_future()
+        self.wire.send(Ask(number, operation, arguments))
+        try:
+            return await answer
+        finally:
+            self._asks.pop(number, None)
+
+    # -- messages
+
+    def _received(self, message: ToWorker) -> None:
+        if isinstance(message, Call):
+            self._tasks[message.id] = self._loop.create_task(self._call(message))
+        elif isinstance(message, Answer):
+            self._answered(message)
+        elif isinstance(message, Cancel):
+            task = self._tasks.get(message.id)
+            if task is not None:
+                task.cancel()
+        elif isinstance(message, Load):
+            self._tasks[0] = self._loop.create_task(self._load(message))
+        elif isinstance(message, Inspect | Validate):
+            self._tasks[message.id] = self._loop.create_task(self._examine(message))
+        elif isinstance(message, Shutdown):
+            self.wire.flush()
+            _end(0)
+
+    def _answered(self, message: Answer) -> None:
+        answer = self._asks.get(message.id)
+        if answer is None or answer.done():
+            return
+        if not message.error:
+            answer.set_result(message.value)
+        elif message.denied:
+            answer.set_exception(PermissionDeniedError(message.error, message.word))
+        else:
+            answer.set_exception(HostError(message.error, message.word))
+
+    def _host_gone(self, _error: Exception | None) -> None:
+        _end(0)
+
+    # -- what they ask for
+
+    async def _load(self, message: Load) -> None:
+        sys.path[:0] = message.path
+        handler = _LogHandler(self.wire)
+        root = logging.getLogger()
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
+        sys.stdout = _Printed(handler, logging.INFO)
+        sys.stderr = _Printed(handler, logging.WARNING)
+        self._beat = message.heartbeat
+        self._heartbeat()
+        retryable = False
+        try:
+            plugin = LoadedPlugin.load(message.plugin, message.entry_point)
+            session = Session(plugin=message.plugin, host=RemotePort(self), secrets=message.secrets)
+            self._plugin, self._session = plugin, session
+            if message.start:
+                session.config = plugin.parse_config(message.config)
+                retryable = True
+                await plugin.start(session)
+        except BaseException as error:  # noqa: BLE001 - whatever a plugin's import raises is its failure
+            known = isinstance(error, DescriptionError) or (
+                isinstance(error, HostError) and error.word == "config_invalid"
+            )
+            self.wire.send(
+                LoadFailed(
+                    type(error).__name__, str(error)[:MAX_LINE], "" if known else _traceback(error), retryable and not known
+                )
+            )
+            return
+        finally:
+            self._tasks.pop(0, None)
+        self.wire.send(Ready())
+
+    async def _examine(self, message: Inspect | Validate) -> None:
+        plugin = self._plugin
+        try:
+            if plugin is None:
+                raise HostError("the plugin is not loaded", "not_loaded")
+            if isinstance(message, Inspect):
+                self.wire.send(Reply(message.id, msgspec.json.encode(plugin.describe())))
+            else:
+                plugin.parse_config(message.config)
+                self.wire.send(Reply(message.id))
+        except BaseException as error:  # noqa: BLE001 - the plugin's own code runs here
+            self.wire.send(_raised(message.id, error))
+        finally:
+            self._tasks.pop(message.id, None)
+
+    async def _call(self, message: Call) -> None:
+        call = message.call
+        if isinstance(call, EventCall | FiringCall):
+            _delivery.set(call.delivery.id)
+        try:
+            if self._plugin is None or self._session is None:
+                raise HostError("the plugin is not loaded", "not_loaded")
+            value = await self._plugin.run(call, self._session)
+            self.wire.send(Reply(message.id, None if value is None else _encoded(value)))
+        except BaseException as error:  # noqa: BLE001 - SystemExit in a hook is that hook's failure, too
+            self.wire.send(_raised(message.id, error))
+        finally:
+            del self._tasks[message.id]
+
+    def _heartbeat(self) -> None:
+        self.wire.send(Heartbeat())
+        self._loop.call_later(self._beat, self._heartbeat)
+
+
+class _LogHandler(logging.Handler):
+    """Sends log lines to the host, so many a second; more are counted and dropped."""
+
+    def __init__(self, wire: Wire[ToWorker]) -> None:
+        super().__init__()
+        self._wire = wire
+        self._second = 0
+        self._sent = 0
+        self._dropped = 0
+        self._loop = asyncio.get_running_loop()
+        self.setFormatter(logging.Formatter("%(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue one line; may be called from a hook's thread."""
+        line = LogLine(
+            record.created, record.levelname.lower(), self.format(record)[:MAX_LINE], _delivery.get()
+        )
+        second = int(record.created)
+        if second != self._second:
+            self._second, self._sent = second, 0
+        if self._sent >= LOG_LINES_PER_SECOND or self._wire.paused:
+            self._dropped += 1
+            return
+        self._sent += 1
+        dropped, self._dropped = self._dropped, 0
+        self._loop.call_soon_threadsafe(self._wire.send, LogLines([line], dropped))
+
+
+class _Printed(io.TextIOBase):
+    """What a plugin prints, as lines of its log."""
+
+    def __init__(self, handler: _LogHandler, level: int) -> None:
+        super().__init__()
+        self._handler = handler
+        self._level = level
+        self._line = ""
+
+    def writable(self) -> bool:
+        """Text can be written."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Log every whole line."""
+        *lines, self._line = (self._line + text).split("\n")
+        self._line = self._line[-MAX_LINE:]
+        for line in lines:
+            record = logging.LogRecord("print", self._level, "", 0, line, None, None)
+            record.created = time.time()
+            self._handler.emit(record)
+        return len(text)
+
+
+def _encoded(value: Any) -> bytes:
+    try:
+        encoded = msgspec.json.encode(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"a hook must return a JSON value: {error}") from None
+    if len(encoded) > MAX_PAYLOAD:
+        raise ValueError(f"an answer of {len(encoded)} bytes is more than {MAX_PAYLOAD}")
+    return encoded
+
+
+def _raised(number: int, error: BaseException) -> Raised:
+    reason = str(error)[:MAX_LINE]
+    match error:
+        case Retry():
+            return Raised(number, "retry", reason, error.after)
+        case Drop():
+            return Raised(number, "drop", reason)
+        case DeadLetter():
+            return Raised(number, "dead-letter", reason)
+        case HostError():
+            return Raised(number, "host", reason, type=error.word, traceback=_traceback(error))
+        case InvalidEventError():
+            return Raised(number, "host", reason, type=error.code, traceback=_traceback(error))
+        case _:
+            return Raised(number, "failure", reason, type=type(error).__name__, traceback=_traceback(error))
+
+
+def _traceback(error: BaseException) -> str:
+    """The traceback from the author's first line on: what lies above is the worker's own."""
+    frames = error.__traceback__
+    while frames is not None and "/plugin_sdk/" in frames.tb_frame.f_code.co_filename and frames.tb_next:
+        frames = frames.tb_next
+    text = "".join(traceback.format_exception(type(error), error, frames))
+    return text[-MAX_TRACEBACK:]
+
+
+def _end(status: int) -> None:
+    # Not sys.exit: threads of sync hooks and atexit handlers of the plugin must not keep the process.
+    os._exit(status)
+
+
+async def serve(connection: socket.socket) -> None:
+    """Serve one plugin over a connected socket until the host ends it."""
+    worker = Worker()
+    loop = asyncio.get_running_loop()
+    await loop.create_unix_connection(lambda: worker.wire, sock=connection)
+    await loop.create_future()

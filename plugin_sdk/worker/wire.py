@@ -1,0 +1,259 @@
+"""The wire between host and worker: length-prefixed MessagePack frames over a socket pair.
+
+A frame is four bytes of big-endian length and a MessagePack array of messages. Either side may have many
+calls in flight, and whatever is sent within one turn of the loop leaves as one frame: under load, most of the
+cost of a call is shared by its neighbours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final, Generic, TypeVar, cast
+
+import msgspec
+
+from plugin_sdk.calls import HookCall
+
+MAX_FRAME: Final = 8 * 2**20
+"""Bytes of one frame; a larger one ends the connection."""
+MAX_PAYLOAD: Final = 4 * 2**20
+"""Bytes of one value inside a message: an event, an answer."""
+MAX_MESSAGES: Final = 256
+"""Messages that one frame carries."""
+_HEAD: Final = 4
+
+Message = TypeVar("Message")
+
+
+class ProtocolError(Exception):
+    """The other side sent something that is no frame, or no message of this protocol."""
+
+
+# -- from the host to the worker
+
+
+class Load(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Import the plugin and, where `start` is true, run its start hook; answered by `Ready` or `LoadFailed`."""
+
+    plugin: str
+    entry_point: str
+    path: list[str]
+    config: dict[str, Any]
+    secrets: dict[str, str]
+    start: bool
+    heartbeat: float
+
+
+class Call(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Enter a hook; answered by `Reply` or `Raised`."""
+
+    id: int
+    call: HookCall
+
+
+class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Cancel a call; nobody waits for it any more."""
+
+    id: int
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """The answer to an `Ask`: a value, or an error with the host's code."""
+
+    id: int
+    value: Any = None
+    error: str = ""
+    word: str = ""
+    denied: bool = False
+
+
+class Inspect(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """Say what the plugin does; answered by `Reply` with a description."""
+
+    id: int
+
+
+class Validate(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Check a config against the plugin's model; answered by `Reply` or `Raised`."""
+
+    id: int
+    config: dict[str, Any]
+
+
+class Shutdown(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """End the process."""
+
+
+# -- from the worker to the host
+
+
+class Ready(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """The plugin is loaded and, where asked, started."""
+
+
+class LoadFailed(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """The plugin could not be loaded or started; `retryable` where another try may do."""
+
+    type: str
+    message: str
+    traceback: str
+    retryable: bool
+
+
+class Reply(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """What a hook returned, as JSON; None for nothing."""
+
+    id: int
+    value: bytes | None = None
+
+
+class Raised(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """What a hook raised: `kind` is retry, drop, dead-letter, host or failure."""
+
+    id: int
+    kind: str
+    reason: str
+    after: float | None = None
+    type: str = ""
+    traceback: str = ""
+
+
+class Ask(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """A request of the plugin to its host: a method of `HostPort` and its arguments; answered by `Answer`."""
+
+    id: int
+    operation: str
+    arguments: list[Any]
+
+
+class LogLine(msgspec.Struct, frozen=True, array_like=True):
+    """One line of the plugin's log; `delivery` is empty outside of one."""
+
+    at: float
+    level: str
+    message: str
+    delivery: str = ""
+
+
+class LogLines(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Lines of the plugin's log; `dropped` were too many to send."""
+
+    lines: list[LogLine]
+    dropped: int = 0
+
+
+class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """The worker's loop turns."""
+
+
+ToWorker = Load | Call | Cancel | Answer | Inspect | Validate | Shutdown
+FromWorker = Ready | LoadFailed | Reply | Raised | Ask | LogLines | Heartbeat
+
+
+class Wire(asyncio.Protocol, Generic[Message]):
+    """One end of the wire.
+
+    Args:
+        incoming: The union of messages that may come.
+        received: Called with each message.
+        lost: Called once when the connection is gone, with why, or None where the other side just ended it.
+    """
+
+    def __init__(
+        self,
+        incoming: Any,
+        received: Callable[[Message], None],
+        lost: Callable[[Exception | None], None],
+    ) -> None:
+        self._decoder: msgspec.msgpack.Decoder[list[Message]] = msgspec.msgpack.Decoder(list[incoming])
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._received = received
+        self._lost = lost
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray()
+        self._outgoing: list[Any] = []
+        self._failure: Exception | None = None
+        self.paused = False
+
+    def send(self, message: Any) -> None:
+        """Send a message with the next frame; after the connection is gone, do nothing."""
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing.append(message)
+
+    def flush(self) -> None:
+        """Send now what waits for the next frame."""
+        self._flush()
+
+    def close(self) -> None:
+        """Send what waits, then end the connection."""
+        self._flush()
+        if self._transport is not None:
+            self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the loop."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the loop."""
+        self._transport = None
+        self._outgoing.clear()
+        self._lost(self._failure or exc)
+
+    def pause_writing(self) -> None:
+        """Called by the loop when the other side reads too slowly."""
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        """Called by the loop when it has caught up."""
+        self.paused = False
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the loop: decode every whole frame."""
+        if self._buffer:
+            self._buffer += data
+            data = bytes(self._buffer)
+            self._buffer.clear()
+        at, end = 0, len(data)
+        try:
+            while end - at >= _HEAD:
+                size = int.from_bytes(data[at : at + _HEAD], "big")
+                if size > MAX_FRAME:
+                    raise ProtocolError(f"a frame of {size} bytes; at most {MAX_FRAME} are taken")
+                if end - at - _HEAD < size:
+                    break
+                for message in self._decoder.decode(memoryview(data)[at + _HEAD : at + _HEAD + size]):
+                    self._received(message)
+                at += _HEAD + size
+        except (msgspec.MsgspecError, ProtocolError, RecursionError) as error:
+            self._failure = error if isinstance(error, ProtocolError) else ProtocolError(str(error))
+            if self._transport is not None:
+                self._transport.abort()
+            return
+        if at < end:
+            self._buffer += data[at:]
+
+    def _flush(self) -> None:
+        outgoing = self._outgoing
+        if not outgoing:
+            return
+        self._outgoing = []
+        if self._transport is None:
+            return
+        frames = bytearray()
+        for start in range(0, len(outgoing), MAX_MESSAGES):
+            self._frame(outgoing[start : start + MAX_MESSAGES], frames)
+        self._transport.write(frames)
+
+    def _frame(self, messages: list[Any], frames: bytearray) -> None:
+        payload = self._encode(messages)
+        if len(payload) > MAX_FRAME and len(messages) > 1:
+            half = len(messages) // 2
+            self._frame(messages[:half], frames)
+            self._frame(messages[half:], frames)
+            return
+        frames += len(payload).to_bytes(_HEAD, "big")
+        frames += payload
