@@ -352,13 +352,13 @@ def _error(message: Raised) -> Exception:
         case "dead-letter":
             return DeadLetter(message.reason)
         case "host":
-            return HostError(message.reason, message.type)
+            return HostError(message.reason, message.name)
         case _:
-            return HookFailedError(message.type, message.reason, message.traceback)
+            return HookFailedError(message.name, message.reason, message.traceback)
 
 
 def _load_error(plugin: str, message: LoadFailed) -> StartFailedError:
-    sentence = message.message if message.type in {"DescriptionError", "HostError"} else f"{message.type}: {message.message}"
+    sentence = message.message if message.name in {"DescriptionError", "HostError"} else f"{message.name}: {message.message}"
     return StartFailedError(
         f"{plugin} could not be loaded: {sentence}", retryable=message.retryable, traceback=message.traceback
     )

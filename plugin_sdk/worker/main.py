@@ -300,11 +300,11 @@ def _raised(number: int, error: BaseException) -> Raised:
         case DeadLetter():
             return Raised(number, "dead-letter", reason)
         case HostError():
-            return Raised(number, "host", reason, type=error.word, traceback=_traceback(error))
+            return Raised(number, "host", reason, name=error.word, traceback=_traceback(error))
         case InvalidEventError():
-            return Raised(number, "host", reason, type=error.code, traceback=_traceback(error))
+            return Raised(number, "host", reason, name=error.code, traceback=_traceback(error))
         case _:
-            return Raised(number, "failure", reason, type=type(error).__name__, traceback=_traceback(error))
+            return Raised(number, "failure", reason, name=type(error).__name__, traceback=_traceback(error))
 
 
 def _traceback(error: BaseException) -> str:

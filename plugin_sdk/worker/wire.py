@@ -93,9 +93,9 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class LoadFailed(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """The plugin could not be loaded or started; `retryable` where another try may do."""
+    """The plugin could not be loaded or started: `name` is the exception's; `retryable` where another try may do."""
 
-    type: str
+    name: str
     message: str
     traceback: str
     retryable: bool
@@ -109,13 +109,13 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class Raised(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """What a hook raised: `kind` is retry, drop, dead-letter, host or failure."""
+    """What a hook raised: `kind` is retry, drop, dead-letter, host or failure, `name` the exception's or the code."""
 
     id: int
     kind: str
     reason: str
     after: float | None = None
-    type: str = ""
+    name: str = ""
     traceback: str = ""
 
 

@@ -1,0 +1,283 @@
+"""The install transaction: receive, verify, read, stage, describe, compare; then the caller commits.
+
+A failure at any step leaves the host as it was. The release is renamed into the store before the registry
+names it, so a crash between the two leaves a release that nobody names, which the next start removes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.version import Version
+
+from host.supply.errors import (
+    PluginRefusedError,
+    ReleaseConflictError,
+    ReleaseRefusedError,
+    ReleaseTooLargeError,
+)
+from host.supply.release_store import WHEEL, ReleaseStore, StoredRelease
+from host.supply.statement import Statement
+from host.supply.trust_store import TrustStore
+from host.supply.verification import Purpose, VerifiedRelease, verify_release
+from host.supply.wheel_reader import ReadWheel, read_wheel
+from plugin_sdk.clock import Clock
+from plugin_sdk.description import Description
+from plugin_sdk.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledVersion:
+    """What a plugin id has, or last had, on this host."""
+
+    plugin: str
+    version: str
+    sha256: str
+    publisher: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A verified release on disk. `folder` is its unpacked tree."""
+
+    sha256: str
+    plugin: str
+    version: str
+    publisher: str
+    sequence: int
+    filename: str
+    manifest: Manifest
+    entry_point: str
+    folder: Path
+    warnings: tuple[str, ...] = ()
+
+
+class Installer:
+    """Takes releases in, and verifies them again at every start.
+
+    Args:
+        store: Where releases are.
+        trust: Whom to believe.
+        describe: Asks a release what its code does, in a throw-away worker.
+        provided: Distributions that every worker has, with their versions.
+        clock: For validity.
+        max_wheel: Bytes a wheel may have.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: ReleaseStore,
+        trust: TrustStore,
+        describe: Callable[[Release], Awaitable[Description]],
+        provided: dict[str, str],
+        clock: Clock,
+        max_wheel: int,
+    ) -> None:
+        self._store = store
+        self._trust = trust
+        self._describe = describe
+        self._provided = provided
+        self._clock = clock
+        self._max_wheel = max_wheel
+        self._busy: set[str] = set()
+
+    async def take(
+        self,
+        wheel: AsyncIterator[bytes],
+        filename: str,
+        attestations: bytes,
+        *,
+        history: Callable[[str], Awaitable[InstalledVersion | None]],
+        commit: Callable[[Release, Description], Awaitable[None]],
+    ) -> Release:
+        """Take a release in; `commit` makes it the plugin's, and is called only when every check has passed.
+
+        Raises:
+            SupplyError: the first rule that is broken; nothing is left behind.
+            ReleaseConflictError: another install of the same plugin is under way.
+        """
+        plugin = _plugin_of(filename)
+        if plugin in self._busy:
+            raise ReleaseConflictError("busy", f"another install of {plugin} is under way: wait for it")
+        self._busy.add(plugin)
+        try:
+            staging = await asyncio.to_thread(self._store.new_staging)
+            try:
+                return await self._take(staging, wheel, filename, attestations, history, commit)
+            finally:
+                await asyncio.to_thread(self._store.discard_staging, staging)
+        finally:
+            self._busy.discard(plugin)
+
+    async def verify_installed(self, sha256: str) -> Release:
+        """Verify a stored release with today's trust: signature, wheel, and every file of its tree.
+
+        Raises:
+            ReleaseRefusedError: with the rule that is broken now.
+        """
+        snapshot = await self._trust.snapshot()
+        now = self._clock.now()
+
+        def verify() -> Release:
+            stored = self._store.find(sha256)
+            self._store.check_wheel(stored)
+            verified = verify_release(
+                sha256=sha256,
+                filename=stored.filename,
+                attestations=_read(stored.attestations),
+                trust=snapshot,
+                now=now,
+                purpose=Purpose.START,
+            )
+            read = read_wheel(_read(stored.wheel), stored.filename, self._provided)
+            record_name = next(path for path in read.files if path.endswith(".dist-info/RECORD"))
+            self._store.check_tree(stored, read.files[record_name], record_name)
+            return _release(stored, verified, read)
+
+        return await asyncio.to_thread(verify)
+
+    async def forget(self, sha256: str) -> None:
+        """Remove a release that no plugin names any more."""
+        await asyncio.to_thread(self._store.remove, sha256)
+
+    # -- the steps
+
+    async def _take(
+        self,
+        staging: Path,
+        wheel: AsyncIterator[bytes],
+        filename: str,
+        attestations: bytes,
+        history: Callable[[str], Awaitable[InstalledVersion | None]],
+        commit: Callable[[Release, Description], Awaitable[None]],
+    ) -> Release:
+        sha256 = await self._receive(staging / WHEEL, wheel)
+        verified = verify_release(
+            sha256=sha256,
+            filename=filename,
+            attestations=attestations,
+            trust=await self._trust.snapshot(),
+            now=self._clock.now(),
+            purpose=Purpose.INSTALL,
+        )
+        before = await history(verified.statement.plugin)
+        if before is not None:
+            _check_history(verified.statement, before)
+        read = await asyncio.to_thread(lambda: read_wheel(_read(staging / WHEEL), filename, self._provided))
+        _check_statement(verified, read)
+        await asyncio.to_thread(self._store.unpack, staging, read, filename, attestations)
+        staged = _release(StoredRelease(sha256, filename, staging), verified, read)
+        description = await self._describe(staged)
+        beyond = read.manifest.check(description)
+        if beyond:
+            raise PluginRefusedError(
+                "the code does more than plugin.toml allows: " + "; ".join(beyond),
+                errors=beyond,
+                code="plugin_manifest_exceeded",
+            )
+        known = (self._store.releases / sha256).exists()
+        stored = await asyncio.to_thread(self._store.keep, staging, sha256)
+        release = _release(stored, verified, read)
+        try:
+            await commit(release, description)
+        except BaseException:
+            if not known:
+                await asyncio.shield(self.forget(sha256))
+            raise
+        if before is not None and before.sha256 != sha256:
+            await self.forget(before.sha256)
+        return release
+
+    async def _receive(self, path: Path, wheel: AsyncIterator[bytes]) -> str:
+        """Write the wheel as it comes, bounded, hashing it on the way; its SHA-256."""
+        digest = hashlib.sha256()
+        size = 0
+        file = await asyncio.to_thread(path.open, "xb")
+        try:
+            async for chunk in wheel:
+                size += len(chunk)
+                if size > self._max_wheel:
+                    raise ReleaseTooLargeError("size_limit", f"the wheel has more than {self._max_wheel} bytes")
+                digest.update(chunk)
+                await asyncio.to_thread(file.write, chunk)
+            await asyncio.to_thread(_sync, file)
+        finally:
+            await asyncio.to_thread(file.close)
+        return digest.hexdigest()
+
+
+def _plugin_of(filename: str) -> str:
+    try:
+        return str(parse_wheel_filename(filename)[0])
+    except InvalidWheelFilename as error:
+        raise ReleaseRefusedError("malformed", f"{ascii(filename)[:200]} is no wheel's file name: {error}") from None
+
+
+def _check_history(statement: Statement, before: InstalledVersion) -> None:
+    plugin = statement.plugin
+    if statement.publisher != before.publisher:
+        raise ReleaseConflictError(
+            "publisher_changed", f"{plugin} came from {before.publisher}; {statement.publisher} may not take it over silently"
+        )
+    new, old = Version(statement.version), Version(before.version)
+    if new == old and statement.sha256 != before.sha256:
+        raise ReleaseConflictError(
+            "equivocation", f"{plugin} {before.version} had other bytes: a version names one release for ever"
+        )
+    if new < old or (new > old and statement.sequence <= before.sequence):
+        raise ReleaseConflictError(
+            "rollback",
+            f"{plugin} was at {before.version} (sequence {before.sequence}); {statement.version} (sequence "
+            f"{statement.sequence}) is older",
+        )
+
+
+def _check_statement(verified: VerifiedRelease, read: ReadWheel) -> None:
+    statement = verified.statement
+    if statement.record_sha256 != read.record_sha256:
+        raise ReleaseRefusedError("subject_mismatch", "the wheel's RECORD is not the one that was signed")
+    if statement.plugin != read.manifest.plugin.id or statement.version != read.version:
+        raise ReleaseRefusedError("subject_mismatch", "the statement names another plugin or version than the wheel")
+    if read.manifest.runtime.isolation == "inline" and verified.publisher.max_isolation != "inline":
+        raise PluginRefusedError(
+            f"the plugin wants to run inside the host, and {verified.publisher.id} is trusted for processes only: "
+            "set the publisher's maxIsolation to 'inline', or isolation = \"process\" in plugin.toml",
+            code="plugin_isolation_refused",
+        )
+
+
+def _release(stored: StoredRelease, verified: VerifiedRelease, read: ReadWheel) -> Release:
+    return Release(
+        sha256=stored.sha256,
+        plugin=read.manifest.plugin.id,
+        version=read.version,
+        publisher=verified.publisher.id,
+        sequence=verified.statement.sequence,
+        filename=stored.filename,
+        manifest=read.manifest,
+        entry_point=read.entry_point,
+        folder=stored.tree,
+        warnings=verified.warnings,
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ReleaseRefusedError(
+            "modified", f"the release on disk is not whole: {path.name} cannot be read ({error.strerror})"
+        ) from None
+
+
+def _sync(file: object) -> None:
+    file.flush()  # type: ignore[attr-defined]  # a binary file
+    os.fsync(file.fileno())  # type: ignore[attr-defined]  # as above
