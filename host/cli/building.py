@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tomllib
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Final
@@ -51,13 +52,13 @@ def build_wheel(project: Path, out: Path) -> Path:
 
 
 def _built(project: Path, out: Path, said: io.StringIO) -> str:
-    def run(command: list[str], cwd: str | None = None, environment: dict[str, str] | None = None) -> None:
+    def run(command: list[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None) -> None:
         import subprocess  # noqa: PLC0415, S404 - the backend's hooks run in a process of their own
 
         done = subprocess.run(
             command,
             cwd=cwd,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, **(extra_environ or {})},
             check=False,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

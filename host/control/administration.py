@@ -26,12 +26,15 @@ from host.control.hosted_plugin import HostedPlugin
 from host.control.reconciler import Reconciler
 from host.control.registry import PluginRecord, Registry
 from host.control.states import SETTLED, PluginState, PluginStatus
+from host.errors import BusbarError
 from host.observe.audit import Audit
 from host.routing.event_log import EventLog
 from host.runtime.errors import HookFailedError
+from host.scheduling.rules import check_rule
 from host.scheduling.scheduler import Scheduler
 from host.supply.installer import Installer, Release
 from plugin_sdk.calls import ServiceCall
+from plugin_sdk.description import Description
 from plugin_sdk.errors import HostError
 from plugin_sdk.manifest import Permissions
 
@@ -83,22 +86,28 @@ class Administration:
             SupplyError: a rule of signatures, archives or manifests is broken; the code says which.
             PluginInstalledError: this very release is installed.
         """
-        release = None
-        try:
-            release = await self._installer.stage(
-                wheel, filename, attestations, history=self._registry.history
-            )
+        before: PluginRecord | None = None
+        installed: list[PluginRecord] = []
+
+        async def commit(release: Release, description: Description) -> None:
+            nonlocal before
             before = self._registry.find(release.plugin)
             if before is not None and before.sha256 == release.sha256:
                 raise PluginInstalledError(
                     f"{release.plugin} {release.version} is installed already; there is nothing to change"
                 )
-            record = await self._registry.install(release, release.description, enabled=enable)
-        except Exception as error:
+            for schedule in description.schedules:
+                check_rule(schedule)
+            installed.append(await self._registry.install(release, description, enabled=enable))
+
+        try:
+            await self._installer.take(
+                wheel, filename, attestations, history=self._registry.history, commit=commit
+            )
+        except BusbarError as error:
             await self._refused("plugin.install", filename, actor, error)
-            if release is not None and not isinstance(error, PluginInstalledError):
-                await self._installer.discard(release)
             raise
+        record = installed[0]
         await self._audit.record(
             actor=actor,
             action="plugin.install",
@@ -107,8 +116,10 @@ class Administration:
             outcome="done",
         )
         _log.info("plugin_installed", plugin=record.id, version=record.version, publisher=record.publisher)
-        if wait:
+        if wait or before is not None:
             await self._wait(record.id)
+        if before is not None:
+            await self._installer.forget(before.sha256)  # nothing runs it any more
         return record
 
     async def uninstall(self, plugin: str, *, purge: bool, actor: str) -> None:
@@ -282,6 +293,20 @@ class Administration:
             )
         return hosted
 
+    def hosted(self, plugin: str) -> HostedPlugin:
+        """The plugin as it is hosted, running or not.
+
+        Raises:
+            PluginNotFoundError: it is not installed.
+            PluginNotRunningError: it is not hosted now: disabled, or not approved.
+        """
+        self._registry.get(plugin)
+        hosted = self._reconciler.hosted(plugin)
+        if hosted is None:
+            state = self._reconciler.status(plugin).state.value
+            raise PluginNotRunningError(f"{plugin} is {state}, so it has no breaker now: enable it first")
+        return hosted
+
     # -- inside
 
     async def _outcome(self, plugin: str, *, wait: bool) -> PluginStatus:
@@ -311,6 +336,6 @@ class Administration:
     ) -> None:
         await self._audit.record(actor=actor, action=action, target=target, detail=detail or {}, outcome="done")
 
-    async def _refused(self, action: str, target: str, actor: str, error: Exception) -> None:
-        detail = {"code": getattr(error, "word", "internal_error"), "message": str(error)}
+    async def _refused(self, action: str, target: str, actor: str, error: BusbarError) -> None:
+        detail = {"code": error.word, "message": error.message}
         await self._audit.record(actor=actor, action=action, target=target, detail=detail, outcome="refused")

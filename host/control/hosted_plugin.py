@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -37,7 +35,7 @@ from plugin_sdk.resilience import Breaker, BreakerPolicy, BreakerState, Bulkhead
 HEALTH_SECONDS: Final = 30.0
 """How often a plugin is asked how it is."""
 HEALTH_TIMEOUT: Final = 2.0
-START_LIMIT_SLACK: Final = 5.0
+MAX_ANNOUNCEMENTS: Final = 16
 
 _log = structlog.get_logger(__name__)
 
@@ -81,18 +79,20 @@ class HostedPlugin:
         limits = release.manifest.runtime
         self.guard = Guard(
             record.id,
-            breaker=Breaker(parts.breaker, clock=parts.clock, rng=parts.rng, on_change=self._breaker_changed),
+            breaker=Breaker(parts.breaker, clock=parts.clock, rng=parts.rng),
             bulkhead=Bulkhead(limits.concurrency),
             clock=parts.clock,
         )
+        self.guard.breaker.listen(self._breaker_changed)
         self._port = parts.make_port(record, self.guard)
         self.supervisor = Supervisor(
             record.id,
             make_runtime=self._make_runtime,
             limits=parts.supervision,
+            memory=limits.memory,
             clock=parts.clock,
             rng=parts.rng,
-            on_change=self._supervised_changed,
+            on_change=changed,
         )
         self.consumers = tuple(
             Consumer(
@@ -110,14 +110,15 @@ class HostedPlugin:
         )
         self.health = Health()
         self._health_task: asyncio.Task[None] | None = None
-        self._announcements: deque[asyncio.Task[object]] = deque(maxlen=16)
-        self.apply_breaker(record.breaker)
+        self._announcements: set[asyncio.Task[None]] = set()
+        if record.breaker != "auto":
+            self.apply_breaker(record.breaker)
 
     # -- life
 
     async def start(self) -> None:
-        """Start the runtime, then let events and schedules come; returns once the first start is decided."""
-        await self.supervisor.start()
+        """Let the runtime start, and events and schedules come; the state tells how it goes."""
+        self.supervisor.start()
         for consumer in self.consumers:
             await consumer.start()
         await self._parts.scheduler.adopt(self.record.id, self.record.description.schedules)
@@ -133,9 +134,8 @@ class HostedPlugin:
             for consumer in self.consumers:
                 group.create_task(consumer.stop(grace))
         await self.supervisor.stop()
-        for announcement in tuple(self._announcements):
-            with suppress(BusbarError):
-                await announcement
+        if self._announcements:
+            await asyncio.wait(tuple(self._announcements))
 
     # -- what consumers and the API call
 
@@ -148,9 +148,9 @@ class HostedPlugin:
         """Wait until the runtime runs."""
         await self.supervisor.wait_running()
 
-    async def call(self, call: HookCall) -> Any:
+    def call(self, call: HookCall) -> Awaitable[Any]:
         """Enter a hook, without the guard: the caller stands inside it already."""
-        return await self.supervisor.call(call)
+        return self.supervisor.call(call)
 
     async def serve(self, call: HookCall, hook: str, timeout: float | None = None) -> Any:
         """Enter a hook for someone who waits: refused at once where breaker or bulkhead refuse.
@@ -245,6 +245,23 @@ class HostedPlugin:
             data_folder=self._parts.data / record.id,
         )
         return self._parts.make_runtime(launch, self._port)
+
+    def _breaker_changed(self, old: BreakerState, new: BreakerState, reason: str) -> None:
+        plugin = self.record.id
+        _log.warning("breaker_changed", plugin=plugin, old=old.value, new=new.value, reason=reason)
+        self._changed()
+        # A bound: a breaker that flaps must not fill memory while the disk refuses.
+        if len(self._announcements) < MAX_ANNOUNCEMENTS:
+            announcement = asyncio.create_task(self._announce(new, reason), name=f"announce {plugin}")
+            self._announcements.add(announcement)
+            announcement.add_done_callback(self._announcements.discard)
+
+    async def _announce(self, state: BreakerState, reason: str) -> None:
+        data = {"plugin": self.record.id, "state": state.value, "reason": reason}
+        try:
+            await self._parts.bus.announce(f"breaker.{state.value}", subject=self.record.id, data=data)
+        except BusbarError as error:
+            _log.warning("breaker_not_announced", plugin=self.record.id, error=error.message)
 
     async def _watch_health(self) -> None:
         while True:

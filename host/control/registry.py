@@ -132,6 +132,10 @@ class Registry:
         row = rows[0]
         return InstalledVersion(row["id"], row["version"], row["sha256"], row["publisher"], row["sequence"])
 
+    async def knows(self, sha256: str) -> bool:
+        """Whether this very release is, or was the last, of some plugin id."""
+        return bool(await self._database.read("SELECT 1 FROM plugin_history WHERE sha256 = ?", (sha256,)))
+
     async def install(
         self, release: Release, description: Description, *, enabled: bool, granted: Permissions | None = None
     ) -> PluginRecord:

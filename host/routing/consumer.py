@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
+from collections.abc import Awaitable
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -49,7 +50,7 @@ class Target(Protocol):
         """Wait until the plugin's runtime runs."""
         ...
 
-    async def call(self, call: HookCall) -> Any:
+    def call(self, call: HookCall) -> Awaitable[Any]:
         """Enter the hook; raises `NotRunningError` where no runtime took the call."""
         ...
 

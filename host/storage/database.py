@@ -24,7 +24,7 @@ PAGE_CACHE_KIB: Final = 16384
 CHECKPOINT_PAGES: Final = 4000
 """Pages of the write-ahead log (4 KiB each) at which a commit moves them into the database itself."""
 
-_PRAGMAS: Final = (
+PRAGMAS: Final = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",  # an acknowledged event survives power loss, not only a crash
     "PRAGMA foreign_keys = ON",
@@ -83,7 +83,7 @@ class Database:
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, cached_statements=256)
     connection.row_factory = sqlite3.Row
-    for pragma in _PRAGMAS:
+    for pragma in PRAGMAS:
         connection.execute(pragma)
     return connection
 
@@ -91,7 +91,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 async def _reader(path: Path) -> aiosqlite.Connection:
     reader = await aiosqlite.connect(path, isolation_level=None)
     reader.row_factory = sqlite3.Row
-    for pragma in (*_PRAGMAS, "PRAGMA query_only = ON"):
+    for pragma in (*PRAGMAS, "PRAGMA query_only = ON"):
         await reader.execute(pragma)
     return reader
 

@@ -192,8 +192,6 @@ class Installer:
             if not known:
                 await asyncio.shield(self.forget(sha256))
             raise
-        if before is not None and before.sha256 != sha256:
-            await self.forget(before.sha256)
         return release
 
     async def _receive(self, path: Path, wheel: AsyncIterator[bytes]) -> str:

@@ -1,0 +1,110 @@
+"""The one middleware: a trace id for every request, and an answer for everything that can go wrong."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from host.api.endpoint import TRACE
+from host.api.envelope import failure, refusal
+from host.errors import BusbarError
+from host.observe.metrics import RequestCounts
+from plugin_sdk.errors import InvalidEventError
+
+TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
+"""W3C Trace Context, section 3.2."""
+QUIET: Final = ("/api/v1/events", "/livez", "/readyz", "/health", "/metrics")
+"""Paths that are asked often: their requests are logged at debug level."""
+
+_CODES: Final = {
+    400: ("bad_request", "the request is malformed"),
+    404: ("not_found", "there is nothing at this path: GET /api/openapi.json lists what there is"),
+    405: ("method_not_allowed", "this path does not take this method"),
+    411: ("length_required", "send a Content-Length"),
+    413: ("body_too_large", "the body is larger than this host takes"),
+    415: ("unsupported_media_type", "this content type is not read here"),
+}
+_log = structlog.get_logger("api")
+
+
+def edge(counts: RequestCounts) -> Callable[..., Awaitable[web.StreamResponse]]:
+    """The middleware, counting into `counts`."""
+
+    @web.middleware
+    async def middleware(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        started = time.perf_counter()
+        trace = request[TRACE] = _trace_id(request)
+        quiet = request.path.startswith(QUIET)
+        if not quiet:
+            structlog.contextvars.bind_contextvars(trace_id=trace)
+            _log.info(
+                "Request started",
+                traceId=trace,
+                method=request.method,
+                url=request.path,
+                userAgent=request.headers.get("User-Agent", "")[:200],
+                ip=request.remote,
+            )
+        response = await _answer(request, handler, trace)
+        duration = time.perf_counter() - started
+        counts.count(request.method, response.status, duration)
+        if not response.prepared:
+            headers = response.headers
+            headers["X-Trace-ID"] = trace
+            headers["X-Content-Type-Options"] = "nosniff"
+            headers.setdefault("Cache-Control", "no-store")
+        if response.status >= 500:  # noqa: PLR2004 - the server's own failures
+            _log.warning("Request failed", traceId=trace, url=request.path, status=response.status)
+        elif not quiet:
+            _log.info(
+                "Request finished",
+                traceId=trace,
+                method=request.method,
+                url=request.path,
+                status=response.status,
+                duration_ms=round(duration * 1000, 1),
+            )
+        return response
+
+    return middleware
+
+
+async def _answer(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]], trace: str
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except BusbarError as error:
+        return refusal(error, trace)
+    except InvalidEventError as error:
+        return failure(error.code, str(error), trace, status=400, errors=(error.attribute,))
+    except web.HTTPException as error:
+        code, message = _CODES.get(error.status, ("http_error", error.reason))
+        kept = {name: value for name, value in error.headers.items() if name in {"Allow", "Location"}}
+        return failure(code, message, trace, status=error.status, headers=kept)
+    except Exception:
+        _log.exception("request_crashed", traceId=trace, method=request.method, url=request.path)
+        return failure(
+            "internal_error",
+            f"the host failed at this request; its log has the cause under trace id {trace}",
+            trace,
+            status=500,
+        )
+
+
+def _trace_id(request: web.Request) -> str:
+    """The trace id of a valid `traceparent`; else a new one."""
+    parent = request.headers.get("traceparent")
+    if parent:
+        match = TRACEPARENT.fullmatch(parent)
+        if match and match[1].strip("0") and match[2].strip("0"):
+            return match[1]
+    return str(uuid.uuid4())

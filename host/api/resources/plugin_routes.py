@@ -1,0 +1,68 @@
+"""HTTP under a plugin's own routes: `/p/{plugin}/…`, handed to its `handle_request` hook."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiohttp import web
+
+from host.api.endpoint import Endpoint, read_bounded
+from host.api.errors import NotFoundError
+from host.control.administration import Administration
+from host.control.errors import CallFailedError
+from host.runtime.errors import HookFailedError
+from plugin_sdk.calls import Request, Response
+from plugin_sdk.errors import HostError
+
+MAX_BODY: Final = 2**20
+DROPPED: Final = frozenset(
+    {"connection", "keep-alive", "transfer-encoding", "upgrade", "content-length", "te", "trailer", "set-cookie"}
+)
+"""Headers of a plugin's answer that would speak for the host's connection, or set cookies for its origin."""
+HIDDEN: Final = frozenset({"authorization", "cookie"})
+"""Headers of a request that are the host's to read, not a plugin's."""
+
+
+class PluginRoutes:
+    """The handler."""
+
+    def __init__(self, administration: Administration) -> None:
+        self._administration = administration
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """The rows of the table."""
+        return (
+            Endpoint(
+                "*",
+                "/p/{plugin}/{path:.*}",
+                "pluginRoute",
+                "A route of a plugin; the plugin decides who may.",
+                None,
+                raw=self.serve,
+                produces="*/*",
+            ),
+        )
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """Hand a request to its plugin, and the plugin's answer back."""
+        plugin = request.match_info["plugin"]
+        hosted = self._administration.running(plugin)
+        if not hosted.record.description.routes or not hosted.record.granted.routes:
+            raise NotFoundError(f"{plugin} serves no routes")
+        found = Request(
+            method=request.method,
+            path="/" + request.match_info["path"],
+            query=dict(request.query),
+            headers={name.lower(): value for name, value in request.headers.items() if name.lower() not in HIDDEN},
+            body=await read_bounded(request, MAX_BODY),
+        )
+        try:
+            answer: Response = await hosted.serve(found, "handle_request")
+        except (HookFailedError, HostError) as error:
+            raise CallFailedError(f"{plugin} failed at this request: {type(error).__name__}") from None
+        headers = {name: value for name, value in answer.headers.items() if name.lower() not in DROPPED}
+        if not 200 <= answer.status <= 599:  # noqa: PLR2004 - final statuses of HTTP
+            raise CallFailedError(f"{plugin} answered with the status {answer.status}, which is none")
+        # A plugin's page must not run with the host's origin.
+        headers["Content-Security-Policy"] = "sandbox"
+        return web.Response(status=answer.status, headers=headers, body=answer.body)

@@ -1,0 +1,152 @@
+"""API tokens and roles. A token's secret is shown once; the host keeps only its SHA-256.
+
+A plain hash is right here: the secret is 256 random bits, so there is nothing to guess and nothing to slow down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import sqlite3
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from host.errors import BusbarError, ErrorKind
+from host.storage.database import Database
+from plugin_sdk.clock import Clock
+
+PREFIX: Final = "bbt_"
+MAX_TOKENS: Final = 1000
+MAX_NAME: Final = 200
+
+
+class Role(Enum):
+    """What a caller may do; each may do all that the ones before it may."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+    def covers(self, needed: Role) -> bool:
+        """Whether this role may do what `needed` may."""
+        return _RANK[self] >= _RANK[needed]
+
+
+_RANK: Final = {Role.VIEWER: 0, Role.OPERATOR: 1, Role.ADMIN: 2}
+
+
+class TokenNotFoundError(BusbarError):
+    """No token of that id."""
+
+    code = "token_not_found"
+    kind = ErrorKind.NOT_FOUND
+
+
+class TokenRefusedError(BusbarError):
+    """A token that cannot be made."""
+
+    code = "token_refused"
+    kind = ErrorKind.INVALID
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token without its secret. Times are seconds since the epoch."""
+
+    id: str
+    name: str
+    role: Role
+    created_at: float
+    expires_at: float | None
+
+
+class Tokens:
+    """The tokens of one host, in memory for the look-up at every request, in the database for good."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._by_hash: dict[bytes, Token] = {}
+
+    async def load(self) -> None:
+        """Read what the database holds; call once, before anything else."""
+        rows = await self._database.read("SELECT * FROM tokens")
+        self._by_hash = {
+            bytes(row["hash"]): Token(row["id"], row["name"], Role(row["role"]), row["created_at"], row["expires_at"])
+            for row in rows
+        }
+
+    def find(self, secret: str) -> Token | None:
+        """The token with this secret, unless it has expired.
+
+        The look-up is by the hash of what was sent, so its timing says nothing about any secret.
+        """
+        token = self._by_hash.get(hashlib.sha256(secret.encode()).digest())
+        if token is None or token.expires_at is None:
+            return token
+        return token if self._clock.now().timestamp() < token.expires_at else None
+
+    def all(self) -> tuple[Token, ...]:
+        """Every token, the oldest first."""
+        return tuple(sorted(self._by_hash.values(), key=lambda token: token.created_at))
+
+    async def create(self, name: str, role: Role, expires_at: float | None = None) -> tuple[Token, str]:
+        """Make a token; the token and its secret, which cannot be had again.
+
+        Raises:
+            TokenRefusedError: a bad name, an expiry in the past, or too many tokens.
+        """
+        now = self._clock.now().timestamp()
+        if not 0 < len(name) <= MAX_NAME or not name.isprintable():
+            raise TokenRefusedError(f"a token's name is printable, with 1 to {MAX_NAME} characters")
+        if expires_at is not None and expires_at <= now:
+            raise TokenRefusedError("expiresAt is in the past")
+        if len(self._by_hash) >= MAX_TOKENS:
+            raise TokenRefusedError(f"there are {MAX_TOKENS} tokens already: revoke some")
+        secret = PREFIX + secrets.token_urlsafe(32)
+        hashed = hashlib.sha256(secret.encode()).digest()
+        token = Token(secrets.token_hex(6), name, role, now, expires_at)
+        await self._database.write(lambda connection: _insert(connection, token, hashed))
+        self._by_hash[hashed] = token
+        return token, secret
+
+    async def bootstrap(self) -> str | None:
+        """The secret of a first administrator's token; None where one was ever made."""
+        if await self._database.read("SELECT 1 FROM bootstrap"):
+            return None
+        secret = PREFIX + secrets.token_urlsafe(32)
+        hashed = hashlib.sha256(secret.encode()).digest()
+        now = self._clock.now().timestamp()
+        token = Token(secrets.token_hex(6), "administrator", Role.ADMIN, now, None)
+
+        def write(connection: sqlite3.Connection) -> None:
+            _insert(connection, token, hashed)
+            connection.execute("INSERT INTO bootstrap (one, at) VALUES (1, ?)", (now,))
+
+        await self._database.write(write)
+        self._by_hash[hashed] = token
+        return secret
+
+    async def revoke(self, token_id: str) -> None:
+        """Make a token worthless at once.
+
+        Raises:
+            TokenNotFoundError: there is none of that id.
+        """
+        hashed = next((hashed for hashed, token in self._by_hash.items() if token.id == token_id), None)
+        if hashed is None:
+            raise TokenNotFoundError(f"token {token_id} not found: GET /api/v1/tokens lists them")
+        await self._database.write(lambda connection: _delete(connection, token_id))
+        self._by_hash.pop(hashed, None)
+
+
+def _insert(connection: sqlite3.Connection, token: Token, hashed: bytes) -> None:
+    connection.execute(
+        "INSERT INTO tokens (id, name, role, hash, created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?)",
+        (token.id, token.name, token.role.value, hashed, token.created_at, token.expires_at),
+    )
+
+
+def _delete(connection: sqlite3.Connection, token_id: str) -> None:
+    connection.execute("DELETE FROM tokens WHERE id = ?", (token_id,))

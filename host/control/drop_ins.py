@@ -1,0 +1,46 @@
+"""Drop-in releases: signed wheels in a folder, installed and enabled at the start as an administrator would."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from host.control.administration import Administration
+from host.control.registry import Registry
+from host.errors import BusbarError
+from host.supply.signing import attestations_of
+
+CHUNK: Final = 256 * 1024
+ACTOR: Final = "drop-in"
+
+_log = structlog.get_logger(__name__)
+
+
+async def install_drop_ins(folder: Path, administration: Administration, registry: Registry) -> None:
+    """Install every wheel of the folder that is not installed yet; one that is refused keeps none of the others.
+
+    A plugin that someone disabled or removed the same release of stays as they left it.
+    """
+    for wheel in await asyncio.to_thread(lambda: sorted(folder.glob("*.whl"))):
+        digest = await asyncio.to_thread(lambda path: hashlib.sha256(path.read_bytes()).hexdigest(), wheel)
+        if any(record.sha256 == digest for record in registry.all()) or await registry.knows(digest):
+            continue
+        try:
+            attestations = await asyncio.to_thread(attestations_of(wheel).read_bytes)
+            await administration.install(_chunks(wheel), wheel.name, attestations, enable=True, actor=ACTOR)
+        except (BusbarError, OSError) as error:
+            _log.warning("drop_in_refused", wheel=wheel.name, reason=str(error))
+
+
+async def _chunks(path: Path) -> AsyncIterator[bytes]:
+    file = await asyncio.to_thread(path.open, "rb")
+    try:
+        while chunk := await asyncio.to_thread(file.read, CHUNK):
+            yield chunk
+    finally:
+        await asyncio.to_thread(file.close)

@@ -1,0 +1,87 @@
+"""The host's counters as Prometheus metrics: plugins, breakers, hooks, deliveries, the log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client.core import Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+from host.control.reconciler import Reconciler
+from host.control.registry import Registry
+from host.control.states import PluginState
+from host.routing.bus import Bus
+from host.routing.event_log import EventLog
+from host.routing.measures import BUCKETS
+from plugin_sdk.resilience import BreakerState
+
+
+class HostMetrics:
+    """Reads the parts at each scrape; nothing is kept here, so a plugin that is gone leaves no series."""
+
+    def __init__(self, registry: Registry, reconciler: Reconciler, bus: Bus, log: EventLog) -> None:
+        self._registry = registry
+        self._reconciler = reconciler
+        self._bus = bus
+        self._log = log
+
+    def metrics(self) -> Iterator[Metric]:
+        """Everything."""
+        events = CounterMetricFamily("busbar_events_received", "Events published.", labels=("outcome",))
+        events.add_metric(("accepted",), self._bus.published)
+        events.add_metric(("duplicate",), self._bus.duplicates)
+        yield events
+        yield GaugeMetricFamily("busbar_log_head", "Highest sequence of the event log.", value=self._log.head())
+        yield from self._plugins()
+        yield from self._hosted()
+        yield from self._hooks()
+
+    def _plugins(self) -> Iterator[Metric]:
+        info = GaugeMetricFamily("busbar_plugin_info", "Installed plugins.", labels=("plugin", "version", "publisher"))
+        states = GaugeMetricFamily("busbar_plugin_state", "1 for the state a plugin is in.", labels=("plugin", "state"))
+        for record in self._registry.all():
+            info.add_metric((record.id, record.version, record.publisher), 1)
+            now = self._reconciler.status(record.id).state
+            for state in PluginState:
+                states.add_metric((record.id, state.value), int(state is now))
+        yield info
+        yield states
+
+    def _hosted(self) -> Iterator[Metric]:
+        breakers = GaugeMetricFamily("busbar_breaker_state", "1 for the state a breaker is in.", labels=("plugin", "state"))
+        rejected = CounterMetricFamily("busbar_breaker_rejections", "Calls a breaker did not let through.", labels=("plugin",))
+        in_use = GaugeMetricFamily("busbar_bulkhead_in_use", "Calls in flight.", labels=("plugin",))
+        lag = GaugeMetricFamily("busbar_delivery_lag_events", "Events a subscription has not settled.", labels=("plugin", "subscription"))
+        restarts = CounterMetricFamily("busbar_worker_restarts", "Restarts of a plugin's worker.", labels=("plugin",))
+        resident = GaugeMetricFamily("busbar_worker_resident_bytes", "Resident memory of a worker.", labels=("plugin",))
+        for hosted in self._reconciler.all_hosted():
+            plugin = hosted.record.id
+            breaker = hosted.guard.breaker.snapshot()
+            for state in BreakerState:
+                breakers.add_metric((plugin, state.value), int(state is breaker.state))
+            rejected.add_metric((plugin,), breaker.rejected)
+            in_use.add_metric((plugin,), hosted.guard.bulkhead.in_use)
+            for consumer in hosted.consumers:
+                lag.add_metric((plugin, consumer.subscription.name), consumer.lag)
+            restarts.add_metric((plugin,), hosted.supervisor.restarts)
+            seen = hosted.supervisor.snapshot()
+            if seen is not None and seen.rss_bytes is not None:
+                resident.add_metric((plugin,), seen.rss_bytes)
+        yield from (breakers, rejected, in_use, lag, restarts, resident)
+
+    def _hooks(self) -> Iterator[Metric]:
+        calls = CounterMetricFamily("busbar_hook_calls", "Hook calls by outcome.", labels=("plugin", "hook", "outcome"))
+        durations = HistogramMetricFamily("busbar_hook_duration_seconds", "Duration of hook calls.", labels=("plugin", "hook"))
+        for hosted in self._reconciler.all_hosted():
+            for hook, measures in hosted.guard.measures.items():
+                labels = (hosted.record.id, hook)
+                for outcome in ("succeeded", "failed", "timed_out", "decided", "cancelled"):
+                    calls.add_metric((*labels, outcome), getattr(measures, outcome))
+                total = 0
+                buckets: list[tuple[str, float]] = []
+                for bound, count in zip((*map(str, BUCKETS), "+Inf"), measures.buckets, strict=True):
+                    total += count
+                    buckets.append((bound, total))
+                durations.add_metric(labels, buckets=buckets, sum_value=measures.seconds)
+        yield calls
+        yield durations

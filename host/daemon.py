@@ -1,0 +1,375 @@
+"""The composition root: builds every part once, hands each what it needs, starts and stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+import uvloop
+
+from host.api.app import Server, build_app
+from host.api.resources.dead_letters import DeadLetters
+from host.api.resources.events import Events
+from host.api.resources.plugin_routes import PluginRoutes
+from host.api.resources.plugins import Plugins
+from host.api.resources.publishers import Publishers
+from host.api.resources.schedules import Schedules
+from host.api.resources.system import Check, System
+from host.api.resources.tokens import TokenResource
+from host.control.access import Tokens
+from host.control.administration import Administration
+from host.control.drop_ins import install_drop_ins
+from host.control.host_metrics import HostMetrics
+from host.control.hosted_plugin import HostedPlugin, Parts
+from host.control.key_values import KeyValues
+from host.control.plugin_port import PluginPort
+from host.control.reconciler import Reconciler
+from host.control.registry import PluginRecord, Registry
+from host.errors import BusbarError
+from host.observe import logging as host_logging
+from host.observe.audit import Audit
+from host.observe.logging import PluginLogs
+from host.observe.metrics import Metrics, RequestCounts
+from host.routing.bus import Bus
+from host.routing.guard import Guard
+from host.routing.router import Router
+from host.routing.settlements import Settlements
+from host.routing.sqlite_log import SQLiteLog
+from host.runtime.fork_server import ForkServer
+from host.runtime.inline import InlineRuntime
+from host.runtime.process import WorkerExaminer, WorkerRuntime
+from host.runtime.runtime import Launch, Runtime
+from host.runtime.sdk_path import build_sdk_path, provided
+from host.runtime.supervisor import SupervisionLimits
+from host.scheduling.scheduler import Scheduler
+from host.settings import Settings
+from host.storage.database import Database
+from host.storage.keyring import Keyring
+from host.supply.installer import Installer, Release
+from host.supply.release_store import ReleaseStore
+from host.supply.trust_store import TrustStore
+from plugin_sdk.clock import Clock, SystemClock
+from plugin_sdk.context import HostPort
+from plugin_sdk.resilience import BreakerPolicy
+
+PRUNE_SECONDS: Final = 300.0
+"""How often the log is pruned."""
+CHECK_MEMORY: Final = 256 * 2**20
+"""Memory of the throw-away worker that describes a plugin, where its manifest asks for less."""
+
+_log = structlog.get_logger("daemon")
+
+
+@dataclass(slots=True)
+class Daemon:
+    """A host that runs: what `running` yields, for those who start one."""
+
+    address: str
+    administrator_token: str | None
+    stopping: asyncio.Event
+
+
+def main(config: Path | None) -> int:
+    """Run the daemon until SIGTERM or SIGINT; its exit code."""
+    settings = Settings.load(config, os.environ)
+    host_logging.configure(settings.log.level, settings.log.format)
+    try:
+        return uvloop.run(_run(settings))
+    except BusbarError as error:
+        _log.error("not_started", code=error.word, reason=error.message)
+        print(f"busbar: {error.message}", file=sys.stderr)
+        return 1
+
+
+async def _run(settings: Settings) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        async with running(settings, SystemClock()) as daemon:
+            _announce(daemon)
+            await stop.wait()
+            _log.info("stopping")
+    except OSError as error:
+        print(f"busbar: {error}", file=sys.stderr)
+        return 1
+    _log.info("stopped")
+    return 0
+
+
+def _announce(daemon: Daemon) -> None:
+    print(f"Busbar is at {daemon.address}", flush=True)
+    if daemon.administrator_token is not None:
+        print(f"administrator token: {daemon.administrator_token}", flush=True)
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings, clock: Clock) -> AsyncIterator[Daemon]:
+    """A whole host, from the database up; on leaving, it is stopped in the opposite order.
+
+    Stopping takes no more events, lets deliveries in flight end within `server.drain`, writes cursors, and
+    ends the workers.
+
+    Raises:
+        BusbarError: a part could not be started; those before it are stopped.
+        OSError: the address cannot be listened on, or the state folder not written.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        host = await _Builder(settings, clock, stack).build()
+        yield host
+
+
+class _Builder:
+    """Builds the parts in the order in which they depend on each other, and says how each is stopped."""
+
+    def __init__(self, settings: Settings, clock: Clock, stack: contextlib.AsyncExitStack) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._stack = stack
+        self._rng = random.Random()  # noqa: S311 - jitter, not secrets
+        self._state = settings.storage.directory.absolute()
+        self._stopping = asyncio.Event()
+
+    async def build(self) -> Daemon:
+        settings, clock, stack = self._settings, self._clock, self._stack
+        self._state.mkdir(parents=True, exist_ok=True)
+        self._lock_state()
+        database = await Database.open(self._state / "busbar.db", clock=clock)
+        stack.push_async_callback(database.close)
+        credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+        keyring = Keyring.open_file(self._state / "keyring", Path(credentials) if credentials else None)
+        audit = Audit(database, clock)
+        tokens = Tokens(database, clock)
+        await tokens.load()
+        registry = Registry(database, keyring, clock)
+        await registry.load()
+        trust = TrustStore(database, clock)
+        store = ReleaseStore(self._state)
+        orphans = await asyncio.to_thread(store.open, [record.sha256 for record in registry.all()])
+        if orphans:
+            _log.warning("orphaned_releases_removed", releases=orphans)
+
+        log = await SQLiteLog.open(database, clock)
+        bus = Bus(log, max_body=settings.server.event_body)
+        router = Router(log)
+        settlements = Settlements(log)
+        self._background(settlements.run(), "settlements", before_cancel=settlements.flushed)
+        scheduler = Scheduler(database, log, clock)
+        scheduler.start()
+        stack.push_async_callback(scheduler.stop)
+
+        logs = PluginLogs()
+        fork_server = ForkServer(await asyncio.to_thread(build_sdk_path, self._state))
+        stack.push_async_callback(fork_server.stop)
+        examiner = WorkerExaminer(fork_server, logs.sink)
+        installer = Installer(
+            store=store,
+            trust=trust,
+            describe=lambda release: examiner.describe(self._examined(release)),
+            provided=provided(),
+            clock=clock,
+            max_wheel=settings.server.wheel,
+        )
+        key_values = KeyValues(database)
+
+        def make_runtime(launch: Launch, port: HostPort) -> Runtime:
+            if launch.isolation == "inline":
+                return InlineRuntime(launch, port, logs.sink(launch.plugin))
+            heartbeat = settings.runtime.heartbeat
+            return WorkerRuntime(launch, port, fork_server, logs.sink(launch.plugin), heartbeat=heartbeat)
+
+        def make_port(record: PluginRecord, guard: Guard) -> PluginPort:
+            return PluginPort(
+                record.id, granted=record.granted, bus=bus, key_values=key_values, guard=guard, audit=audit
+            )
+
+        parts = Parts(
+            log=log,
+            bus=bus,
+            router=router,
+            settlements=settlements,
+            scheduler=scheduler,
+            make_runtime=make_runtime,
+            make_port=make_port,
+            data=self._state / "data",
+            logs=logs,
+            clock=clock,
+            rng=self._rng,
+            breaker=BreakerPolicy(**settings.breaker.model_dump()),
+            supervision=SupervisionLimits(**settings.runtime.model_dump()),
+        )
+
+        async def host_plugin(record: PluginRecord, changed: Callable[[], None]) -> HostedPlugin:
+            release = await installer.verify_installed(record.sha256)
+            for warning in release.warnings:
+                _log.warning("release_trusted_with_warning", plugin=record.id, warning=warning)
+            return HostedPlugin(record, release, parts, changed)
+
+        reconciler = Reconciler(registry, host_plugin, grace=settings.server.drain, clock=clock)
+        stack.push_async_callback(reconciler.stop)
+        started = asyncio.Event()
+        self._background(reconciler.run(started), "reconciler")
+        await started.wait()
+
+        async def validate_config(release: Release, config: dict[str, Any]) -> None:
+            await examiner.validate_config(self._examined(release), config)
+
+        administration = Administration(
+            registry=registry,
+            reconciler=reconciler,
+            installer=installer,
+            log=log,
+            scheduler=scheduler,
+            audit=audit,
+            validate_config=validate_config,
+        )
+        if settings.supply.publishers_directory is not None:
+            taken = await trust.load_drop_ins(settings.supply.publishers_directory)
+            _log.info("publishers_loaded", publishers=taken)
+
+        metrics, counts = Metrics(), RequestCounts()
+        metrics.register(counts.metrics)
+        metrics.register(HostMetrics(registry, reconciler, bus, log).metrics)
+        system = System(
+            tokens=tokens,
+            metrics=metrics,
+            audit=audit,
+            checks=lambda: self._checks(database, reconciler, registry, fork_server),
+            ready=lambda: not self._stopping.is_set(),
+            public_metrics=settings.auth.public_metrics,
+            version=importlib.metadata.version("busbar-host"),
+        )
+        table = (
+            *Plugins(
+                administration=administration,
+                registry=registry,
+                reconciler=reconciler,
+                log=log,
+                logs=logs,
+                spool=store.staging,
+                max_wheel=settings.server.wheel,
+            ).endpoints(),
+            *Events(bus, log, settings.server.event_body).endpoints(),
+            *DeadLetters(log, router, audit).endpoints(),
+            *Schedules(scheduler, audit).endpoints(),
+            *Publishers(trust, audit).endpoints(),
+            *TokenResource(tokens, audit).endpoints(),
+            *system.endpoints(),
+            *PluginRoutes(administration).endpoints(),
+        )
+        system.describe(table)
+        secret = await tokens.bootstrap()
+        server = Server(build_app(table, tokens, counts), settings.server.host, settings.server.port)
+        stack.push_async_callback(server.stop)
+        await server.start()
+        stack.callback(self._drain, bus)
+        self._background(self._prune(log), "prune")
+        if settings.supply.drop_in_directory is not None:
+            self._background(install_drop_ins(settings.supply.drop_in_directory, administration, registry), "drop-ins")
+        _log.info("started", address=server.address, plugins=len(registry.all()))
+        return Daemon(server.address, secret, self._stopping)
+
+    def _drain(self, bus: Bus) -> None:
+        """The first step of stopping: not ready any more, and no more events."""
+        self._stopping.set()
+        bus.close()
+
+    def _lock_state(self) -> None:
+        """One daemon for a state folder: two would fire schedules twice and fight over the log."""
+        import fcntl  # noqa: PLC0415 - only here, and only on POSIX
+
+        file = (self._state / "lock").open("w")
+        self._stack.callback(file.close)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StateBusyError(f"another daemon uses {self._state}: stop it, or set storage.directory") from None
+
+    def _background(
+        self, work: Any, name: str, *, before_cancel: Callable[[], Any] | None = None
+    ) -> asyncio.Task[None]:
+        """Run a part's own loop until the host stops; one that ends by an error ends nothing silently."""
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(_complain)
+
+        async def end() -> None:
+            if before_cancel is not None:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._settings.server.drain):
+                        await before_cancel()
+            task.cancel()
+            await asyncio.wait((task,))
+
+        self._stack.push_async_callback(end)
+        return task
+
+    def _examined(self, release: Release) -> Launch:
+        """How a release is looked at: as it would run, but with no config, no secret and no grant."""
+        limits = release.manifest.runtime
+        return Launch(
+            plugin=release.plugin,
+            folder=release.folder,
+            entry_point=release.entry_point,
+            config={},
+            secrets={},
+            isolation="process",
+            memory=max(limits.memory, CHECK_MEMORY),
+            concurrency=limits.concurrency,
+            timeout=limits.timeout,
+            data_folder=self._state / "data" / ".examined",
+        )
+
+    async def _prune(self, log: SQLiteLog) -> None:
+        events = self._settings.events
+        while True:
+            try:
+                older_than = self._clock.now().timestamp() - events.keep_for
+                pruned = await log.prune(older_than, events.keep_bytes)
+                if pruned.events or pruned.held_by:
+                    _log.info("log_pruned", events=pruned.events, held_by=pruned.held_by)
+            except BusbarError as error:
+                _log.warning("log_not_pruned", error=error.message)
+            await asyncio.sleep(PRUNE_SECONDS)
+
+    async def _checks(
+        self, database: Database, reconciler: Reconciler, registry: Registry, fork_server: ForkServer
+    ) -> Sequence[Check]:
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(2):
+                await database.read("SELECT 1")
+            storage = Check("database", "pass", response_ms=round((time.perf_counter() - started) * 1000, 2))
+        except (TimeoutError, BusbarError, OSError) as error:
+            storage = Check("database", "fail", f"it does not answer: {error or 'time is up'}")
+        unwell = [
+            f"{record.id} is {state.value}"
+            for record in registry.all()
+            if (state := reconciler.status(record.id).state).value in {"degraded", "backing-off", "failed", "needs-approval"}
+        ]
+        plugins = Check("plugins", "warn" if unwell else "pass", "; ".join(unwell))
+        workers = Check("fork-server", "pass", "" if fork_server.pid else "not started yet: no plugin needed it")
+        return (storage, plugins, workers)
+
+
+class StateBusyError(BusbarError):
+    """Another daemon has the state folder."""
+
+    code = "state_busy"
+
+
+def _complain(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        _log.error("part_ended", part=task.get_name(), exc_info=task.exception())
+

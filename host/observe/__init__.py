@@ -1,0 +1,1 @@
+"""What the host shows of itself: logs, metrics, health and the audit trail."""

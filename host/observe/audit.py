@@ -1,0 +1,67 @@
+"""The audit trail: who changed or was refused what, durable before the answer goes out."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from host.storage.database import Database
+from plugin_sdk.clock import Clock
+
+KEPT: Final = 100_000
+"""Entries that are kept; the oldest make room."""
+
+_INSERT: Final = "INSERT INTO audit (at, actor, action, target, detail, outcome) VALUES (?, ?, ?, ?, ?, ?)"
+_TRIM: Final = "DELETE FROM audit WHERE number <= (SELECT max(number) FROM audit) - ?"
+_PAGE: Final = "SELECT * FROM audit ORDER BY number DESC LIMIT ? OFFSET ?"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One entry; `at` is in seconds since the epoch."""
+
+    number: int
+    at: float
+    actor: str
+    action: str
+    target: str
+    detail: dict[str, Any]
+    outcome: str
+
+
+class Audit:
+    """Writes and reads the trail."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def record(
+        self, *, actor: str, action: str, target: str, detail: dict[str, Any], outcome: str
+    ) -> None:
+        """Write an entry; durable when it returns."""
+        row = (
+            self._clock.now().timestamp(),
+            actor,
+            action,
+            target[:500],
+            msgspec.json.encode(detail).decode(),
+            outcome,
+        )
+
+        def write(connection: sqlite3.Connection) -> None:
+            number = connection.execute(_INSERT, row).lastrowid or 0
+            if number % 1000 == 0:
+                connection.execute(_TRIM, (KEPT,))
+
+        await self._database.write(write)
+
+    async def page(self, offset: int, limit: int) -> tuple[list[AuditEntry], int]:
+        """A page of the trail, the newest first, and how many entries there are."""
+        rows = await self._database.read(_PAGE, (limit, offset))
+        counted = await self._database.read("SELECT count(*) FROM audit")
+        entries = [AuditEntry(**{**dict(row), "detail": msgspec.json.decode(row["detail"])}) for row in rows]
+        return entries, int(counted[0][0])

@@ -1,0 +1,94 @@
+"""Structured logs: one JSON object a line, or readable lines on a terminal; and each plugin's last lines."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+
+from plugin_sdk.worker.wire import LogLine
+
+KEPT_LINES: Final = 1000
+"""Lines kept in memory for each plugin."""
+
+_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+_log = structlog.get_logger("plugin")
+
+
+def configure(level: str, form: str) -> None:
+    """Set up structlog and the standard library's logging for the whole process.
+
+    What is bound with `structlog.contextvars` (trace id, plugin, event, delivery) is on every line.
+    """
+    readable = form == "console" or (form == "auto" and sys.stdout.isatty())
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    final: list[Any] = (
+        [structlog.dev.ConsoleRenderer()]
+        if readable
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[*shared, *final],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        cache_logger_on_first_use=False,
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *final],
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(formatter)
+    logging.basicConfig(handlers=[handler], level=max(_LEVELS[level], logging.WARNING), force=True)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptLine:
+    """One line of a plugin's log; `at` is in seconds since the epoch."""
+
+    at: float
+    level: str
+    message: str
+    delivery: str
+
+
+class PluginLogs:
+    """The last lines that each plugin logged or printed; they go to the host's log, too."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, deque[KeptLine]] = {}
+
+    def sink(self, plugin: str) -> Callable[[list[LogLine], int], None]:
+        """Where a runtime of this plugin hands its lines, and how many it had to drop."""
+        lines = self._lines.setdefault(plugin, deque(maxlen=KEPT_LINES))
+
+        def take(found: list[LogLine], dropped: int) -> None:
+            for line in found:
+                level = line.level if line.level in _LEVELS else "warning"
+                text = "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in line.message)
+                lines.append(KeptLine(line.at, level, text, line.delivery))
+                bound = {"delivery": line.delivery} if line.delivery else {}
+                _log.log(_LEVELS[level], "plugin_log", plugin=plugin, message=text, **bound)
+            if dropped:
+                _log.warning("plugin_log_dropped", plugin=plugin, lines=dropped)
+
+        return take
+
+    def tail(self, plugin: str, limit: int) -> list[KeptLine]:
+        """The last lines, the oldest first."""
+        return list(self._lines.get(plugin, ()))[-limit:]
+
+    def forget(self, plugin: str) -> None:
+        """Drop the lines of a plugin that is gone."""
+        self._lines.pop(plugin, None)

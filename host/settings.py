@@ -1,0 +1,204 @@
+"""Settings: one TOML file, overridden by `BUSBAR_SECTION__OPTION`, parsed once into one frozen value.
+
+Every option is in `config/busbar.toml` with its default and why. An unknown key is an error that names its
+line and the nearest known key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from host.errors import BusbarError, ErrorKind
+from plugin_sdk.manifest import Bytes, Seconds
+
+PREFIX: Final = "BUSBAR_"
+CLIENT_NAMES: Final = frozenset({"BUSBAR_URL", "BUSBAR_TOKEN", "BUSBAR_SIGNING_KEY", "BUSBAR_KEY_PASSPHRASE"})
+"""Variables of the command line that are no settings of the daemon."""
+
+
+class SettingsError(BusbarError):
+    """The settings cannot be used; the sentence names the option and how to write it."""
+
+    code: ClassVar[str] = "settings_invalid"
+    kind: ClassVar[ErrorKind] = ErrorKind.INVALID
+
+
+def _days(value: Any) -> Any:
+    match = re.fullmatch(r"(\d+)\s*d", value) if isinstance(value, str) else None
+    return int(match[1]) * 86400.0 if match else value
+
+
+Duration = Annotated[Seconds, BeforeValidator(_days), Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Server(_Section):
+    """`[server]`: where the API listens, and what it takes."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8700
+    event_body: Annotated[Bytes, Field(ge=64 * 1024)] = 2**20
+    wheel: Annotated[Bytes, Field(ge=2**20)] = 64 * 2**20
+    drain: Duration = 30.0
+
+
+class Storage(_Section):
+    """`[storage]`: where everything is kept."""
+
+    directory: Path = Path("var")
+
+
+class Log(_Section):
+    """`[log]`: what is logged, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class Events(_Section):
+    """`[events]`: how long events are kept."""
+
+    keep_for: Duration = 7 * 86400.0
+    keep_bytes: Annotated[Bytes, Field(ge=2**20)] = 2 * 2**30
+
+
+class RuntimeSection(_Section):
+    """`[runtime]`: how plugins are supervised."""
+
+    heartbeat: Duration = 0.5
+    silence: Duration = 2.0
+    start: Duration = 60.0
+    stop_hook: Duration = 10.0
+    term: Duration = 5.0
+    first_restart: Duration = 1.0
+    longest_restart: Duration = 60.0
+    healthy_after: Duration = 10.0
+    restarts: Annotated[int, Field(ge=1, le=1000)] = 5
+    restart_window: Duration = 600.0
+
+
+class BreakerSection(_Section):
+    """`[breaker]`: when a plugin's breaker opens and closes."""
+
+    consecutive_failures: Annotated[int, Field(ge=1)] = 5
+    window: Duration = 10.0
+    minimum_calls: Annotated[int, Field(ge=1)] = 10
+    failure_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
+    slow_call: Duration = 5.0
+    slow_call_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    open_for: Duration = 60.0
+    longest_open: Duration = 600.0
+    probes: Annotated[int, Field(ge=1, le=100)] = 3
+
+
+class Supply(_Section):
+    """`[supply]`: what is trusted and installed without anyone asking over HTTP."""
+
+    publishers_directory: Path | None = None
+    drop_in_directory: Path | None = None
+
+
+class Auth(_Section):
+    """`[auth]`: who may see what without a token."""
+
+    public_metrics: bool = False
+
+
+class Settings(_Section):
+    """All settings of a daemon."""
+
+    server: Server = Server()
+    storage: Storage = Storage()
+    log: Log = Log()
+    events: Events = Events()
+    runtime: RuntimeSection = RuntimeSection()
+    breaker: BreakerSection = BreakerSection()
+    supply: Supply = Supply()
+    auth: Auth = Auth()
+
+    @classmethod
+    def load(cls, path: Path | None, environment: Mapping[str, str]) -> Settings:
+        """Read the settings file, if one is named, and what the environment overrides.
+
+        Raises:
+            SettingsError: the file cannot be read, or an option is unknown or wrongly written.
+        """
+        text = ""
+        found: dict[str, Any] = {}
+        if path is not None:
+            try:
+                text = path.read_text(encoding="utf-8")
+                found = tomllib.loads(text)
+            except OSError as error:
+                raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
+            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+                raise SettingsError(f"{path} is no TOML: {error}") from None
+        overridden = _override(found, environment)
+        try:
+            return cls.model_validate(found)
+        except ValidationError as error:
+            problems = [_problem(item, path, text, overridden) for item in error.errors()]
+            raise SettingsError("; ".join(problems), errors=problems) from None
+
+
+def _override(found: dict[str, Any], environment: Mapping[str, str]) -> set[tuple[str, ...]]:
+    """Put `BUSBAR_SECTION__OPTION` into `found`; which options came from there."""
+    overridden: set[tuple[str, ...]] = set()
+    for name, value in environment.items():
+        if not name.startswith(PREFIX) or name in CLIENT_NAMES:
+            continue
+        section, double, option = name.removeprefix(PREFIX).lower().partition("__")
+        if not double:
+            raise SettingsError(f"{name} is no setting: write BUSBAR_SECTION__OPTION, such as BUSBAR_SERVER__PORT")
+        table = found.setdefault(section, {})
+        if isinstance(table, dict):
+            table[option] = value
+            overridden.add((section, option))
+    return overridden
+
+
+def _problem(item: Any, path: Path | None, text: str, overridden: set[tuple[str, ...]]) -> str:
+    where = tuple(str(part) for part in item["loc"])
+    if where[:2] in overridden:
+        source = PREFIX + "__".join(where[:2]).upper()
+    else:
+        source = f"{path}, line {_line(text, where)}"
+    if item["type"] == "extra_forbidden":
+        *parents, key = where
+        known = _known(parents)
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else "known: " + ", ".join(sorted(known))
+        return f"{source}: unknown option '{'.'.join(where)}': {hint}"
+    return f"{source}: {'.'.join(where)}: {item['msg'].removeprefix('Value error, ')}"
+
+
+def _known(parents: list[str]) -> list[str]:
+    if not parents:
+        return list(Settings.model_fields)
+    section = Settings.model_fields[parents[0]].annotation
+    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
+
+
+def _line(text: str, where: tuple[str, ...]) -> int:
+    """The line on which an option stands; the section's where the option is not found."""
+    section, found = "", 0
+    for number, line in enumerate(text.splitlines(), 1):
+        bare = line.strip()
+        if bare.startswith("["):
+            section = bare.strip("[] ")
+            if section == where[0]:
+                found = number
+        elif "=" in bare and bare.partition("=")[0].strip().strip("\"'") == where[-1]:
+            if len(where) == 1 or section == where[0]:
+                return number
+    return found

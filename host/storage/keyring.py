@@ -1,0 +1,115 @@
+"""The key that seals secrets at rest, and what it seals: AES-256-GCM (NIST SP 800-38D) under one key file.
+
+Apart from the database, so that a copy of the database alone gives no secret away.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Self
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from host.storage.errors import KeyringError
+
+KEY_BYTES: Final = 32
+CREDENTIAL: Final = "busbar-keyring"
+"""The key's name in `$CREDENTIALS_DIRECTORY` (systemd's `LoadCredential=`)."""
+
+# The first byte of what is sealed, so that another cipher can be told from this one later.
+_VERSION: Final = b"\x01"
+# Random nonces of 96 bits are safe for 2^32 seals under one key (SP 800-38D section 8.3): far above what a
+# host writes in its life.
+_NONCE_BYTES: Final = 12
+
+
+class Keyring:
+    """Seals and opens secrets. Make it with `load`; the key never leaves it."""
+
+    def __init__(self, key: bytes) -> None:
+        self._cipher = AESGCM(key)
+
+    @classmethod
+    def load(cls, path: Path, *, environ: Mapping[str, str] = os.environ) -> Self:
+        """Take the key from the credentials directory if one is there, else from `path`, made if absent.
+
+        A new key is durable, readable by its owner alone, and complete or absent after a crash; of two
+        processes that make it at once both take the same one. Blocks for a few small file operations.
+
+        Args:
+            path: The key file; its folder is made where it is absent.
+            environ: Where `CREDENTIALS_DIRECTORY` is looked up.
+
+        Raises:
+            KeyringError: the key has the wrong length, others may read it, or it cannot be read or made.
+        """
+        directory = environ.get("CREDENTIALS_DIRECTORY")
+        try:
+            if directory and (credential := Path(directory) / CREDENTIAL).exists():
+                return cls(_checked(credential, credential.read_bytes()))
+            if not path.exists():
+                _create(path)
+            if stat.S_IMODE(path.stat().st_mode) & 0o077:
+                raise KeyringError(f"others may read the key {path}: run `chmod 600 {path}`")
+            return cls(_checked(path, path.read_bytes()))
+        except OSError as error:
+            raise KeyringError(f"the key {path} cannot be read or made: {error}") from error
+
+    def seal(self, plaintext: str, context: str) -> bytes:
+        """Encrypt `plaintext`; only the same `context` opens it again, so a sealed value cannot be moved."""
+        nonce = os.urandom(_NONCE_BYTES)
+        return _VERSION + nonce + self._cipher.encrypt(nonce, plaintext.encode(), context.encode())
+
+    def open(self, sealed: bytes, context: str) -> str:
+        """What was sealed under this key and `context`.
+
+        Raises:
+            KeyringError: it was altered, moved, or sealed with another key.
+        """
+        head = len(_VERSION)
+        nonce, text = sealed[head : head + _NONCE_BYTES], sealed[head + _NONCE_BYTES :]
+        try:
+            if sealed[:head] != _VERSION or len(nonce) != _NONCE_BYTES:
+                raise InvalidTag  # noqa: TRY301 - one refusal for whatever is wrong with it
+            return self._cipher.decrypt(nonce, text, context.encode()).decode()
+        except InvalidTag as error:
+            raise KeyringError(
+                f"the secret of '{context}' was altered or sealed with another key: "
+                "restore the key file that belongs to this database, or set the secret again"
+            ) from error
+
+
+def _checked(path: Path, key: bytes) -> bytes:
+    if len(key) != KEY_BYTES:
+        raise KeyringError(
+            f"the key {path} has {len(key)} bytes and must have {KEY_BYTES}: restore it from your backup"
+        )
+    return key
+
+
+def _create(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.unlink(missing_ok=True)
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(os.urandom(KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            # A link, not a rename: a rename would replace the key that another process has just made.
+            os.link(beside, path)
+        except FileExistsError:
+            return
+    finally:
+        beside.unlink()
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

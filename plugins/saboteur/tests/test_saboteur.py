@@ -1,0 +1,35 @@
+import pytest
+from saboteur import MODES, Saboteur
+
+from plugin_sdk.testing import PluginHarness
+
+
+async def test_work_is_written_down():
+    async with PluginHarness(Saboteur) as plugin:
+        await plugin.deliver("saboteur.work", data={"key": "a"})
+        assert await plugin.call("handled") == {"keys": ["a"], "mode": "ok"}
+
+
+async def test_the_standing_mode_makes_work_fail_until_it_is_switched_back():
+    async with PluginHarness(Saboteur) as plugin:
+        await plugin.deliver("saboteur.switch", data={"mode": "raise"})
+        delivery = await plugin.deliver("saboteur.work", data={"key": "a"})
+        assert (delivery.outcome, delivery.reason) == ("failed", "RuntimeError: sabotage")
+        await plugin.deliver("saboteur.switch", data={"mode": "ok"})
+        assert (await plugin.deliver("saboteur.work", data={"key": "a"})).outcome == "delivered"
+
+
+async def test_new_config_overrides_the_standing_mode():
+    async with PluginHarness(Saboteur, config={"mode": "raise"}) as plugin:
+        await plugin.reconfigure({"mode": "ok"})
+        assert (await plugin.deliver("saboteur.work", data={"key": "a"})).outcome == "delivered"
+
+
+@pytest.mark.parametrize("mode", ["raise", "sysexit", "unknown"])
+async def test_a_command_misbehaves_once(mode):
+    async with PluginHarness(Saboteur) as plugin:
+        assert (await plugin.deliver("saboteur.command", data={"mode": mode})).outcome == "failed"
+
+
+def test_every_mode_is_listed():
+    assert {"raise", "hang", "block", "spin", "exit", "segfault", "leak", "flood", "chatter"} <= set(MODES)
