@@ -1,8 +1,26 @@
-"""What goes wrong with the disk and the database."""
+"""What goes wrong with the disk, the database and the key."""
 
 from __future__ import annotations
 
+import sqlite3
+from typing import Final
+
 from host.errors import BusbarError, ErrorKind
+
+# Primary result codes (https://sqlite.org/rescode.html) that tell of the machine, not of our SQL.
+_MACHINE: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_READONLY,
+    }
+)
 
 
 class StorageError(BusbarError):
@@ -12,14 +30,14 @@ class StorageError(BusbarError):
 
 
 class StorageFailedError(StorageError):
-    """The database could not be written: a full disk, an I/O error. Nothing of the batch was kept."""
+    """The database could not be read or written: a full disk, an I/O error. Nothing of the batch was kept."""
 
     code = "storage_unavailable"
     kind = ErrorKind.UNAVAILABLE
 
 
 class StorageBusyError(StorageError):
-    """More waits to be written than the bound allows."""
+    """More waits to be written or read than the bound allows."""
 
     code = "storage_busy"
     kind = ErrorKind.BUSY
@@ -35,3 +53,9 @@ class KeyringError(StorageError):
     """The key is unusable, or what it should open was altered."""
 
     code = "keyring_error"
+
+
+def is_machine_failure(error: Exception) -> bool:
+    """Whether SQLite failed because of disk, memory or locks rather than because of a mistake in our SQL."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return isinstance(error, sqlite3.Error) and code is not None and code & 0xFF in _MACHINE

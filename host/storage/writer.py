@@ -1,12 +1,14 @@
 """The group-commit writer: one thread, one connection, one transaction for everything that waits.
 
 While one commit runs the next batch collects, so concurrent writers share a transaction and an fsync, and
-nobody waits for a timer. The loop hears of a whole batch in one wake-up.
+nobody waits for a timer. Batches are collected and answered on the loop, with no lock and one wake-up for
+each; the thread only ever sees whole ones.
 """
 
 from __future__ import annotations
 
 import asyncio
+import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
@@ -15,17 +17,29 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import structlog
 
-from host.errors import BusbarError
-from host.storage.errors import StorageBusyError, StorageFailedError
+from host.storage.errors import StorageBusyError, StorageFailedError, is_machine_failure
 
 T = TypeVar("T")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-MAX_PENDING: Final = 16384
-"""Items that may wait for the writer; one more is refused with `storage_busy`."""
+MAX_PENDING: Final = 16_384
+"""Items that may wait for their commit; one more is refused with `storage_busy`."""
+MAX_PENDING_BYTES: Final = 64 * 1024 * 1024
+"""What the waiting items may weigh in all; one item alone may weigh more."""
+EARLY_ITEMS: Final = 128
+"""A batch this large goes to an idle writer at once, so that the disk starts while the loop still collects."""
+IN_FLIGHT: Final = 2
+"""Batches that the thread may hold: one in its commit, one that follows without a pause."""
 IDLE_SECONDS: Final = 1.0
 """How long the writer sits idle before it moves the write-ahead log into the database."""
+CHECKED_COMMITS: Final = 512
+"""Commits between two looks at the size of the write-ahead log."""
+MAX_WAL_PAGES: Final = 32_768
+"""Pages of the write-ahead log (128 MiB) above which the writer waits for readers and empties it.
+
+SQLite's own checkpoints never wait, so readers that overlap without a gap would let it grow for ever.
+"""
 
 _log = structlog.get_logger(__name__)
 
@@ -56,27 +70,32 @@ class Channel(Generic[Item, Result]):
     def __init__(
         self, writer: Writer, apply: Callable[[sqlite3.Connection, list[Item]], Sequence[Result | Exception]]
     ) -> None:
-        self._writer = writer
+        self._put = writer.put
         self.apply = apply
 
-    def submit(self, item: Item) -> asyncio.Future[Result]:
-        """Queue an item; the future has its result once it is durable.
+    def submit(self, item: Item, *, weight: int = 0) -> asyncio.Future[Result]:
+        """Queue an item; the future has its result once it is durable. Cancelling it undoes nothing.
+
+        Args:
+            item: What `apply` gets.
+            weight: Bytes that it keeps in memory while it waits.
 
         Raises:
             StorageBusyError: too much waits already.
+            StorageFailedError: the writer is closed.
         """
-        return self._writer.put(self, item)
+        return self._put(self, item, weight)
 
 
 @dataclass(slots=True)
 class _Batch:
     """Everything that goes into one transaction, in the order in which the kinds first came."""
 
-    channels: dict[Channel[Any, Any], tuple[list[Any], list[asyncio.Future[Any]]]] = field(default_factory=dict)
+    channels: dict[Channel[Any, Any], tuple[list[Any], list[asyncio.Future[Any]]]] = field(
+        default_factory=dict
+    )
     size: int = 0
-
-    def answers(self) -> list[asyncio.Future[Any]]:
-        return [answer for _, answers in self.channels.values() for answer in answers]
+    weight: int = 0
 
 
 class Writer:
@@ -89,22 +108,25 @@ class Writer:
     def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
         self._connect = connect
         self._loop = asyncio.get_running_loop()
-        self._pending = _Batch()
-        self._changed = threading.Condition()
-        self._closing = False
         self._hooks: list[CommitHook] = []
-        self._opened: asyncio.Future[None] = self._loop.create_future()
-        self._ended: asyncio.Future[None] = self._loop.create_future()
-        self._thread = threading.Thread(target=self._main, name="writer", daemon=True)
         self._operations: Channel[Callable[[sqlite3.Connection], Any], Any] = Channel(self, self._run_each)
+        self._collecting = _Batch()
+        self._pending = 0
+        self._pending_bytes = 0
+        self._in_flight = 0
+        self._closing = False
+        self._inbox: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self._ended = asyncio.Event()
+        self._thread = threading.Thread(target=self._main, name="writer", daemon=True)
 
     async def start(self) -> None:
-        """Open the connection and take work."""
+        """Open the connection and take work; raises what `connect` raises."""
         self._thread.start()
         await self._opened
 
     def hook(self, hook: CommitHook) -> None:
-        """Have `hook` see every transaction from now on."""
+        """Have `hook` see every transaction; called before the first write."""
         self._hooks.append(hook)
 
     def channel(
@@ -124,126 +146,64 @@ class Writer:
 
         Raises:
             StorageBusyError: too much waits already.
-            StorageFailedError: the database could not be written.
-            BaseException: what the operation raises.
+            StorageFailedError: the database could not be written, or is closed.
+            Exception: what the operation raises.
         """
         answer: T = await self._operations.submit(operation)
         return answer
 
-    def put(self, channel: Channel[Any, Any], item: Any) -> asyncio.Future[Any]:
-        """Queue an item of a channel."""
+    def put(self, channel: Channel[Any, Any], item: Any, weight: int) -> asyncio.Future[Any]:
+        """Queue an item of a channel; as `Channel.submit`."""
+        if self._closing:
+            raise StorageFailedError("the database is closed because the host is stopping: try again shortly")
+        if self._pending >= MAX_PENDING or (
+            self._pending_bytes + weight > MAX_PENDING_BYTES and self._pending
+        ):
+            raise StorageBusyError("the disk does not keep up: try again in a moment", retry_after=1.0)
+        self._pending += 1
+        self._pending_bytes += weight
         answer: asyncio.Future[Any] = self._loop.create_future()
-        with self._changed:
-            pending = self._pending
-            if pending.size >= MAX_PENDING or self._closing:
-                raise StorageBusyError("the disk does not keep up; try again in a moment", retry_after=1.0)
-            found = pending.channels.get(channel)
-            if found is None:
-                found = pending.channels[channel] = ([], [])
-            found[0].append(item)
-            found[1].append(answer)
-            pending.size += 1
-            if pending.size == 1:
-                self._changed.notify()
+        batch = self._collecting
+        kind = batch.channels.get(channel)
+        if kind is None:
+            kind = batch.channels[channel] = ([], [])
+        kind[0].append(item)
+        kind[1].append(answer)
+        batch.size += 1
+        batch.weight += weight
+        if batch.size == 1:
+            # Not at once: whoever else writes in this turn of the loop comes along.
+            self._loop.call_soon(self._hand_over)
+        elif batch.size == EARLY_ITEMS:
+            self._hand_over()
         return answer
 
     async def close(self) -> None:
-        """Write what waits, then close the connection."""
-        with self._changed:
+        """Write what waits, then close the connection. Later writes are refused; closing again does nothing."""
+        if not self._closing:
             self._closing = True
-            self._changed.notify()
-        await self._ended
-
-    # -- in the writer's thread
-
-    def _main(self) -> None:
-        try:
-            connection = self._connect()
-        except Exception as error:  # noqa: BLE001 - handed to whoever awaits the start
-            self._loop.call_soon_threadsafe(self._opened.set_exception, error)
-            return
-        self._loop.call_soon_threadsafe(self._opened.set_result, None)
-        while (batch := self._next(connection)) is not None:
-            self._write(connection, batch)
-        try:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            connection.close()
-        except sqlite3.Error as error:
-            _log.warning("database_not_closed_cleanly", error=str(error))
-        self._loop.call_soon_threadsafe(self._ended.set_result, None)
-
-    def _next(self, connection: sqlite3.Connection) -> _Batch | None:
-        idle = False
-        while True:
-            with self._changed:
-                if not self._pending.size and not self._closing:
-                    idle = not self._changed.wait(None if idle else IDLE_SECONDS)
-                if self._pending.size:
-                    batch, self._pending = self._pending, _Batch()
-                    return batch
-                if self._closing:
-                    return None
-            if idle:
-                self._checkpoint(connection)
-
-    @staticmethod
-    def _checkpoint(connection: sqlite3.Connection) -> None:
-        try:
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        except sqlite3.Error as error:
-            _log.warning("checkpoint_failed", error=str(error))
-
-    def _write(self, connection: sqlite3.Connection, batch: _Batch) -> None:
-        marks = [hook.mark() for hook in self._hooks]
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            results = [channel.apply(connection, items) for channel, (items, _) in batch.channels.items()]
-            connection.execute("COMMIT")
-        except Exception as error:  # noqa: BLE001 - every waiter hears of it, and the writer goes on
-            self._undo(connection, marks)
-            failed = StorageFailedError(
-                f"the database could not be written ({error}): is the disk full? Nothing was kept; try again",
-                retry_after=1.0,
-            )
-            _log.error("batch_not_written", error=str(error), items=batch.size, exc_info=not _expected(error))
-            self._loop.call_soon_threadsafe(_fail_all, batch.answers(), failed)
-            return
-        taken = [hook.take() for hook in self._hooks]
-        self._loop.call_soon_threadsafe(self._publish, batch, results, taken)
-
-    def _undo(self, connection: sqlite3.Connection, marks: list[int]) -> None:
-        for hook, mark in zip(self._hooks, marks, strict=True):
-            hook.rewind(mark)
-        try:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-        except sqlite3.Error as error:
-            _log.error("rollback_failed", error=str(error))
-
-    def _run_each(
-        self, connection: sqlite3.Connection, operations: list[Callable[[sqlite3.Connection], Any]]
-    ) -> list[Any]:
-        results: list[Any] = []
-        for operation in operations:
-            marks = [hook.mark() for hook in self._hooks]
-            connection.execute("SAVEPOINT operation")
-            try:
-                results.append(operation(connection))
-            except Exception as error:
-                if _expected(error) and isinstance(error, sqlite3.OperationalError):
-                    raise  # the disk's refusal, not the operation's: everything of this batch fails
-                connection.execute("ROLLBACK TO operation")
-                for hook, mark in zip(self._hooks, marks, strict=True):
-                    hook.rewind(mark)
-                results.append(error)
-            connection.execute("RELEASE operation")
-        return results
+            self._hand_over()
+            self._inbox.put(None)
+        await self._ended.wait()
 
     # -- on the loop
 
-    def _publish(self, batch: _Batch, results: list[Sequence[Any]], taken: list[Any]) -> None:
+    def _hand_over(self) -> None:
+        """Give the thread what has collected, unless it has enough; `_answer` comes back to it then."""
+        if self._collecting.size and (self._in_flight < IN_FLIGHT or self._closing):
+            batch, self._collecting = self._collecting, _Batch()
+            self._in_flight += 1
+            self._inbox.put(batch)
+
+    def _answer(self, batch: _Batch, results: list[Sequence[Any]], taken: list[Any]) -> None:
+        """The batch is durable: tell the hooks, then everyone who waits."""
+        self._release(batch)
         for hook, rows in zip(self._hooks, taken, strict=True):
-            hook.committed(rows)
+            try:
+                hook.committed(rows)
+            except Exception:
+                # What is durable must be answered, whatever a listener makes of it.
+                _log.exception("commit_hook_failed")
         for (_, answers), found in zip(batch.channels.values(), results, strict=True):
             for answer, result in zip(answers, found, strict=True):
                 if answer.done():
@@ -253,16 +213,106 @@ class Writer:
                 else:
                     answer.set_result(result)
 
+    def _refuse(self, batch: _Batch, error: Exception) -> None:
+        """The batch was rolled back."""
+        self._release(batch)
+        reason = f"the database could not be written ({error}): is the disk full? Nothing was kept; try again"
+        for _, answers in batch.channels.values():
+            for answer in answers:
+                if not answer.done():
+                    # One for each: a raised exception gathers a traceback that is its waiter's own.
+                    answer.set_exception(StorageFailedError(reason, retry_after=1.0))
 
-def _fail_all(answers: list[asyncio.Future[Any]], error: BusbarError) -> None:
-    for answer in answers:
-        if not answer.done():
-            answer.set_exception(error)
+    def _release(self, batch: _Batch) -> None:
+        self._in_flight -= 1
+        self._pending -= batch.size
+        self._pending_bytes -= batch.weight
+        self._hand_over()
 
+    # -- in the writer's thread
 
-def _expected(error: Exception) -> bool:
-    """Whether it is the machine's failure (disk full, I/O) rather than a mistake of ours in the SQL."""
-    if not isinstance(error, sqlite3.Error):
-        return False
-    name = getattr(error, "sqlite_errorname", "") or ""
-    return name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_BUSY"))
+    def _main(self) -> None:
+        try:
+            connection = self._connect()
+        except Exception as error:  # noqa: BLE001 - handed to whoever awaits the start
+            self._loop.call_soon_threadsafe(self._fail_start, error)
+            return
+        self._loop.call_soon_threadsafe(self._opened.set_result, None)
+        commits = 0
+        while (batch := self._next(connection)) is not None:
+            self._write(connection, batch)
+            commits += 1
+            if commits % CHECKED_COMMITS == 0:
+                self._checkpoint(connection)
+        try:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.close()
+        except sqlite3.Error as error:
+            _log.warning("database_not_closed_cleanly", error=str(error))
+        self._loop.call_soon_threadsafe(self._ended.set)
+
+    def _fail_start(self, error: Exception) -> None:
+        self._closing = True
+        self._ended.set()
+        self._opened.set_exception(error)
+
+    def _next(self, connection: sqlite3.Connection) -> _Batch | None:
+        try:
+            return self._inbox.get(timeout=IDLE_SECONDS)
+        except queue.Empty:
+            self._checkpoint(connection)
+        return self._inbox.get()
+
+    @staticmethod
+    def _checkpoint(connection: sqlite3.Connection) -> None:
+        try:
+            _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if pages > MAX_WAL_PAGES:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            _log.warning("checkpoint_failed", error=str(error))
+
+    def _write(self, connection: sqlite3.Connection, batch: _Batch) -> None:
+        marks = self._marks()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            results = [channel.apply(connection, items) for channel, (items, _) in batch.channels.items()]
+            connection.execute("COMMIT")
+        except Exception as error:
+            self._rewind(marks)
+            try:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            except sqlite3.Error:
+                _log.exception("rollback_failed")
+            expected = is_machine_failure(error)
+            _log.error("batch_not_written", error=str(error), items=batch.size, exc_info=not expected)  # noqa: TRY400 - a full disk needs no traceback
+            self._loop.call_soon_threadsafe(self._refuse, batch, error)
+            return
+        taken = [hook.take() for hook in self._hooks]
+        self._loop.call_soon_threadsafe(self._answer, batch, results, taken)
+
+    def _run_each(
+        self, connection: sqlite3.Connection, operations: list[Callable[[sqlite3.Connection], Any]]
+    ) -> list[Any]:
+        results: list[Any] = []
+        for operation in operations:
+            marks = self._marks()
+            connection.execute("SAVEPOINT operation")
+            try:
+                results.append(operation(connection))
+            except Exception as error:
+                if is_machine_failure(error):
+                    raise  # the disk's refusal, not the operation's: everything of this batch fails
+                connection.execute("ROLLBACK TO operation")
+                self._rewind(marks)
+                results.append(error)
+            connection.execute("RELEASE operation")
+        return results
+
+    def _marks(self) -> list[int]:
+        return [hook.mark() for hook in self._hooks]
+
+    def _rewind(self, marks: list[int]) -> None:
+        for hook, mark in zip(self._hooks, marks, strict=True):
+            hook.rewind(mark)
