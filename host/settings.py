@@ -159,7 +159,9 @@ def _override(found: dict[str, Any], environment: Mapping[str, str]) -> set[tupl
             continue
         section, double, option = name.removeprefix(PREFIX).lower().partition("__")
         if not double:
-            raise SettingsError(f"{name} is no setting: write BUSBAR_SECTION__OPTION, such as BUSBAR_SERVER__PORT")
+            raise SettingsError(
+                f"{name} is no setting: write BUSBAR_SECTION__OPTION, such as BUSBAR_SERVER__PORT"
+            )
         table = found.setdefault(section, {})
         if isinstance(table, dict):
             table[option] = value

@@ -80,7 +80,9 @@ class LoadedPlugin:
         target: object = importlib.import_module(module_name)
         for part in filter(None, attribute.split(".")):
             if not hasattr(target, part):
-                raise DescriptionError(f"entry point '{entry_point}': there is no '{part}' in '{module_name}'")
+                raise DescriptionError(
+                    f"entry point '{entry_point}': there is no '{part}' in '{module_name}'"
+                )
             target = getattr(target, part)
         return cls(plugin_id, target)
 

@@ -1,9 +1,9 @@
 """The author's test kit: a plugin in the test's own process, against a host that is only memory.
 
-    async with PluginHarness(Milestones) as plugin:
-        delivery = await plugin.deliver("milestone.completed", data={...})
-        assert delivery.outcome == "delivered"
-        assert plugin.emitted[0].type == "notification.requested"
+async with PluginHarness(Milestones) as plugin:
+    delivery = await plugin.deliver("milestone.completed", data={...})
+    assert delivery.outcome == "delivered"
+    assert plugin.emitted[0].type == "notification.requested"
 """
 
 from __future__ import annotations
@@ -167,7 +167,11 @@ class PluginHarness:
             DescriptionError: no subscription takes it, so the test tests nothing.
         """
         event = new_event(type, source=source, subject=subject, data=data, id=id or str(uuid.uuid4()))
-        takers = [one.name for one in self.description.subscriptions if any(_takes(glob, type) for glob in one.types)]
+        takers = [
+            one.name
+            for one in self.description.subscriptions
+            if any(_takes(glob, type) for glob in one.types)
+        ]
         if not takers:
             raise DescriptionError(f"no subscription takes '{type}'")
         results = [await self._deliver(event, name, attempt) for name in takers]
@@ -226,6 +230,8 @@ def _takes(glob: str, event_type: str) -> bool:
     if not star:
         return glob == event_type
     if "*" not in tail:
-        return event_type.startswith(head) and event_type.endswith(tail) and len(event_type) >= len(head + tail)
+        return (
+            event_type.startswith(head) and event_type.endswith(tail) and len(event_type) >= len(head + tail)
+        )
     at = event_type.find(tail.partition("*")[0], len(head))
     return event_type.startswith(head) and at >= 0 and _takes(tail, event_type[at:])

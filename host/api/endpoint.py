@@ -138,7 +138,9 @@ def authenticate(request: web.Request, tokens: Tokens, role: Role) -> Token:
     """
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not secret:
-        raise UnauthenticatedError("send the header 'Authorization: Bearer <token>' with a token of this host")
+        raise UnauthenticatedError(
+            "send the header 'Authorization: Bearer <token>' with a token of this host"
+        )
     token = tokens.find(secret.strip())
     if token is None:
         raise UnauthenticatedError("this token is unknown, revoked or expired: make another")

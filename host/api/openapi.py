@@ -56,7 +56,11 @@ def document(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
             paths.setdefault(path, {})[method] = _operation(endpoint, path, method, schemas)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Busbar", "version": version, "description": "A plugin host: events, plugins, schedules."},
+        "info": {
+            "title": "Busbar",
+            "version": version,
+            "description": "A plugin host: events, plugins, schedules.",
+        },
         "paths": paths,
         "components": {
             "schemas": components,
@@ -99,7 +103,8 @@ def _operation(
     if endpoint.query is not None:
         properties = endpoint.query.model_json_schema(ref_template=REF)["properties"]
         parameters += [
-            {"name": name, "in": "query", "required": False, "schema": schema} for name, schema in properties.items()
+            {"name": name, "in": "query", "required": False, "schema": schema}
+            for name, schema in properties.items()
         ]
     if parameters:
         operation["parameters"] = parameters
@@ -131,7 +136,10 @@ def _responses(endpoint: Endpoint, schemas: dict[type[BaseModel], dict[str, Any]
         content: dict[str, Any] = {endpoint.produces: {"schema": {}}}
     else:
         data: dict[str, Any] = {} if endpoint.response is None else schemas[endpoint.response]
-        properties: dict[str, Any] = {**_ENVELOPE, "data": {"type": "array", "items": data} if endpoint.many else data}
+        properties: dict[str, Any] = {
+            **_ENVELOPE,
+            "data": {"type": "array", "items": data} if endpoint.many else data,
+        }
         if endpoint.query is not None and "page" in endpoint.query.model_fields:
             properties["pagination"] = _PAGINATION
         content = {

@@ -18,7 +18,9 @@ app = typer.Typer(help="Publish and look up events.", no_args_is_help=True, rich
 @app.command()
 @command
 def publish(
-    type_: Annotated[str, typer.Argument(metavar="TYPE", help="The event's type, such as milestone.completed.")],
+    type_: Annotated[
+        str, typer.Argument(metavar="TYPE", help="The event's type, such as milestone.completed.")
+    ],
     data: Annotated[str, typer.Option(help="The payload, as JSON.")] = "",
     subject: Annotated[str, typer.Option(help="What the event is about.")] = "",
     source: Annotated[str, typer.Option(help="Who says so, as a URI-reference.")] = "/busbar/cli",
@@ -47,7 +49,9 @@ def publish(
 @app.command("list")
 @command
 def list_(
-    type_: Annotated[str | None, typer.Option("--type", help="Only this type; * stands for any characters.")] = None,
+    type_: Annotated[
+        str | None, typer.Option("--type", help="Only this type; * stands for any characters.")
+    ] = None,
     source: Annotated[str | None, typer.Option(help="Only this source.")] = None,
     subject: Annotated[str | None, typer.Option(help="Only this subject.")] = None,
     since: Annotated[str | None, typer.Option(help="Not before this instant (RFC 3339).")] = None,
@@ -65,5 +69,12 @@ def list_(
         "limit": limit,
     }
     rows = [{**row["event"], **row} for row in request("GET", "/api/v1/events", query=query).data]
-    columns = {"sequence": "NO", "time": "TIME", "type": "TYPE", "source": "SOURCE", "subject": "SUBJECT", "id": "ID"}
+    columns = {
+        "sequence": "NO",
+        "time": "TIME",
+        "type": "TYPE",
+        "source": "SOURCE",
+        "subject": "SUBJECT",
+        "id": "ID",
+    }
     table(rows, columns, as_json=as_json, empty="no such events")

@@ -11,7 +11,10 @@ from host.cli import dead_letter, event, key, plugin, publisher, schedule, token
 from host.cli.output import command
 
 app = typer.Typer(
-    help="Run and manage a Busbar plugin host.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+    help="Run and manage a Busbar plugin host.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
 )
 app.add_typer(plugin.app, name="plugin")
 app.add_typer(key.app, name="key")

@@ -106,4 +106,6 @@ def _readable(data: Any) -> str:
 
 def _plain(text: str) -> str:
     """Text without control characters: names come from third parties and must not drive a terminal."""
-    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text
+    )

@@ -20,7 +20,9 @@ from host.supply.trust_store import Publisher, TrustedKey, TrustSnapshot
 from host.supply.verification import Purpose, verify_release
 from host.supply.wheel_reader import read_wheel
 
-app = typer.Typer(help="Build, sign, install and manage plugins.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Build, sign, install and manage plugins.", no_args_is_help=True, rich_markup_mode=None
+)
 
 Wheel = Annotated[Path, typer.Argument(help="The wheel.")]
 Id = Annotated[str, typer.Argument(help="The plugin's id.")]
@@ -33,7 +35,9 @@ Id = Annotated[str, typer.Argument(help="The plugin's id.")]
 @command
 def build(
     project: Annotated[Path, typer.Argument(help="Folder of the plugin project.")] = Path(),
-    out: Annotated[Path | None, typer.Option(help="Where the wheel goes; dist in the project by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the wheel goes; dist in the project by default.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Build a plugin project into a wheel, and check that a host would read it."""
@@ -48,8 +52,12 @@ def build(
 def sign(
     wheel: Wheel,
     publisher: Annotated[str, typer.Option(help="The id under which hosts know you.")],
-    key: Annotated[Path | None, typer.Option(help="The key's file; BUSBAR_SIGNING_KEY holds the key itself.")] = None,
-    sequence: Annotated[int | None, typer.Option(help="Grows with each release; the time by default.")] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="The key's file; BUSBAR_SIGNING_KEY holds the key itself.")
+    ] = None,
+    sequence: Annotated[
+        int | None, typer.Option(help="Grows with each release; the time by default.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Sign a wheel: adds a line to the attestations beside it, and never changes the wheel."""
@@ -59,13 +67,30 @@ def sign(
     elif held:
         private = PrivateKey.parse(held.encode(), os.environ.get("BUSBAR_KEY_PASSPHRASE"))
     else:
-        fail("name a key with --key, or put one into BUSBAR_SIGNING_KEY", "usage", USED_WRONGLY, as_json=as_json)
+        fail(
+            "name a key with --key, or put one into BUSBAR_SIGNING_KEY",
+            "usage",
+            USED_WRONGLY,
+            as_json=as_json,
+        )
     statement = sign_wheel(
-        wheel, private, publisher=publisher, sequence=sequence, issued_at=datetime.now(UTC), provided=provided()
+        wheel,
+        private,
+        publisher=publisher,
+        sequence=sequence,
+        issued_at=datetime.now(UTC),
+        provided=provided(),
     )
     beside = attestations_of(wheel)
-    data = {"attestations": str(beside), "plugin": statement.plugin, "version": statement.version, "sequence": statement.sequence}
-    show(data, as_json=as_json, text=f"{statement.plugin} {statement.version} signed by {publisher}: {beside}")
+    data = {
+        "attestations": str(beside),
+        "plugin": statement.plugin,
+        "version": statement.version,
+        "sequence": statement.sequence,
+    }
+    show(
+        data, as_json=as_json, text=f"{statement.plugin} {statement.version} signed by {publisher}: {beside}"
+    )
 
 
 @app.command()
@@ -97,8 +122,15 @@ def verify(
     )
     steps.append({"rule": "signature", "result": f"by {publisher}, key {verified.key_id[:16]}…"})
     if verified.statement.record_sha256 != read.record_sha256:
-        fail("the wheel's RECORD is not the one that was signed", "release_subject_mismatch", FAILED, as_json=as_json)
-    steps.append({"rule": "statement", "result": f"{read.name} {read.version}, sequence {verified.statement.sequence}"})
+        fail(
+            "the wheel's RECORD is not the one that was signed",
+            "release_subject_mismatch",
+            FAILED,
+            as_json=as_json,
+        )
+    steps.append(
+        {"rule": "statement", "result": f"{read.name} {read.version}, sequence {verified.statement.sequence}"}
+    )
     table(steps, {"rule": "RULE", "result": "HOLDS"}, as_json=as_json, empty="")
 
 
@@ -122,7 +154,8 @@ def install(
 @app.command("list")
 @command
 def list_(
-    state: Annotated[str | None, typer.Option(help="Only those in this state.")] = None, as_json: AsJson = False
+    state: Annotated[str | None, typer.Option(help="Only those in this state.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """List the installed plugins."""
     rows = request("GET", "/api/v1/plugins", query={"state": state, "limit": 200}).data
@@ -179,14 +212,21 @@ def logs(
 ) -> None:
     """Show the last lines that it logged or printed."""
     lines = request("GET", f"/api/v1/plugins/{segment(plugin)}/logs", query={"limit": limit}).data
-    table(lines, {"at": "AT", "level": "LEVEL", "message": "MESSAGE"}, as_json=as_json, empty="it has logged nothing")
+    table(
+        lines,
+        {"at": "AT", "level": "LEVEL", "message": "MESSAGE"},
+        as_json=as_json,
+        empty="it has logged nothing",
+    )
 
 
 @app.command()
 @command
 def remove(
     plugin: Id,
-    purge: Annotated[bool, typer.Option("--purge", help="Drop its data and its place in the log, too.")] = False,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Drop its data and its place in the log, too.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Uninstall it."""

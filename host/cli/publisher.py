@@ -9,7 +9,9 @@ import typer
 from host.cli.client import request, segment
 from host.cli.output import AsJson, command, show, table
 
-app = typer.Typer(help="The trust store: publishers and their keys.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="The trust store: publishers and their keys.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @app.command()
@@ -19,7 +21,9 @@ def add(
     key: Annotated[list[str], typer.Option(help="A public key, ed25519:…; may be repeated.")],
     plugins: Annotated[list[str], typer.Option("--plugin", help="A plugin id or namespace it may sign.")],
     title: Annotated[str, typer.Option(help="Its name for people.")] = "",
-    max_isolation: Annotated[str, typer.Option(help="process, or inline for code in the host itself.")] = "process",
+    max_isolation: Annotated[
+        str, typer.Option(help="process, or inline for code in the host itself.")
+    ] = "process",
     as_json: AsJson = False,
 ) -> None:
     """Trust a publisher's keys for plugins of these names."""
@@ -39,7 +43,13 @@ def add(
 def list_(as_json: AsJson = False) -> None:
     """List the publishers."""
     rows = request("GET", "/api/v1/publishers").data
-    columns = {"id": "ID", "title": "TITLE", "plugins": "PLUGINS", "maxIsolation": "ISOLATION", "keys": "KEYS"}
+    columns = {
+        "id": "ID",
+        "title": "TITLE",
+        "plugins": "PLUGINS",
+        "maxIsolation": "ISOLATION",
+        "keys": "KEYS",
+    }
     table(rows, columns, as_json=as_json, empty="no publishers are trusted")
 
 

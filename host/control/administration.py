@@ -199,7 +199,8 @@ class Administration:
         beyond = granted.beyond(record.requested)
         if beyond:
             raise GrantsRefusedError(
-                f"{plugin} does not ask for everything that is granted here: leave the rest out", errors=beyond
+                f"{plugin} does not ask for everything that is granted here: leave the rest out",
+                errors=beyond,
             )
         record = await self._registry.change(plugin, granted=granted)
         await self._done("plugin.grant", plugin, actor, {"granted": granted.model_dump()})
@@ -315,7 +316,8 @@ class Administration:
         status = self._reconciler.status(plugin)
         if wait and status.state is PluginState.FAILED:
             raise PluginStartFailedError(
-                f"{plugin} could not be started: {status.cause}", errors=(status.evidence,) if status.evidence else ()
+                f"{plugin} could not be started: {status.cause}",
+                errors=(status.evidence,) if status.evidence else (),
             )
         return status
 
@@ -331,10 +333,10 @@ class Administration:
             except TimeoutError:
                 _log.warning("plugin_not_settled", plugin=plugin, seconds=SETTLE_SECONDS)
 
-    async def _done(
-        self, action: str, target: str, actor: str, detail: dict[str, Any] | None = None
-    ) -> None:
-        await self._audit.record(actor=actor, action=action, target=target, detail=detail or {}, outcome="done")
+    async def _done(self, action: str, target: str, actor: str, detail: dict[str, Any] | None = None) -> None:
+        await self._audit.record(
+            actor=actor, action=action, target=target, detail=detail or {}, outcome="done"
+        )
 
     async def _refused(self, action: str, target: str, actor: str, error: BusbarError) -> None:
         detail = {"code": error.word, "message": error.message}

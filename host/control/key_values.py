@@ -14,9 +14,7 @@ QUOTA_BYTES: Final = 64 * 2**20
 MAX_LIST: Final = 1000
 
 _GET: Final = "SELECT value FROM kv WHERE plugin = ? AND key = ?"
-_LIST: Final = (
-    "SELECT key FROM kv WHERE plugin = ? AND key > ? AND key >= ? AND substr(key, 1, ?) = ? ORDER BY key LIMIT ?"
-)
+_LIST: Final = "SELECT key FROM kv WHERE plugin = ? AND key > ? AND key >= ? AND substr(key, 1, ?) = ? ORDER BY key LIMIT ?"
 _SIZE: Final = "SELECT length(value) + length(CAST(key AS BLOB)) FROM kv WHERE plugin = ? AND key = ?"
 _USAGE: Final = "SELECT bytes FROM kv_usage WHERE plugin = ?"
 _PUT: Final = (
@@ -24,9 +22,7 @@ _PUT: Final = (
     "ON CONFLICT (plugin, key) DO UPDATE SET value = excluded.value"
 )
 _DELETE: Final = "DELETE FROM kv WHERE plugin = ? AND key = ?"
-_SET_USAGE: Final = (
-    "INSERT INTO kv_usage (plugin, bytes) VALUES (?, ?) ON CONFLICT (plugin) DO UPDATE SET bytes = excluded.bytes"
-)
+_SET_USAGE: Final = "INSERT INTO kv_usage (plugin, bytes) VALUES (?, ?) ON CONFLICT (plugin) DO UPDATE SET bytes = excluded.bytes"
 
 
 class KeyValues:
@@ -50,7 +46,8 @@ class KeyValues:
         size = len(key.encode())
         if not 0 < size <= MAX_KEY_BYTES or len(value) > MAX_VALUE_BYTES:
             raise KeyValueRefusedError(
-                f"a key has 1 to {MAX_KEY_BYTES} bytes and a value at most {MAX_VALUE_BYTES}", code="kv_too_large"
+                f"a key has 1 to {MAX_KEY_BYTES} bytes and a value at most {MAX_VALUE_BYTES}",
+                code="kv_too_large",
             )
 
         def put(connection: sqlite3.Connection) -> None:

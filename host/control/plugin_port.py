@@ -36,7 +36,14 @@ class PluginPort:
     """
 
     def __init__(
-        self, plugin: str, *, granted: Permissions, bus: Bus, key_values: KeyValues, guard: Guard, audit: Audit
+        self,
+        plugin: str,
+        *,
+        granted: Permissions,
+        bus: Bus,
+        key_values: KeyValues,
+        guard: Guard,
+        audit: Audit,
     ) -> None:
         self._plugin = plugin
         self._publish = Filter(granted.publish)

@@ -282,13 +282,22 @@ class Consumer:
                 permit, partial(self._target.call, call), subscription.hook, subscription.timeout, delivery.id
             )
         except Retry as verdict:
-            outcome, reason, retry_after = Outcome.RETRIED, verdict.reason or "the plugin asked", verdict.after
+            outcome, reason, retry_after = (
+                Outcome.RETRIED,
+                verdict.reason or "the plugin asked",
+                verdict.after,
+            )
         except Drop as verdict:
             outcome, reason = Outcome.DROPPED, verdict.reason
         except DeadLetter as verdict:
             outcome, reason = Outcome.DEAD_LETTERED, verdict.reason
         except NotRunningError as error:
-            outcome, reason, retry_after, attempt = Outcome.RETRIED, error.message, REFUSED_SECONDS, attempt - 1
+            outcome, reason, retry_after, attempt = (
+                Outcome.RETRIED,
+                error.message,
+                REFUSED_SECONDS,
+                attempt - 1,
+            )
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises is an outcome, never the host's end
             outcome, reason = Outcome.RETRIED, f"{_named(error)}"
             traceback = getattr(error, "traceback", "")

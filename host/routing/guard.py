@@ -175,14 +175,14 @@ class Guard:
             NoSuchDeliveryError: it is not running (any more).
         """
         if delivery_id not in self._deadlines:
-            raise NoSuchDeliveryError(f"delivery {delivery_id} is not running: its time may have been up already")
+            raise NoSuchDeliveryError(
+                f"delivery {delivery_id} is not running: its time may have been up already"
+            )
         deadline = self._deadlines[delivery_id]
         if deadline is not None:
             deadline.restart()
 
-    async def _rest(
-        self, call: Generator[Any, Any, T], waiting: Any, deadline: _Deadline, hook: str
-    ) -> T:
+    async def _rest(self, call: Generator[Any, Any, T], waiting: Any, deadline: _Deadline, hook: str) -> T:
         deadline.start()
         try:
             result = await _Rest(call, waiting)

@@ -68,10 +68,14 @@ _FLOOR: Final = (
     "SELECT subscription, position FROM cursors UNION ALL SELECT subscription, sequence - 1 FROM retries "
     "WHERE body IS NULL) GROUP BY subscription ORDER BY position"
 )
-_PRUNABLE: Final = "SELECT sequence FROM events WHERE sequence <= ? AND appended_at < ? ORDER BY sequence LIMIT ?"
+_PRUNABLE: Final = (
+    "SELECT sequence FROM events WHERE sequence <= ? AND appended_at < ? ORDER BY sequence LIMIT ?"
+)
 _OLDEST: Final = "SELECT sequence FROM events WHERE sequence <= ? ORDER BY sequence LIMIT ?"
 _REMOVE: Final = "DELETE FROM events WHERE sequence <= ? AND sequence >= ?"
-_KEEP_HEAD: Final = "UPDATE log_head SET sequence = max(sequence, (SELECT coalesce(max(sequence), 0) FROM events))"
+_KEEP_HEAD: Final = (
+    "UPDATE log_head SET sequence = max(sequence, (SELECT coalesce(max(sequence), 0) FROM events))"
+)
 _TRIM: Final = "DELETE FROM deliveries WHERE number <= (SELECT max(number) FROM deliveries) - ?"
 
 
@@ -209,7 +213,9 @@ class SQLiteLog:
         rows = await self._database.read(_DUE, (subscription, now, limit))
         return [
             (
-                PendingRetry(row["subscription"], row["sequence"], row["attempt"], row["due_at"], row["error"]),
+                PendingRetry(
+                    row["subscription"], row["sequence"], row["attempt"], row["due_at"], row["error"]
+                ),
                 _event(row),
             )
             for row in rows
@@ -240,7 +246,9 @@ class SQLiteLog:
         def move(connection: sqlite3.Connection) -> DeadLetterRecord | None:
             found = _take_letter(connection, letter)
             if found is not None:
-                connection.execute(_REVIVE, (found.subscription, found.sequence, now, found.reason, found.body))
+                connection.execute(
+                    _REVIVE, (found.subscription, found.sequence, now, found.reason, found.body)
+                )
             return found
 
         return await self._database.write(move)
@@ -310,7 +318,9 @@ class SQLiteLog:
             )
         )[0]
         oldest = None if row["oldest"] is None else row["oldest"] / 1_000_000
-        return LogStats(row["events"], await self._bytes(), self.head(), oldest, row["retries"], row["letters"])
+        return LogStats(
+            row["events"], await self._bytes(), self.head(), oldest, row["retries"], row["letters"]
+        )
 
     async def _bytes(self) -> int:
         rows = await self._database.read(

@@ -51,7 +51,9 @@ class ForkServer:
         """Its process id, or None while it does not run."""
         return None if self._process is None else self._process.pid
 
-    async def spawn(self, connection: socket.socket, folder: Path, memory: int) -> tuple[int, asyncio.Future[int | None]]:
+    async def spawn(
+        self, connection: socket.socket, folder: Path, memory: int
+    ) -> tuple[int, asyncio.Future[int | None]]:
         """Fork a worker that serves `connection`; its pid, and the future of its exit status.
 
         The status is negative for a signal, and None where the fork server went first. The server is started

@@ -38,9 +38,7 @@ class InlineRuntime:
         log: Takes the plugin's log lines.
     """
 
-    def __init__(
-        self, launch: Launch, port: HostPort, log: Callable[[list[LogLine], int], None]
-    ) -> None:
+    def __init__(self, launch: Launch, port: HostPort, log: Callable[[list[LogLine], int], None]) -> None:
         self._launch = launch
         self._port = port
         self._take_line = log

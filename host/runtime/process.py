@@ -162,7 +162,9 @@ class WorkerRuntime:
         if self._open:
             self._wire.send(Shutdown())
         for number in (signal.SIGTERM, signal.SIGKILL):
-            done, _ = await asyncio.wait((self.exited,), timeout=min(1.0, term) if number is signal.SIGTERM else term)
+            done, _ = await asyncio.wait(
+                (self.exited,), timeout=min(1.0, term) if number is signal.SIGTERM else term
+            )
             if done or self._pid is None:
                 return
             self._fork_server.kill(self._pid, number)
@@ -177,7 +179,9 @@ class WorkerRuntime:
     def snapshot(self) -> RuntimeSnapshot:
         """How the worker is."""
         pid = None if self.exited.done() else self._pid
-        return RuntimeSnapshot("process", pid, _rss(pid), len(self._calls), self._loop.time() - self._heard_at)
+        return RuntimeSnapshot(
+            "process", pid, _rss(pid), len(self._calls), self._loop.time() - self._heard_at
+        )
 
     # -- calls
 
@@ -250,7 +254,9 @@ class WorkerRuntime:
             self.kill(f"protocol error: there is no request '{message.operation[:64]}' of that form")
             return
         for argument, kind in zip(message.arguments, operation, strict=True):
-            if not isinstance(argument, kind) or (isinstance(argument, bytes) and len(argument) > MAX_PAYLOAD):
+            if not isinstance(argument, kind) or (
+                isinstance(argument, bytes) and len(argument) > MAX_PAYLOAD
+            ):
                 self.kill(f"protocol error: '{message.operation}' with a wrong argument")
                 return
         try:
@@ -292,7 +298,9 @@ class WorkerRuntime:
             if not answer.done():
                 answer.set_exception(WorkerDiedError(f"{self._launch.plugin}: {reason.evidence}"))
         if not self._ready.done():
-            failed = StartFailedError(f"{self._launch.plugin}: {reason.evidence} before it was ready", retryable=True)
+            failed = StartFailedError(
+                f"{self._launch.plugin}: {reason.evidence} before it was ready", retryable=True
+            )
             self._ready.set_exception(failed)
             self._ready.exception()  # seen: `start` may have been cancelled
         self.exited.set_result(reason)
@@ -301,7 +309,9 @@ class WorkerRuntime:
 class WorkerExaminer:
     """Looks at plugins in throw-away workers, without grants, config or secrets."""
 
-    def __init__(self, fork_server: ForkServer, log: Callable[[str], Callable[[list[LogLine], int], None]]) -> None:
+    def __init__(
+        self, fork_server: ForkServer, log: Callable[[str], Callable[[list[LogLine], int], None]]
+    ) -> None:
         self._fork_server = fork_server
         self._log = log
 
@@ -311,7 +321,9 @@ class WorkerExaminer:
         try:
             return msgspec.json.decode(found or b"null", type=Description)
         except (msgspec.MsgspecError, DescriptionError) as error:
-            raise StartFailedError(f"{launch.plugin} describes itself wrongly: {error}", retryable=False) from None
+            raise StartFailedError(
+                f"{launch.plugin} describes itself wrongly: {error}", retryable=False
+            ) from None
 
     async def validate_config(self, launch: Launch, config: dict[str, Any]) -> None:
         """Check a config against the plugin's own model; errors as in `Examiner.validate_config`."""
@@ -358,7 +370,11 @@ def _error(message: Raised) -> Exception:
 
 
 def _load_error(plugin: str, message: LoadFailed) -> StartFailedError:
-    sentence = message.message if message.name in {"DescriptionError", "HostError"} else f"{message.name}: {message.message}"
+    sentence = (
+        message.message
+        if message.name in {"DescriptionError", "HostError"}
+        else f"{message.name}: {message.message}"
+    )
     return StartFailedError(
         f"{plugin} could not be loaded: {sentence}", retryable=message.retryable, traceback=message.traceback
     )

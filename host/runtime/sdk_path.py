@@ -77,7 +77,9 @@ def _closure(roots: tuple[str, ...]) -> dict[str, Path]:
             top = file.parts[0]
             if top.endswith((".dist-info", ".pth")) or top in {"..", "__pycache__", "bin"}:
                 continue
-            found[top] = Path(str(file.locate())).parents[len(file.parts) - 2] if len(file.parts) > 1 else Path(
-                str(file.locate())
+            found[top] = (
+                Path(str(file.locate())).parents[len(file.parts) - 2]
+                if len(file.parts) > 1
+                else Path(str(file.locate()))
             )
     return found

@@ -155,7 +155,9 @@ class Scheduler:
             raise ScheduleNotFoundError(schedule)
         counted = await self._database.read(store.COUNT_FIRINGS, (schedule,))
         rows = await self._database.read(store.FIRINGS, (schedule, limit, offset))
-        found = [FiringRecord(row["due"], row["fired_at"], row["event_id"], bool(row["by_hand"])) for row in rows]
+        found = [
+            FiringRecord(row["due"], row["fired_at"], row["event_id"], bool(row["by_hand"])) for row in rows
+        ]
         return found, int(counted[0][0])
 
     # -- firing
@@ -188,7 +190,13 @@ class Scheduler:
         return await self._database.write(write)
 
     def _fire_within(
-        self, connection: sqlite3.Connection, record: ScheduleRecord, due: datetime, now: datetime, *, by_hand: bool
+        self,
+        connection: sqlite3.Connection,
+        record: ScheduleRecord,
+        due: datetime,
+        now: datetime,
+        *,
+        by_hand: bool,
     ) -> FiringRecord:
         text = due.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         event_id = f"{record.id}/{text}" + ("/by-hand" if by_hand else "")
@@ -211,7 +219,9 @@ class Scheduler:
             try:
                 record = await self.fire_due(schedule)
             except BusbarError as error:
-                _log.warning("firing_not_written", schedule=schedule, error=error.message, retry_in=RETRY_SECONDS)
+                _log.warning(
+                    "firing_not_written", schedule=schedule, error=error.message, retry_in=RETRY_SECONDS
+                )
                 self._set(schedule, self._clock.now() + timedelta(seconds=RETRY_SECONDS))
                 return
         if record is not None:
@@ -225,9 +235,7 @@ class Scheduler:
         self._set(record.id, min(due, self._clock.now() + LONGEST_SLEEP))
 
     def _set(self, schedule: str, at: datetime) -> None:
-        self._timer.add_job(
-            self._wake, DateTrigger(at), args=(schedule,), id=schedule, replace_existing=True
-        )
+        self._timer.add_job(self._wake, DateTrigger(at), args=(schedule,), id=schedule, replace_existing=True)
 
     def _disarm(self, schedule: str) -> None:
         try:

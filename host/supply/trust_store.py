@@ -117,7 +117,9 @@ class TrustStore:
         """
         found = (await self.snapshot()).publisher(publisher)
         if found is None:
-            raise PublisherNotFoundError(f"publisher {publisher} not found: GET /api/v1/publishers lists them")
+            raise PublisherNotFoundError(
+                f"publisher {publisher} not found: GET /api/v1/publishers lists them"
+            )
         return found
 
     async def add(self, publisher: Publisher, *, replace: bool = False) -> None:
@@ -131,7 +133,8 @@ class TrustStore:
         known = (await self.snapshot()).publisher(publisher.id)
         if known is not None and not replace:
             raise PublisherRefusedError(
-                f"publisher {publisher.id} exists: add a key to it, or remove it first", code="publisher_exists"
+                f"publisher {publisher.id} exists: add a key to it, or remove it first",
+                code="publisher_exists",
             )
         now = self._clock.now().timestamp()
         kept = {key.public.id for key in known.keys if key.state is not KeyState.ACTIVE} if known else set()
@@ -152,7 +155,9 @@ class TrustStore:
                 "max_isolation = excluded.max_isolation, contact = excluded.contact",
                 row,
             )
-            connection.execute("DELETE FROM publisher_keys WHERE publisher = ? AND state = 'active'", (publisher.id,))
+            connection.execute(
+                "DELETE FROM publisher_keys WHERE publisher = ? AND state = 'active'", (publisher.id,)
+            )
             connection.executemany(_INSERT_KEY, rows)
 
         await self._database.write(write)
@@ -165,7 +170,9 @@ class TrustStore:
             PublisherNotFoundError: there is none of that id.
         """
         await self.get(publisher)
-        await self._database.write(lambda connection: _execute(connection, "DELETE FROM publishers WHERE id = ?", (publisher,)))
+        await self._database.write(
+            lambda connection: _execute(connection, "DELETE FROM publishers WHERE id = ?", (publisher,))
+        )
         self._tell()
 
     async def add_key(self, publisher: str, key: TrustedKey) -> None:
@@ -177,7 +184,9 @@ class TrustStore:
         """
         known = await self.get(publisher)
         if any(one.public == key.public for one in known.keys):
-            raise PublisherRefusedError(f"{publisher} has this key already; its state is kept", code="key_exists")
+            raise PublisherRefusedError(
+                f"{publisher} has this key already; its state is kept", code="key_exists"
+            )
         if len(known.keys) >= MAX_KEYS:
             raise PublisherRefusedError(f"a publisher has at most {MAX_KEYS} keys")
         row = _row(publisher, key, self._clock.now().timestamp())
@@ -230,7 +239,9 @@ def check(publisher: Publisher) -> None:
         PublisherRefusedError: with what is wrong.
     """
     if not PUBLISHER_ID.fullmatch(publisher.id) or len(publisher.id) > 64:  # noqa: PLR2004 - the rule
-        raise PublisherRefusedError("a publisher's id has lower-case letters and digits in words joined by '-'")
+        raise PublisherRefusedError(
+            "a publisher's id has lower-case letters and digits in words joined by '-'"
+        )
     if not publisher.plugins:
         raise PublisherRefusedError(f"publisher {publisher.id} must name the plugins it may sign")
     for name in publisher.plugins:
@@ -242,7 +253,9 @@ def check(publisher: Publisher) -> None:
         raise PublisherRefusedError("maxIsolation is 'process' or 'inline'")
     for text in (publisher.title, publisher.contact):
         if len(text) > MAX_TEXT or not text.isprintable():
-            raise PublisherRefusedError(f"titles and contacts are printable, and at most {MAX_TEXT} characters")
+            raise PublisherRefusedError(
+                f"titles and contacts are printable, and at most {MAX_TEXT} characters"
+            )
 
 
 def read_drop_in(path: Path) -> Publisher:
@@ -256,7 +269,10 @@ def read_drop_in(path: Path) -> Publisher:
             raise PublisherRefusedError(f"{path} is larger than {MAX_DROP_IN} bytes")
         found = tomllib.loads(path.read_text(encoding="utf-8"))
         about = found["publisher"]
-        unknown = set(about) - {"id", "title", "plugins", "max_isolation", "contact"} | set(found) - {"publisher", "keys"}
+        unknown = set(about) - {"id", "title", "plugins", "max_isolation", "contact"} | set(found) - {
+            "publisher",
+            "keys",
+        }
         if unknown:
             raise PublisherRefusedError(f"{path}: unknown key '{min(unknown)}'")
         return Publisher(
@@ -264,7 +280,11 @@ def read_drop_in(path: Path) -> Publisher:
             title=str(about.get("title", about["id"])),
             plugins=tuple(str(name) for name in about["plugins"]),
             keys=tuple(
-                TrustedKey(PublicKey.parse(str(key["public"])), _instant(key.get("not_before")), _instant(key.get("not_after")))
+                TrustedKey(
+                    PublicKey.parse(str(key["public"])),
+                    _instant(key.get("not_before")),
+                    _instant(key.get("not_after")),
+                )
                 for key in found["keys"]
             ),
             max_isolation=str(about.get("max_isolation", "process")),

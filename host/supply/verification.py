@@ -51,7 +51,9 @@ def verify_release(
     """
     envelopes = parse_bundle(attestations)
     if not envelopes:
-        raise ReleaseRefusedError("unsigned", "the release has no attestations: sign it with 'busbar plugin sign'")
+        raise ReleaseRefusedError(
+            "unsigned", "the release has no attestations: sign it with 'busbar plugin sign'"
+        )
     refusals: list[ReleaseRefusedError] = []
     for envelope in envelopes:
         if envelope.payload_type != PAYLOAD_TYPE:
@@ -86,9 +88,12 @@ def _signer(envelope: Envelope, trust: TrustSnapshot) -> tuple[Publisher, Truste
                     return publisher, key
                 claimed = claimed or signature.key_id == key.public.id
     if claimed:
-        return ReleaseRefusedError("invalid", "a signature names a trusted key, and is not that key's over this statement")
+        return ReleaseRefusedError(
+            "invalid", "a signature names a trusted key, and is not that key's over this statement"
+        )
     return ReleaseRefusedError(
-        "unknown_publisher", "no trusted key signed this release: add its publisher with 'busbar publisher add'"
+        "unknown_publisher",
+        "no trusted key signed this release: add its publisher with 'busbar publisher add'",
     )
 
 
@@ -108,26 +113,35 @@ def _judge(
         )
     if not publisher.may_sign(statement.plugin):
         raise ReleaseRefusedError(
-            "namespace_violation", f"{publisher.id} may sign {', '.join(publisher.plugins)}, not {statement.plugin}"
+            "namespace_violation",
+            f"{publisher.id} may sign {', '.join(publisher.plugins)}, not {statement.plugin}",
         )
     if key.state is KeyState.REVOKED:
         why = f": {key.reason}" if key.reason else ""
-        raise ReleaseRefusedError("revoked", f"the key {key.public.id[:16]}… of {publisher.id} is revoked{why}")
+        raise ReleaseRefusedError(
+            "revoked", f"the key {key.public.id[:16]}… of {publisher.id} is revoked{why}"
+        )
     warnings: list[str] = []
     stamp = now.timestamp()
     if key.state is KeyState.RETIRED:
         if purpose is Purpose.INSTALL:
-            raise ReleaseRefusedError("key_retired", f"the key of {publisher.id} is retired: have it signed with a new one")
+            raise ReleaseRefusedError(
+                "key_retired", f"the key of {publisher.id} is retired: have it signed with a new one"
+            )
         warnings.append("the key that signed it is retired")
     if key.not_before is not None and stamp < key.not_before:
         raise ReleaseRefusedError("key_not_yet_valid", f"the key of {publisher.id} is not valid yet")
     if key.not_after is not None and stamp > key.not_after:
         if purpose is Purpose.INSTALL:
-            raise ReleaseRefusedError("key_expired", f"the key of {publisher.id} has expired: have it signed with a new one")
+            raise ReleaseRefusedError(
+                "key_expired", f"the key of {publisher.id} has expired: have it signed with a new one"
+            )
         warnings.append("the key that signed it has expired since it was installed")
     if statement.valid_until is not None and now > statement.valid_until:
         if purpose is Purpose.INSTALL:
-            raise ReleaseRefusedError("expired", f"the release was valid until {statement.valid_until.isoformat()}")
+            raise ReleaseRefusedError(
+                "expired", f"the release was valid until {statement.valid_until.isoformat()}"
+            )
         warnings.append("the release's own validity has ended")
     return VerifiedRelease(statement, publisher, key.public.id, tuple(warnings))
 
@@ -136,7 +150,9 @@ def _check_subject(statement: Statement, sha256: str, filename: str) -> None:
     try:
         name, version, _, _ = parse_wheel_filename(filename)
     except InvalidWheelFilename as error:
-        raise ReleaseRefusedError("malformed", f"'{filename[:200]!r}' is no wheel's file name: {error}") from None
+        raise ReleaseRefusedError(
+            "malformed", f"'{filename[:200]!r}' is no wheel's file name: {error}"
+        ) from None
     if statement.filename != filename:
         raise ReleaseRefusedError(
             "subject_mismatch", f"the attestations are of {statement.filename}, not of {filename}"

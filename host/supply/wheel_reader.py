@@ -31,7 +31,9 @@ from plugin_sdk.manifest import Manifest
 GROUP: Final = "busbar.plugins"
 OWN: Final = frozenset({"host", "plugin_sdk", "busbar_host"})
 """Top-level modules that no plugin may bring: they are the host's own."""
-_ENTRY: Final = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)(:(?P<attr>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*))?")
+_ENTRY: Final = re.compile(
+    r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)(:(?P<attr>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*))?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,9 @@ def _check_wheel(content: bytes | None, tags: set[str]) -> None:
         raise WheelRefusedError("dist_info", "the wheel has no WHEEL file")
     fields = BytesParser(policy=compat32).parsebytes(content)
     if str(fields.get("Wheel-Version", "")).partition(".")[0] != "1":
-        raise WheelRefusedError("wheel_version", f"Wheel-Version {fields.get('Wheel-Version')} is not read here")
+        raise WheelRefusedError(
+            "wheel_version", f"Wheel-Version {fields.get('Wheel-Version')} is not read here"
+        )
     stated: set[str] = set()
     for text in fields.get_all("Tag") or []:
         stated |= {str(tag) for tag in parse_tag(str(text).strip())}
@@ -132,12 +136,16 @@ def _check_metadata(content: bytes | None, name: str, version: Version, provided
         raise WheelRefusedError("metadata_encoding", "METADATA is not UTF-8") from None
     except (InvalidMetadata, ExceptionGroup) as error:
         parts = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
-        raise WheelRefusedError("metadata_invalid", f"METADATA is invalid: {'; '.join(map(str, parts))}") from None
+        raise WheelRefusedError(
+            "metadata_invalid", f"METADATA is invalid: {'; '.join(map(str, parts))}"
+        ) from None
     if canonicalize_name(metadata.name) != name or metadata.version != version:
         raise WheelRefusedError("name_version_mismatch", f"METADATA says {metadata.name} {metadata.version}")
     here = ".".join(map(str, sys.version_info[:3]))
     if metadata.requires_python is not None and not metadata.requires_python.contains(here, prereleases=True):
-        raise WheelRefusedError("requires_python", f"the plugin needs Python {metadata.requires_python}, this is {here}")
+        raise WheelRefusedError(
+            "requires_python", f"the plugin needs Python {metadata.requires_python}, this is {here}"
+        )
     for requirement in metadata.requires_dist or []:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
@@ -167,7 +175,9 @@ def _top_level(files: dict[str, bytes], dist_info: str, taken: Set[str]) -> set[
 def _entry_point(content: bytes | None, name: str, modules: set[str]) -> tuple[str, str]:
     """The plugin's entry point and the top-level module that it is in."""
     if content is None:
-        raise PluginRefusedError(f"the wheel has no entry point in the group '{GROUP}'", code="plugin_no_entry_point")
+        raise PluginRefusedError(
+            f"the wheel has no entry point in the group '{GROUP}'", code="plugin_no_entry_point"
+        )
     parser = configparser.ConfigParser(delimiters=("=",), interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # names are case-sensitive
     try:
@@ -183,29 +193,40 @@ def _entry_point(content: bytes | None, name: str, modules: set[str]) -> tuple[s
         if group in {"console_scripts", "gui_scripts"} and len(parser[group]):
             raise WheelRefusedError("scripts_not_allowed", "a plugin installs no scripts")
     if GROUP not in parser or len(parser[GROUP]) != 1:
-        raise PluginRefusedError(f"a plugin has exactly one entry point in the group '{GROUP}'", code="plugin_no_entry_point")
+        raise PluginRefusedError(
+            f"a plugin has exactly one entry point in the group '{GROUP}'", code="plugin_no_entry_point"
+        )
     ((entry, value),) = parser[GROUP].items()
     match = _ENTRY.fullmatch(value.strip())
     if match is None:
         raise WheelRefusedError("entry_point_name", f"{ascii(value)} names no module and attribute")
     if canonicalize_name(entry) != name or entry != name:
-        raise PluginRefusedError(f"the entry point is named '{entry}', and must be named '{name}' as the plugin", code="plugin_id_mismatch")
+        raise PluginRefusedError(
+            f"the entry point is named '{entry}', and must be named '{name}' as the plugin",
+            code="plugin_id_mismatch",
+        )
     module = match["module"].partition(".")[0]
     if module not in modules:
-        raise WheelRefusedError("entry_point_name", f"the entry point is in {module}, which the wheel does not bring")
+        raise WheelRefusedError(
+            "entry_point_name", f"the entry point is in {module}, which the wheel does not bring"
+        )
     return value.strip(), module
 
 
 def _manifest(files: dict[str, bytes], module: str, name: str) -> Manifest:
     content = files.get(f"{module}/plugin.toml")
     if content is None:
-        raise PluginRefusedError(f"there is no {module}/plugin.toml: put the manifest into the import package", code="manifest_missing")
+        raise PluginRefusedError(
+            f"there is no {module}/plugin.toml: put the manifest into the import package",
+            code="manifest_missing",
+        )
     try:
         manifest = Manifest.parse(content)
     except ManifestError as error:
         raise PluginRefusedError(str(error), errors=error.problems, code=error.code) from None
     if manifest.plugin.id != name:
         raise PluginRefusedError(
-            f"plugin.toml names the plugin '{manifest.plugin.id}', the wheel '{name}': they must be equal", code="plugin_id_mismatch"
+            f"plugin.toml names the plugin '{manifest.plugin.id}', the wheel '{name}': they must be equal",
+            code="plugin_id_mismatch",
         )
     return manifest

@@ -60,11 +60,17 @@ def read_structure(wheel: bytes) -> tuple[Entry, ...]:
         WheelRefusedError: with the rule that is broken; nothing was inflated.
     """
     if not wheel.startswith(b"PK\x03\x04"):
-        if wheel[257:262] == b"ustar" or wheel[:2] in {b"\x1f\x8b", b"BZ"} or b"PK\x05\x06" not in wheel[-65557:]:
+        if (
+            wheel[257:262] == b"ustar"
+            or wheel[:2] in {b"\x1f\x8b", b"BZ"}
+            or b"PK\x05\x06" not in wheel[-65557:]
+        ):
             raise WheelRefusedError("not_a_wheel", "the file is no ZIP archive")
         raise _structure("something stands before the first entry")
     if len(wheel) < _EOCD.size or wheel[-_EOCD.size :][:4] != b"PK\x05\x06":
-        raise _structure("the end record does not stand at the very end: comments and trailing bytes are not allowed")
+        raise _structure(
+            "the end record does not stand at the very end: comments and trailing bytes are not allowed"
+        )
     _, disk, start_disk, here, total, size, offset, comment = _EOCD.unpack(wheel[-_EOCD.size :])
     if disk or start_disk or here != total or comment:
         raise _structure("the end record speaks of other disks, or of a comment")
@@ -93,7 +99,9 @@ def inflate(wheel: bytes, entry: Entry) -> bytes:
         content = packed
     else:
         if entry.size > max(RATIO_FLOOR, entry.packed * MAX_RATIO):
-            raise WheelRefusedError("size_limit", f"{_shown(entry.name)} shrinks to less than 1/{MAX_RATIO} of its size")
+            raise WheelRefusedError(
+                "size_limit", f"{_shown(entry.name)} shrinks to less than 1/{MAX_RATIO} of its size"
+            )
         unpack = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
             content = unpack.decompress(packed, entry.size + 1)
@@ -112,9 +120,25 @@ def _central(wheel: bytes, at: int, total: int, end: int) -> tuple[Entry, ...]:
     for _ in range(total):
         if at + _CENTRAL.size > end:
             raise _structure("the central directory is cut short")
-        (magic, made_by, _, flags, method, _, _, crc, packed, size, name_len, extra_len, comment_len, disk, _, mode, local) = (
-            _CENTRAL.unpack(wheel[at : at + _CENTRAL.size])
-        )
+        (
+            magic,
+            made_by,
+            _,
+            flags,
+            method,
+            _,
+            _,
+            crc,
+            packed,
+            size,
+            name_len,
+            extra_len,
+            comment_len,
+            disk,
+            _,
+            mode,
+            local,
+        ) = _CENTRAL.unpack(wheel[at : at + _CENTRAL.size])
         if magic != b"PK\x01\x02" or disk or comment_len:
             raise _structure("a central header is malformed, or has a comment")
         name_at = at + _CENTRAL.size
@@ -135,9 +159,14 @@ def _check_entry(name: bytes, flags: int, method: int, size: int, system: int, m
     if flags & _ENCRYPTED:
         raise WheelRefusedError("encrypted_entry", f"{_shown(name)} is encrypted")
     if flags & _DESCRIPTOR:
-        raise _structure(f"{_shown(name)} has a data descriptor: build the wheel with a backend that writes none")
+        raise _structure(
+            f"{_shown(name)} has a data descriptor: build the wheel with a backend that writes none"
+        )
     if method not in {_STORED, _DEFLATED}:
-        raise WheelRefusedError("compression_method", f"{_shown(name)} is packed by method {method}: only stored and deflated are read")
+        raise WheelRefusedError(
+            "compression_method",
+            f"{_shown(name)} is packed by method {method}: only stored and deflated are read",
+        )
     kind = stat.S_IFMT(mode)
     if system == _UNIX and kind and not (stat.S_ISREG(mode) or (stat.S_ISDIR(mode) and name.endswith(b"/"))):
         raise WheelRefusedError("non_regular_entry", f"{_shown(name)} is no regular file")

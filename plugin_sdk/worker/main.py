@@ -72,7 +72,9 @@ class RemotePort:
     async def _ask(self, operation: str, *arguments: Any) -> Any:
         for argument in arguments:
             if isinstance(argument, bytes) and len(argument) > MAX_PAYLOAD:
-                raise HostError(f"{operation}: {len(argument)} bytes are more than {MAX_PAYLOAD}", "too_large")
+                raise HostError(
+                    f"{operation}: {len(argument)} bytes are more than {MAX_PAYLOAD}", "too_large"
+                )
         async with self._turn:
             return await self._worker.ask(operation, list(arguments))
 
@@ -186,7 +188,10 @@ class Worker:
             )
             self.wire.send(
                 LoadFailed(
-                    type(error).__name__, str(error)[:MAX_LINE], "" if known else _traceback(error), retryable and not known
+                    type(error).__name__,
+                    str(error)[:MAX_LINE],
+                    "" if known else _traceback(error),
+                    retryable and not known,
                 )
             )
             return

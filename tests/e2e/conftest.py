@@ -53,7 +53,8 @@ class Daemon:
             sections.setdefault(section, {}).update(values)
         self.config.write_text(
             "\n".join(
-                f"[{section}]\n" + "\n".join(f"{name} = {json.dumps(value)}" for name, value in values.items())
+                f"[{section}]\n"
+                + "\n".join(f"{name} = {json.dumps(value)}" for name, value in values.items())
                 for section, values in sections.items()
             )
         )
@@ -135,7 +136,11 @@ class Daemon:
     async def install(self, wheel, *, enable=True, attestations=None):
         form = aiohttp.FormData()
         form.add_field("wheel", wheel.read_bytes(), filename=wheel.name)
-        sidecar = attestations if attestations is not None else wheel.with_name(wheel.name + ".intoto.jsonl").read_bytes()
+        sidecar = (
+            attestations
+            if attestations is not None
+            else wheel.with_name(wheel.name + ".intoto.jsonl").read_bytes()
+        )
         form.add_field("attestations", sidecar, filename=wheel.name + ".intoto.jsonl")
         params = {"enable": "true"} if enable else {}
         return await self.ask("POST", "/api/v1/plugins", data=form, params=params)
@@ -223,6 +228,4 @@ def signed(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def wheels(signed):
-    return {
-        name: signed.build(ROOT / "plugins" / name) for name in ("heartbeat", "teamwork", "saboteur")
-    }
+    return {name: signed.build(ROOT / "plugins" / name) for name in ("heartbeat", "teamwork", "saboteur")}

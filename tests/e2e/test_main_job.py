@@ -125,9 +125,7 @@ async def test_a_failing_plugin_trips_its_own_breaker_and_no_other_plugin_notice
     assert "breaker" in answer["data"]["cause"]
 
     before = len(await beats())
-    status, answer = await host.ask(
-        "PUT", "/api/v1/plugins/saboteur/config", json_body={"mode": "ok"}
-    )
+    status, answer = await host.ask("PUT", "/api/v1/plugins/saboteur/config", json_body={"mode": "ok"})
     assert status == 200, answer
     await host.until(lambda: breaker_is("closed"), seconds=60)
 
@@ -141,7 +139,10 @@ async def test_a_failing_plugin_trips_its_own_breaker_and_no_other_plugin_notice
     due = sorted(event["data"]["due"] for event in found)
     assert len(due) == len(set(due))
     gaps = {
-        (aiohttp.helpers.datetime.datetime.fromisoformat(b) - aiohttp.helpers.datetime.datetime.fromisoformat(a)).total_seconds()
+        (
+            aiohttp.helpers.datetime.datetime.fromisoformat(b)
+            - aiohttp.helpers.datetime.datetime.fromisoformat(a)
+        ).total_seconds()
         for a, b in zip(due, due[1:], strict=False)
     }
     assert gaps <= {2.0}

@@ -51,9 +51,33 @@ class DeadLetters:
     def endpoints(self) -> tuple[Endpoint, ...]:
         """The rows of the table."""
         return (
-            Endpoint("GET", BASE, "listDeadLetters", "List dead letters, the newest first.", Role.VIEWER, self.list, query=LetterList, response=LetterView, many=True),
-            Endpoint("POST", BASE + "/{id}/retry", "retryDeadLetter", "Deliver it again.", Role.OPERATOR, self.retry),
-            Endpoint("DELETE", BASE + "/{id}", "discardDeadLetter", "Discard it for good.", Role.OPERATOR, self.discard),
+            Endpoint(
+                "GET",
+                BASE,
+                "listDeadLetters",
+                "List dead letters, the newest first.",
+                Role.VIEWER,
+                self.list,
+                query=LetterList,
+                response=LetterView,
+                many=True,
+            ),
+            Endpoint(
+                "POST",
+                BASE + "/{id}/retry",
+                "retryDeadLetter",
+                "Deliver it again.",
+                Role.OPERATOR,
+                self.retry,
+            ),
+            Endpoint(
+                "DELETE",
+                BASE + "/{id}",
+                "discardDeadLetter",
+                "Discard it for good.",
+                Role.OPERATOR,
+                self.discard,
+            ),
         )
 
     async def list(self, call: Call) -> Answer:
@@ -79,7 +103,9 @@ class DeadLetters:
 
     async def _note(self, call: Call, action: str, letter: DeadLetterRecord) -> None:
         detail = {"subscription": letter.subscription, "event": letter.event_id}
-        await self._audit.record(actor=call.actor, action=action, target=str(letter.id), detail=detail, outcome="done")
+        await self._audit.record(
+            actor=call.actor, action=action, target=str(letter.id), detail=detail, outcome="done"
+        )
 
 
 def _id(call: Call) -> int:
@@ -89,7 +115,10 @@ def _id(call: Call) -> int:
 
 def _found(letter: DeadLetterRecord | None, call: Call) -> DeadLetterRecord:
     if letter is None:
-        raise NotFoundError(f"dead letter {call.path('id')} not found: it may have been decided already", code="dead_letter_not_found")
+        raise NotFoundError(
+            f"dead letter {call.path('id')} not found: it may have been decided already",
+            code="dead_letter_not_found",
+        )
     return letter
 
 

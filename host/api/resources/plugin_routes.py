@@ -16,7 +16,16 @@ from plugin_sdk.errors import HostError
 
 MAX_BODY: Final = 2**20
 DROPPED: Final = frozenset(
-    {"connection", "keep-alive", "transfer-encoding", "upgrade", "content-length", "te", "trailer", "set-cookie"}
+    {
+        "connection",
+        "keep-alive",
+        "transfer-encoding",
+        "upgrade",
+        "content-length",
+        "te",
+        "trailer",
+        "set-cookie",
+    }
 )
 """Headers of a plugin's answer that would speak for the host's connection, or set cookies for its origin."""
 HIDDEN: Final = frozenset({"authorization", "cookie"})
@@ -53,7 +62,9 @@ class PluginRoutes:
             method=request.method,
             path="/" + request.match_info["path"],
             query=dict(request.query),
-            headers={name.lower(): value for name, value in request.headers.items() if name.lower() not in HIDDEN},
+            headers={
+                name.lower(): value for name, value in request.headers.items() if name.lower() not in HIDDEN
+            },
             body=await read_bounded(request, MAX_BODY),
         )
         try:

@@ -217,24 +217,157 @@ class Plugins:
         breaker = {"response": BreakerView}
         grants = {"response": PermissionsView}
         return (
-            Endpoint("GET", BASE, "listPlugins", "List the installed plugins.", viewer, self.list, query=PluginList, response=PluginView, many=True),
-            Endpoint("POST", BASE, "installPlugin", "Install a signed release.", admin, self.install, query=Install, response=PluginView, status=201, form=("wheel", "attestations")),
+            Endpoint(
+                "GET",
+                BASE,
+                "listPlugins",
+                "List the installed plugins.",
+                viewer,
+                self.list,
+                query=PluginList,
+                response=PluginView,
+                many=True,
+            ),
+            Endpoint(
+                "POST",
+                BASE,
+                "installPlugin",
+                "Install a signed release.",
+                admin,
+                self.install,
+                query=Install,
+                response=PluginView,
+                status=201,
+                form=("wheel", "attestations"),
+            ),
             Endpoint("GET", ONE, "showPlugin", "Show one plugin.", viewer, self.show, response=PluginView),
-            Endpoint("DELETE", ONE, "uninstallPlugin", "Uninstall a plugin.", admin, self.uninstall, query=Uninstall),
-            Endpoint("POST", ONE + "/enable", "enablePlugin", "Have it run.", operator, self.enable, **change),
-            Endpoint("POST", ONE + "/disable", "disablePlugin", "Have it stop; its events wait.", operator, self.disable, **change),
-            Endpoint("POST", ONE + "/restart", "restartPlugin", "Stop and start it.", operator, self.restart, **change),
-            Endpoint("GET", ONE + "/config", "showConfig", "Show its config; secrets are masked.", viewer, self.config),
-            Endpoint("PUT", ONE + "/config", "replaceConfig", "Replace its config.", admin, self.configure, request=dict),
-            Endpoint("GET", ONE + "/config/schema", "showConfigSchema", "Show the JSON Schema of its config.", viewer, self.schema),
-            Endpoint("GET", ONE + "/grants", "showGrants", "Show what it is allowed.", viewer, self.grants, **grants),
-            Endpoint("PUT", ONE + "/grants", "replaceGrants", "Say what it is allowed.", admin, self.grant, request=PermissionsView, **grants),
-            Endpoint("GET", ONE + "/health", "showPluginHealth", "Show how it is.", viewer, self.health, response=HealthView),
-            Endpoint("GET", ONE + "/breaker", "showBreaker", "Show its breaker.", viewer, self.breaker, **breaker),
-            Endpoint("POST", ONE + "/breaker", "overrideBreaker", "Override its breaker.", operator, self.override, request=Override, **breaker),
-            Endpoint("GET", ONE + "/deliveries", "listDeliveries", "List what was tried.", viewer, self.deliveries, query=DeliveryList, response=DeliveryView, many=True),
-            Endpoint("GET", ONE + "/logs", "showLogs", "Show what it logged.", viewer, self.logs, query=LogLines, response=LogLineView, many=True),
-            Endpoint("POST", ONE + "/call/{method}", "callService", "Call one of its services.", operator, self.call, request=dict),
+            Endpoint(
+                "DELETE",
+                ONE,
+                "uninstallPlugin",
+                "Uninstall a plugin.",
+                admin,
+                self.uninstall,
+                query=Uninstall,
+            ),
+            Endpoint(
+                "POST", ONE + "/enable", "enablePlugin", "Have it run.", operator, self.enable, **change
+            ),
+            Endpoint(
+                "POST",
+                ONE + "/disable",
+                "disablePlugin",
+                "Have it stop; its events wait.",
+                operator,
+                self.disable,
+                **change,
+            ),
+            Endpoint(
+                "POST",
+                ONE + "/restart",
+                "restartPlugin",
+                "Stop and start it.",
+                operator,
+                self.restart,
+                **change,
+            ),
+            Endpoint(
+                "GET",
+                ONE + "/config",
+                "showConfig",
+                "Show its config; secrets are masked.",
+                viewer,
+                self.config,
+            ),
+            Endpoint(
+                "PUT",
+                ONE + "/config",
+                "replaceConfig",
+                "Replace its config.",
+                admin,
+                self.configure,
+                request=dict,
+            ),
+            Endpoint(
+                "GET",
+                ONE + "/config/schema",
+                "showConfigSchema",
+                "Show the JSON Schema of its config.",
+                viewer,
+                self.schema,
+            ),
+            Endpoint(
+                "GET",
+                ONE + "/grants",
+                "showGrants",
+                "Show what it is allowed.",
+                viewer,
+                self.grants,
+                **grants,
+            ),
+            Endpoint(
+                "PUT",
+                ONE + "/grants",
+                "replaceGrants",
+                "Say what it is allowed.",
+                admin,
+                self.grant,
+                request=PermissionsView,
+                **grants,
+            ),
+            Endpoint(
+                "GET",
+                ONE + "/health",
+                "showPluginHealth",
+                "Show how it is.",
+                viewer,
+                self.health,
+                response=HealthView,
+            ),
+            Endpoint(
+                "GET", ONE + "/breaker", "showBreaker", "Show its breaker.", viewer, self.breaker, **breaker
+            ),
+            Endpoint(
+                "POST",
+                ONE + "/breaker",
+                "overrideBreaker",
+                "Override its breaker.",
+                operator,
+                self.override,
+                request=Override,
+                **breaker,
+            ),
+            Endpoint(
+                "GET",
+                ONE + "/deliveries",
+                "listDeliveries",
+                "List what was tried.",
+                viewer,
+                self.deliveries,
+                query=DeliveryList,
+                response=DeliveryView,
+                many=True,
+            ),
+            Endpoint(
+                "GET",
+                ONE + "/logs",
+                "showLogs",
+                "Show what it logged.",
+                viewer,
+                self.logs,
+                query=LogLines,
+                response=LogLineView,
+                many=True,
+            ),
+            Endpoint(
+                "POST",
+                ONE + "/call/{method}",
+                "callService",
+                "Call one of its services.",
+                operator,
+                self.call,
+                request=dict,
+            ),
         )
 
     # -- what there is
@@ -270,7 +403,9 @@ class Plugins:
         """The last lines, the oldest first."""
         record = self._registry.get(call.path("id"))
         lines = self._logs.tail(record.id, call.query.limit)
-        return Answer([LogLineView(at=written(line.at), level=line.level, message=line.message) for line in lines])
+        return Answer(
+            [LogLineView(at=written(line.at), level=line.level, message=line.message) for line in lines]
+        )
 
     # -- desired state
 
@@ -281,10 +416,19 @@ class Plugins:
         with NamedTemporaryFile(dir=self._spool, prefix="upload-") as spooled:
             filename, attestations = await self._receive(call, spooled)
             record = await self._administration.install(
-                _chunks(spooled), filename, attestations, enable=call.query.enable, actor=call.actor, wait=call.query.wait
+                _chunks(spooled),
+                filename,
+                attestations,
+                enable=call.query.enable,
+                actor=call.actor,
+                wait=call.query.wait,
             )
         view = self._view(self._registry.get(record.id))
-        return Answer(view, message=f"{view.id} {view.version} installed: {view.state.value}", headers={"Location": f"{BASE}/{view.id}"})
+        return Answer(
+            view,
+            message=f"{view.id} {view.version} installed: {view.state.value}",
+            headers={"Location": f"{BASE}/{view.id}"},
+        )
 
     async def uninstall(self, call: Call) -> Answer:
         """Stop it and forget it."""
@@ -354,7 +498,9 @@ class Plugins:
 
     def _changed(self, call: Call) -> Answer:
         view = self._view(self._registry.get(call.path("id")))
-        return Answer(view, status=200 if call.query.wait else 202, message=f"{view.id} is {view.state.value}")
+        return Answer(
+            view, status=200 if call.query.wait else 202, message=f"{view.id} is {view.state.value}"
+        )
 
     def _view(self, record: PluginRecord) -> PluginView:
         status = self._reconciler.status(record.id)
@@ -390,10 +536,14 @@ class Plugins:
                 if isinstance(part, BodyPartReader) and part.name == "wheel" and filename is None:
                     filename = part.filename or ""
                     await _spool(part, spooled, self._max_wheel)
-                elif isinstance(part, BodyPartReader) and part.name == "attestations" and attestations is None:
+                elif (
+                    isinstance(part, BodyPartReader) and part.name == "attestations" and attestations is None
+                ):
                     attestations = await _small(part)
                 else:
-                    raise BadRequestError("the form has the parts 'wheel' and 'attestations', once each", code="form_invalid")
+                    raise BadRequestError(
+                        "the form has the parts 'wheel' and 'attestations', once each", code="form_invalid"
+                    )
         except ValueError as error:
             raise BadRequestError(f"the form is malformed: {error}", code="form_invalid") from None
         if not filename:
@@ -416,7 +566,9 @@ async def _small(part: BodyPartReader) -> bytes:
     while chunk := await part.read_chunk(CHUNK):
         content += chunk
         if len(content) > MAX_ATTESTATIONS:
-            raise BodyTooLargeError(f"attestations have at most {MAX_ATTESTATIONS} bytes", code="release_size_limit")
+            raise BodyTooLargeError(
+                f"attestations have at most {MAX_ATTESTATIONS} bytes", code="release_size_limit"
+            )
     return bytes(content)
 
 
@@ -430,7 +582,10 @@ def _permissions(found: Permissions) -> PermissionsView:
 
 
 def _health(view: PluginView, record: PluginRecord, hosted: HostedPlugin | None) -> HealthView:
-    common = {name: getattr(view, name) for name in ("state", "since", "cause", "evidence", "next_action", "next_action_at")}
+    common = {
+        name: getattr(view, name)
+        for name in ("state", "since", "cause", "evidence", "next_action", "next_action_at")
+    }
     if hosted is None:
         return HealthView(**common, checks=[], breaker=None, worker=None, lag=0, restarts=0, last_error="")
     supervisor = hosted.supervisor
@@ -446,8 +601,14 @@ def _health(view: PluginView, record: PluginRecord, hosted: HostedPlugin | None)
         )
     breaker = _breaker(record, hosted)
     checks = [
-        CheckView(name="runtime", status="pass" if supervisor.running else "fail", output=supervisor.status.cause),
-        CheckView(name="breaker", status="pass" if breaker.state in {"closed", "disabled"} else "warn", output=breaker.reason),
+        CheckView(
+            name="runtime", status="pass" if supervisor.running else "fail", output=supervisor.status.cause
+        ),
+        CheckView(
+            name="breaker",
+            status="pass" if breaker.state in {"closed", "disabled"} else "warn",
+            output=breaker.reason,
+        ),
         CheckView(name="plugin", status=hosted.health.status, output=hosted.health.reason),
     ]
     return HealthView(

@@ -75,12 +75,58 @@ class Publishers:
         one = BASE + "/{id}"
         admin = Role.ADMIN
         return (
-            Endpoint("GET", BASE, "listPublishers", "List the trusted publishers.", Role.VIEWER, self.list, response=PublisherView, many=True),
-            Endpoint("POST", BASE, "addPublisher", "Trust a publisher.", admin, self.add, request=NewPublisher, response=PublisherView, status=201),
-            Endpoint("GET", one, "showPublisher", "Show a publisher.", Role.VIEWER, self.show, response=PublisherView),
+            Endpoint(
+                "GET",
+                BASE,
+                "listPublishers",
+                "List the trusted publishers.",
+                Role.VIEWER,
+                self.list,
+                response=PublisherView,
+                many=True,
+            ),
+            Endpoint(
+                "POST",
+                BASE,
+                "addPublisher",
+                "Trust a publisher.",
+                admin,
+                self.add,
+                request=NewPublisher,
+                response=PublisherView,
+                status=201,
+            ),
+            Endpoint(
+                "GET",
+                one,
+                "showPublisher",
+                "Show a publisher.",
+                Role.VIEWER,
+                self.show,
+                response=PublisherView,
+            ),
             Endpoint("DELETE", one, "removePublisher", "Trust a publisher no more.", admin, self.remove),
-            Endpoint("POST", one + "/keys", "addKey", "Trust one more key.", admin, self.add_key, request=NewKey, response=PublisherView, status=201),
-            Endpoint("DELETE", one + "/keys/{kid}", "revokeKey", "Revoke a key.", admin, self.revoke, query=Revocation, response=PublisherView),
+            Endpoint(
+                "POST",
+                one + "/keys",
+                "addKey",
+                "Trust one more key.",
+                admin,
+                self.add_key,
+                request=NewKey,
+                response=PublisherView,
+                status=201,
+            ),
+            Endpoint(
+                "DELETE",
+                one + "/keys/{kid}",
+                "revokeKey",
+                "Revoke a key.",
+                admin,
+                self.revoke,
+                query=Revocation,
+                response=PublisherView,
+            ),
         )
 
     async def list(self, call: Call) -> Answer:  # noqa: ARG002 - every handler takes the call
@@ -108,7 +154,9 @@ class Publishers:
     async def remove(self, call: Call) -> Answer:
         """Trust a publisher no more."""
         await self._trust.remove(call.path("id"))
-        await self._audit.record(actor=call.actor, action="publisher.remove", target=call.path("id"), detail={}, outcome="done")
+        await self._audit.record(
+            actor=call.actor, action="publisher.remove", target=call.path("id"), detail={}, outcome="done"
+        )
         return Answer({"id": call.path("id")}, message="removed; plugins it signed do not start any more")
 
     async def add_key(self, call: Call) -> Answer:
@@ -124,7 +172,9 @@ class Publishers:
     async def _noted(self, call: Call, action: str, publisher: str) -> Answer:
         view = _view(await self._trust.get(publisher))
         detail = {"keys": [key.kid for key in view.keys], "plugins": view.plugins}
-        await self._audit.record(actor=call.actor, action=action, target=publisher, detail=detail, outcome="done")
+        await self._audit.record(
+            actor=call.actor, action=action, target=publisher, detail=detail, outcome="done"
+        )
         return Answer(view)
 
 

@@ -52,11 +52,55 @@ class Schedules:
         """The rows of the table."""
         change = {"response": ScheduleView}
         return (
-            Endpoint("GET", BASE, "listSchedules", "List the schedules.", Role.VIEWER, self.list, query=PageQuery, response=ScheduleView, many=True),
-            Endpoint("POST", ONE + "/pause", "pauseSchedule", "Fire it no more.", Role.OPERATOR, self.pause, **change),
-            Endpoint("POST", ONE + "/resume", "resumeSchedule", "Fire it by its rule again.", Role.OPERATOR, self.resume, **change),
-            Endpoint("POST", ONE + "/run", "runSchedule", "Fire it now.", Role.OPERATOR, self.run, response=FiringView),
-            Endpoint("GET", ONE + "/runs", "listFirings", "List its firings, the newest first.", Role.VIEWER, self.runs, query=PageQuery, response=FiringView, many=True),
+            Endpoint(
+                "GET",
+                BASE,
+                "listSchedules",
+                "List the schedules.",
+                Role.VIEWER,
+                self.list,
+                query=PageQuery,
+                response=ScheduleView,
+                many=True,
+            ),
+            Endpoint(
+                "POST",
+                ONE + "/pause",
+                "pauseSchedule",
+                "Fire it no more.",
+                Role.OPERATOR,
+                self.pause,
+                **change,
+            ),
+            Endpoint(
+                "POST",
+                ONE + "/resume",
+                "resumeSchedule",
+                "Fire it by its rule again.",
+                Role.OPERATOR,
+                self.resume,
+                **change,
+            ),
+            Endpoint(
+                "POST",
+                ONE + "/run",
+                "runSchedule",
+                "Fire it now.",
+                Role.OPERATOR,
+                self.run,
+                response=FiringView,
+            ),
+            Endpoint(
+                "GET",
+                ONE + "/runs",
+                "listFirings",
+                "List its firings, the newest first.",
+                Role.VIEWER,
+                self.runs,
+                query=PageQuery,
+                response=FiringView,
+                many=True,
+            ),
         )
 
     async def list(self, call: Call) -> Answer:
@@ -80,10 +124,16 @@ class Schedules:
         """Fire it now."""
         firing = await self._scheduler.run_now(call.path("id"))
         await self._audit.record(
-            actor=call.actor, action="schedule.run", target=call.path("id"), detail={"event": firing.event_id}, outcome="done"
+            actor=call.actor,
+            action="schedule.run",
+            target=call.path("id"),
+            detail={"event": firing.event_id},
+            outcome="done",
         )
         return Answer(
-            FiringView(due=firing.due, fired_at=written(firing.fired_at), event_id=firing.event_id, by_hand=True)
+            FiringView(
+                due=firing.due, fired_at=written(firing.fired_at), event_id=firing.event_id, by_hand=True
+            )
         )
 
     async def runs(self, call: Call) -> Answer:
@@ -91,7 +141,9 @@ class Schedules:
         query: PageQuery = call.query
         found, total = await self._scheduler.runs(call.path("id"), query.offset, query.limit)
         views = [
-            FiringView(due=one.due, fired_at=written(one.fired_at), event_id=one.event_id, by_hand=one.by_hand)
+            FiringView(
+                due=one.due, fired_at=written(one.fired_at), event_id=one.event_id, by_hand=one.by_hand
+            )
             for one in found
         ]
         return Answer.paged(views, query, total)

@@ -82,13 +82,57 @@ class System:
         metrics_role = None if self._public_metrics else Role.VIEWER
         return (
             Endpoint("GET", "/livez", "live", "Whether the host's loop turns.", None, raw=self.live),
-            Endpoint("GET", "/readyz", "ready", "Whether the host takes work; 503 where not.", None, raw=self.ready),
-            Endpoint("GET", "/health", "health", "How the host is; details for those with a token.", None, raw=self.health),
-            Endpoint("GET", "/api/v1/system/health", "systemHealth", "How each part of the host is.", Role.VIEWER, self.system_health),
-            Endpoint("GET", "/metrics", "metrics", "Prometheus metrics.", metrics_role, raw=self.metrics, produces="text/plain"),
-            Endpoint("GET", "/api/v1/audit", "listAudit", "Who did what, the newest first.", Role.ADMIN, self.audit, query=PageQuery, response=AuditView, many=True),
-            Endpoint("GET", "/api/openapi.json", "openapi", "This API as OpenAPI 3.1.", None, raw=self.openapi, produces="application/json"),
-            Endpoint("GET", "/api/docs", "docs", "This API as a page.", None, raw=self.docs, produces="text/html"),
+            Endpoint(
+                "GET", "/readyz", "ready", "Whether the host takes work; 503 where not.", None, raw=self.ready
+            ),
+            Endpoint(
+                "GET",
+                "/health",
+                "health",
+                "How the host is; details for those with a token.",
+                None,
+                raw=self.health,
+            ),
+            Endpoint(
+                "GET",
+                "/api/v1/system/health",
+                "systemHealth",
+                "How each part of the host is.",
+                Role.VIEWER,
+                self.system_health,
+            ),
+            Endpoint(
+                "GET",
+                "/metrics",
+                "metrics",
+                "Prometheus metrics.",
+                metrics_role,
+                raw=self.metrics,
+                produces="text/plain",
+            ),
+            Endpoint(
+                "GET",
+                "/api/v1/audit",
+                "listAudit",
+                "Who did what, the newest first.",
+                Role.ADMIN,
+                self.audit,
+                query=PageQuery,
+                response=AuditView,
+                many=True,
+            ),
+            Endpoint(
+                "GET",
+                "/api/openapi.json",
+                "openapi",
+                "This API as OpenAPI 3.1.",
+                None,
+                raw=self.openapi,
+                produces="application/json",
+            ),
+            Endpoint(
+                "GET", "/api/docs", "docs", "This API as a page.", None, raw=self.docs, produces="text/html"
+            ),
         )
 
     def describe(self, table: tuple[Endpoint, ...]) -> None:
@@ -132,7 +176,12 @@ class System:
         entries, total = await self._audit.page(query.offset, query.limit)
         views = [
             AuditView(
-                at=written(one.at), actor=one.actor, action=one.action, target=one.target, detail=one.detail, outcome=one.outcome
+                at=written(one.at),
+                actor=one.actor,
+                action=one.action,
+                target=one.target,
+                detail=one.detail,
+                outcome=one.outcome,
             )
             for one in entries
         ]
@@ -160,8 +209,7 @@ class System:
             "version": self._version,
             "uptime": round(time.monotonic() - self._started, 1),
             "checks": {
-                one.name: {"status": one.status, "output": one.output, "responseTime": one.response_ms} for one in checks
+                one.name: {"status": one.status, "output": one.output, "responseTime": one.response_ms}
+                for one in checks
             },
         }
-
-

@@ -43,9 +43,30 @@ class TokenResource:
     def endpoints(self) -> tuple[Endpoint, ...]:
         """The rows of the table."""
         return (
-            Endpoint("GET", BASE, "listTokens", "List the tokens.", Role.ADMIN, self.list, response=TokenView, many=True),
-            Endpoint("POST", BASE, "createToken", "Make a token; its secret is shown once.", Role.ADMIN, self.create, request=NewToken, response=TokenView, status=201),
-            Endpoint("DELETE", BASE + "/{id}", "revokeToken", "Make a token worthless.", Role.ADMIN, self.revoke),
+            Endpoint(
+                "GET",
+                BASE,
+                "listTokens",
+                "List the tokens.",
+                Role.ADMIN,
+                self.list,
+                response=TokenView,
+                many=True,
+            ),
+            Endpoint(
+                "POST",
+                BASE,
+                "createToken",
+                "Make a token; its secret is shown once.",
+                Role.ADMIN,
+                self.create,
+                request=NewToken,
+                response=TokenView,
+                status=201,
+            ),
+            Endpoint(
+                "DELETE", BASE + "/{id}", "revokeToken", "Make a token worthless.", Role.ADMIN, self.revoke
+            ),
         )
 
     async def list(self, call: Call) -> Answer:  # noqa: ARG002 - every handler takes the call
@@ -58,14 +79,22 @@ class TokenResource:
         expires_at = None if wanted.expires_at is None else wanted.expires_at.timestamp()
         token, secret = await self._tokens.create(wanted.name, wanted.role, expires_at)
         await self._audit.record(
-            actor=call.actor, action="token.create", target=token.id, detail={"name": token.name, "role": token.role.value}, outcome="done"
+            actor=call.actor,
+            action="token.create",
+            target=token.id,
+            detail={"name": token.name, "role": token.role.value},
+            outcome="done",
         )
-        return Answer(_view(token).model_copy(update={"token": secret}), message="keep the token: it is not shown again")
+        return Answer(
+            _view(token).model_copy(update={"token": secret}), message="keep the token: it is not shown again"
+        )
 
     async def revoke(self, call: Call) -> Answer:
         """Revoke a token."""
         await self._tokens.revoke(call.path("id"))
-        await self._audit.record(actor=call.actor, action="token.revoke", target=call.path("id"), detail={}, outcome="done")
+        await self._audit.record(
+            actor=call.actor, action="token.revoke", target=call.path("id"), detail={}, outcome="done"
+        )
         return Answer({"id": call.path("id")}, message="revoked")
 
 

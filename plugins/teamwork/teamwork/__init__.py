@@ -46,7 +46,12 @@ class Teamwork(Plugin):
         await context.emit(
             "notification.requested",
             subject=user,
-            data={"userId": user, "title": "Milestone completed", "text": text, "milestoneId": milestone.milestone_id},
+            data={
+                "userId": user,
+                "title": "Milestone completed",
+                "text": text,
+                "milestoneId": milestone.milestone_id,
+            },
             id=f"congratulation/{user}/{milestone.milestone_id}/{event.id}",
         )
 
