@@ -20,8 +20,8 @@ from typing import Final
 
 import aiosqlite
 import uvloop
-
 from benchmarks.measure import Figure
+
 from host.routing.sqlite_log import SQLiteLog
 from host.storage.database import PRAGMAS, Database
 from plugin_sdk.clock import SystemClock
@@ -73,7 +73,7 @@ def _events(number: int, size: int) -> list[Event]:
         new_event(
             "milestone.completed",
             source="/benchmarks/append",
-            subject=f"project-1",
+            subject="project-1",
             data={"milestone": at, "title": "The roof is on", "people": ["ada", "grace"]},
             id=f"{number}-{at}",
         )

@@ -93,8 +93,7 @@ async def run(port: int, path: str, connections: int, seconds: float, token: str
     loop = asyncio.get_running_loop()
     load = Load(path, token)
     opened = [
-        (await loop.create_connection(lambda: Connection(load), "127.0.0.1", port))[1]
-        for _ in range(connections)
+        (await loop.create_connection(lambda: Connection(load), "127.0.0.1", port))[1] for _ in range(connections)
     ]
     await asyncio.sleep(WARM_UP_SECONDS)
     before, started = load.answers, time.perf_counter()

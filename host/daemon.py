@@ -276,9 +276,7 @@ class _Builder:
         stack.callback(self._drain, bus)
         self._background(self._prune(log), "prune")
         if settings.supply.drop_in_directory is not None:
-            self._background(
-                install_drop_ins(settings.supply.drop_in_directory, administration, registry), "drop-ins"
-            )
+            self._background(install_drop_ins(settings.supply.drop_in_directory, administration, registry), "drop-ins")
         _log.info("started", address=server.address, plugins=len(registry.all()))
         return Daemon(server.address, secret, self._stopping)
 
@@ -296,9 +294,7 @@ class _Builder:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise StateBusyError(
-                f"another daemon uses {self._state}: stop it, or set storage.directory"
-            ) from None
+            raise StateBusyError(f"another daemon uses {self._state}: stop it, or set storage.directory") from None
 
     def _background(
         self, work: Any, name: str, *, before_cancel: Callable[[], Any] | None = None
@@ -363,9 +359,7 @@ class _Builder:
             in {"degraded", "backing-off", "failed", "needs-approval"}
         ]
         plugins = Check("plugins", "warn" if unwell else "pass", "; ".join(unwell))
-        workers = Check(
-            "fork-server", "pass", "" if fork_server.pid else "not started yet: no plugin needed it"
-        )
+        workers = Check("fork-server", "pass", "" if fork_server.pid else "not started yet: no plugin needed it")
         return (storage, plugins, workers)
 
 

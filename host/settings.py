@@ -159,9 +159,7 @@ def _override(found: dict[str, Any], environment: Mapping[str, str]) -> set[tupl
             continue
         section, double, option = name.removeprefix(PREFIX).lower().partition("__")
         if not double:
-            raise SettingsError(
-                f"{name} is no setting: write BUSBAR_SECTION__OPTION, such as BUSBAR_SERVER__PORT"
-            )
+            raise SettingsError(f"{name} is no setting: write BUSBAR_SECTION__OPTION, such as BUSBAR_SERVER__PORT")
         table = found.setdefault(section, {})
         if isinstance(table, dict):
             table[option] = value
@@ -200,7 +198,6 @@ def _line(text: str, where: tuple[str, ...]) -> int:
             section = bare.strip("[] ")
             if section == where[0]:
                 found = number
-        elif "=" in bare and bare.partition("=")[0].strip().strip("\"'") == where[-1]:
-            if len(where) == 1 or section == where[0]:
-                return number
+        elif bare.partition("=")[0].strip(" \"'") == where[-1] and (len(where) == 1 or section == where[0]):
+            return number
     return found

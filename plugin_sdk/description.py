@@ -47,9 +47,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
         if not 1 <= self.attempts <= 100:  # noqa: PLR2004 - the bound is the rule
             raise DescriptionError(f"subscription '{self.name}': attempts must be 1 to 100")
         if not 0 < self.first_retry <= self.longest_retry:
-            raise DescriptionError(
-                f"subscription '{self.name}': first_retry must be above 0 and at most longest_retry"
-            )
+            raise DescriptionError(f"subscription '{self.name}': first_retry must be above 0 and at most longest_retry")
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,9 +22,7 @@ SPEC_VERSION: Final = "1.0"
 MAX_DEPTH: Final = 64
 """How deep `data` may nest; far above real events, far below Python's recursion limit."""
 
-_KNOWN: Final = frozenset(
-    {"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema"}
-)
+_KNOWN: Final = frozenset({"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema"})
 _FIELDS: Final = (
     "id",
     "source",

@@ -30,9 +30,7 @@ from plugin_sdk.description import Description
 from plugin_sdk.errors import DescriptionError, HostError
 from plugin_sdk.events import Event
 
-HOOKS: Final = tuple(
-    name for name, value in vars(hookspecs).items() if hasattr(value, f"{hookspecs.PROJECT}_spec")
-)
+HOOKS: Final = tuple(name for name, value in vars(hookspecs).items() if hasattr(value, f"{hookspecs.PROJECT}_spec"))
 
 
 class LoadedPlugin:
@@ -54,9 +52,7 @@ class LoadedPlugin:
             self.manager.check_pending()
         except pluggy.PluginValidationError as error:
             raise DescriptionError(_explained(instance, error)) from None
-        self.implements = frozenset(
-            name for name in HOOKS if getattr(self.manager.hook, name).get_hookimpls()
-        )
+        self.implements = frozenset(name for name in HOOKS if getattr(self.manager.hook, name).get_hookimpls())
         if not self.implements:
             raise DescriptionError(
                 f"'{plugin_id}' implements no hook: derive from plugin_sdk.Plugin or mark functions with @hookimpl"
@@ -80,9 +76,7 @@ class LoadedPlugin:
         target: object = importlib.import_module(module_name)
         for part in filter(None, attribute.split(".")):
             if not hasattr(target, part):
-                raise DescriptionError(
-                    f"entry point '{entry_point}': there is no '{part}' in '{module_name}'"
-                )
+                raise DescriptionError(f"entry point '{entry_point}': there is no '{part}' in '{module_name}'")
             target = getattr(target, part)
         return cls(plugin_id, target)
 
@@ -173,7 +167,7 @@ def _config_model(instance: object) -> type[BaseModel] | None:
 
 
 def _explained(instance: object, error: pluggy.PluginValidationError) -> str:
-    """pluggy's refusal as one sentence that names the nearest hook or argument."""
+    """Pluggy's refusal as one sentence that names the nearest hook or argument."""
     where = instance.__name__ if isinstance(instance, ModuleType) else type(instance).__name__
     for name in dir(instance):
         function = inspect.unwrap(getattr(instance, name)) if callable(getattr(instance, name)) else None
@@ -183,7 +177,7 @@ def _explained(instance: object, error: pluggy.PluginValidationError) -> str:
             near = difflib.get_close_matches(name, HOOKS, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"hooks are {', '.join(HOOKS)}"
             return f"'{where}.{name}' is marked as a hook, but there is no hook '{name}': {hint}"
-        known = [p for p in inspect.signature(getattr(hookspecs, name)).parameters]
+        known = list(inspect.signature(getattr(hookspecs, name)).parameters)
         for argument in inspect.signature(function).parameters:
             if argument != "self" and argument not in known:
                 takes = ", ".join(known) or "no arguments"

@@ -201,12 +201,12 @@ class Plugin:
         return await asyncio.to_thread(handler, **arguments)
 
     @hookimpl
-    async def handle_request(self, request: Request, context: Context) -> Response:
+    async def handle_request(self, request: Request, context: Context) -> Response:  # noqa: ARG002 - the hook's own
         """Override to serve HTTP under the plugin's own routes."""
         return Response(404, {"content-type": "text/plain"}, b"this plugin serves no routes\n")
 
     @hookimpl
-    async def check_health(self, context: Context) -> Health:
+    async def check_health(self, context: Context) -> Health:  # noqa: ARG002 - the hook's own
         """Override to say how the plugin is."""
         return Health()
 

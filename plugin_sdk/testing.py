@@ -11,7 +11,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -130,7 +130,7 @@ class PluginHarness:
         self._secrets = secrets or {}
         self._number = 0
 
-    async def __aenter__(self) -> PluginHarness:
+    async def __aenter__(self) -> Self:
         await self._plugin.start(self._session)
         return self
 
@@ -167,11 +167,7 @@ class PluginHarness:
             DescriptionError: no subscription takes it, so the test tests nothing.
         """
         event = new_event(type, source=source, subject=subject, data=data, id=id or str(uuid.uuid4()))
-        takers = [
-            one.name
-            for one in self.description.subscriptions
-            if any(_takes(glob, type) for glob in one.types)
-        ]
+        takers = [one.name for one in self.description.subscriptions if any(_takes(glob, type) for glob in one.types)]
         if not takers:
             raise DescriptionError(f"no subscription takes '{type}'")
         results = [await self._deliver(event, name, attempt) for name in takers]
@@ -230,8 +226,6 @@ def _takes(glob: str, event_type: str) -> bool:
     if not star:
         return glob == event_type
     if "*" not in tail:
-        return (
-            event_type.startswith(head) and event_type.endswith(tail) and len(event_type) >= len(head + tail)
-        )
+        return event_type.startswith(head) and event_type.endswith(tail) and len(event_type) >= len(head + tail)
     at = event_type.find(tail.partition("*")[0], len(head))
     return event_type.startswith(head) and at >= 0 and _takes(tail, event_type[at:])

@@ -61,9 +61,7 @@ class Answer:
     def paged(cls, data: Any, query: PageQuery, total: int) -> Answer:
         """One page of a list of `total`."""
         pages = -(-total // query.limit)
-        return cls(
-            data, pagination={"page": query.page, "limit": query.limit, "total": total, "totalPages": pages}
-        )
+        return cls(data, pagination={"page": query.page, "limit": query.limit, "total": total, "totalPages": pages})
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +116,7 @@ class Endpoint:
     role: Role | None
     handler: Handler | None = None
     query: type[View] | None = None
-    request: type[BaseModel] | type[dict[str, Any]] | None = None
+    request: type[BaseModel | dict[str, Any]] | None = None
     response: type[BaseModel] | None = None
     many: bool = False
     status: int = 200
@@ -138,9 +136,7 @@ def authenticate(request: web.Request, tokens: Tokens, role: Role) -> Token:
     """
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not secret:
-        raise UnauthenticatedError(
-            "send the header 'Authorization: Bearer <token>' with a token of this host"
-        )
+        raise UnauthenticatedError("send the header 'Authorization: Bearer <token>' with a token of this host")
     token = tokens.find(secret.strip())
     if token is None:
         raise UnauthenticatedError("this token is unknown, revoked or expired: make another")

@@ -13,8 +13,6 @@ from pydantic import BaseModel
 
 from host.errors import BusbarError
 
-_encode = msgspec.json.Encoder(enc_hook=lambda value: _plain(value)).encode
-
 
 def rfc3339(stamp: float | None) -> str | None:
     """Seconds since the epoch as RFC 3339 in UTC; None stays None."""
@@ -71,14 +69,10 @@ def refusal(error: BusbarError, trace_id: str) -> web.Response:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if error.kind.value == 401:  # noqa: PLR2004 - RFC 9110, section 15.5.2
         headers["WWW-Authenticate"] = "Bearer"
-    return failure(
-        error.word, error.message, trace_id, status=error.kind.value, errors=error.errors, headers=headers
-    )
+    return failure(error.word, error.message, trace_id, status=error.kind.value, errors=error.errors, headers=headers)
 
 
-def _response(
-    body: dict[str, Any], trace_id: str, status: int, headers: Mapping[str, str] | None
-) -> web.Response:
+def _response(body: dict[str, Any], trace_id: str, status: int, headers: Mapping[str, str] | None) -> web.Response:
     body["timestamp"] = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     body["traceId"] = trace_id
     return web.Response(
@@ -90,3 +84,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(by_alias=True, mode="json")
     raise TypeError(f"{type(value).__name__} is no JSON")
+
+
+_encode = msgspec.json.Encoder(enc_hook=_plain).encode

@@ -90,7 +90,7 @@ async def _answer(
         code, message = _CODES.get(error.status, ("http_error", error.reason))
         kept = {name: value for name, value in error.headers.items() if name in {"Allow", "Location"}}
         return failure(code, message, trace, status=error.status, headers=kept)
-    except Exception:
+    except Exception:  # noqa: BLE001 - the last stop: logged with its traceback, never shown
         _log.exception("request_crashed", traceId=trace, method=request.method, url=request.path)
         return failure(
             "internal_error",

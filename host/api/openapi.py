@@ -34,9 +34,7 @@ def document(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
         if isinstance(model, type) and issubclass(model, BaseModel)
     }
     ordered = sorted(models, key=lambda model: (model.__module__, model.__name__))
-    references, definitions = models_json_schema(
-        [(model, "validation") for model in ordered], ref_template=REF
-    )
+    references, definitions = models_json_schema([(model, "validation") for model in ordered], ref_template=REF)
     schemas = {model: references[model, "validation"] for model in ordered}
     components = dict(definitions.get("$defs", {}))
     components["Failure"] = {
@@ -103,8 +101,7 @@ def _operation(
     if endpoint.query is not None:
         properties = endpoint.query.model_json_schema(ref_template=REF)["properties"]
         parameters += [
-            {"name": name, "in": "query", "required": False, "schema": schema}
-            for name, schema in properties.items()
+            {"name": name, "in": "query", "required": False, "schema": schema} for name, schema in properties.items()
         ]
     if parameters:
         operation["parameters"] = parameters
@@ -115,9 +112,7 @@ def _operation(
     return operation
 
 
-def _request_body(
-    endpoint: Endpoint, schemas: dict[type[BaseModel], dict[str, Any]]
-) -> dict[str, Any] | None:
+def _request_body(endpoint: Endpoint, schemas: dict[type[BaseModel], dict[str, Any]]) -> dict[str, Any] | None:
     if endpoint.form:
         properties = {name: {"type": "string", "format": "binary"} for name in endpoint.form}
         schema: dict[str, Any] = {"type": "object", "properties": properties, "required": list(endpoint.form)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Final
@@ -52,13 +52,11 @@ def build_wheel(project: Path, out: Path) -> Path:
 
 
 def _built(project: Path, out: Path, said: io.StringIO) -> str:
-    def run(
-        command: list[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None
-    ) -> None:
-        import subprocess  # noqa: PLC0415, S404 - the backend's hooks run in a process of their own
+    def run(command: list[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None) -> None:
+        import subprocess  # noqa: PLC0415 - the backend's hooks run in a process of their own
 
         done = subprocess.run(
-            command,
+            cmd,
             cwd=cwd,
             env={**os.environ, **(extra_environ or {})},
             check=False,
@@ -68,7 +66,7 @@ def _built(project: Path, out: Path, said: io.StringIO) -> str:
         )
         said.write(done.stdout)
         if done.returncode:
-            raise subprocess.CalledProcessError(done.returncode, command, done.stdout)
+            raise subprocess.CalledProcessError(done.returncode, cmd, done.stdout)
 
     here = build.ProjectBuilder(project, runner=run)
     if not here.check_dependencies("wheel"):

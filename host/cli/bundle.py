@@ -47,9 +47,7 @@ def _bundle_one(project: Path, bundled: Path, key: PrivateKey) -> None:
         return
     with tempfile.TemporaryDirectory(dir=bundled) as folder:
         wheel = build_wheel(project, Path(folder))
-        sign_wheel(
-            wheel, key, publisher=PUBLISHER, sequence=None, issued_at=datetime.now(UTC), provided=provided()
-        )
+        sign_wheel(wheel, key, publisher=PUBLISHER, sequence=None, issued_at=datetime.now(UTC), provided=provided())
         for old in bundled.glob(f"{wheel.name.partition('-')[0]}-*"):
             old.unlink()
         for made in (attestations_of(wheel), wheel):

@@ -18,9 +18,7 @@ app = typer.Typer(help="Publish and look up events.", no_args_is_help=True, rich
 @app.command()
 @command
 def publish(
-    type_: Annotated[
-        str, typer.Argument(metavar="TYPE", help="The event's type, such as milestone.completed.")
-    ],
+    type_: Annotated[str, typer.Argument(metavar="TYPE", help="The event's type, such as milestone.completed.")],
     data: Annotated[str, typer.Option(help="The payload, as JSON.")] = "",
     subject: Annotated[str, typer.Option(help="What the event is about.")] = "",
     source: Annotated[str, typer.Option(help="Who says so, as a URI-reference.")] = "/busbar/cli",
@@ -49,9 +47,7 @@ def publish(
 @app.command("list")
 @command
 def list_(
-    type_: Annotated[
-        str | None, typer.Option("--type", help="Only this type; * stands for any characters.")
-    ] = None,
+    type_: Annotated[str | None, typer.Option("--type", help="Only this type; * stands for any characters.")] = None,
     source: Annotated[str | None, typer.Option(help="Only this source.")] = None,
     subject: Annotated[str | None, typer.Option(help="Only this subject.")] = None,
     since: Annotated[str | None, typer.Option(help="Not before this instant (RFC 3339).")] = None,

@@ -20,9 +20,7 @@ File = Annotated[Path, typer.Argument(help="The key's file.")]
 @command
 def new(
     file: File,
-    no_passphrase: Annotated[
-        bool, typer.Option("--no-passphrase", help="Leave the key unprotected.")
-    ] = False,
+    no_passphrase: Annotated[bool, typer.Option("--no-passphrase", help="Leave the key unprotected.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a signing key; BUSBAR_KEY_PASSPHRASE, or a prompt, gives its passphrase."""
@@ -43,9 +41,7 @@ def show_(file: File, as_json: AsJson = False) -> None:
 def load_key(file: Path, *, as_json: bool) -> PrivateKey:
     """The key of a file; asks for its passphrase where it has one."""
     pem = file.read_bytes()
-    return PrivateKey.parse(
-        pem, ask_passphrase(confirm=False, as_json=as_json) if b"ENCRYPTED" in pem else None
-    )
+    return PrivateKey.parse(pem, ask_passphrase(confirm=False, as_json=as_json) if b"ENCRYPTED" in pem else None)
 
 
 def ask_passphrase(*, confirm: bool, as_json: bool) -> str:

@@ -49,9 +49,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
     return wrapped
 
 
-def fail(
-    message: str, code: str, status: int, *, as_json: bool = False, errors: Sequence[str] = ()
-) -> NoReturn:
+def fail(message: str, code: str, status: int, *, as_json: bool = False, errors: Sequence[str] = ()) -> NoReturn:
     """Say what is wrong on standard error and end with `status`."""
     if as_json:
         print(json.dumps({"success": False, "code": code, "message": message, "errors": list(errors)}))
@@ -106,6 +104,4 @@ def _readable(data: Any) -> str:
 
 def _plain(text: str) -> str:
     """Text without control characters: names come from third parties and must not drive a terminal."""
-    return "".join(
-        char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text
-    )
+    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)

@@ -20,9 +20,7 @@ from host.supply.trust_store import Publisher, TrustedKey, TrustSnapshot
 from host.supply.verification import Purpose, verify_release
 from host.supply.wheel_reader import read_wheel
 
-app = typer.Typer(
-    help="Build, sign, install and manage plugins.", no_args_is_help=True, rich_markup_mode=None
-)
+app = typer.Typer(help="Build, sign, install and manage plugins.", no_args_is_help=True, rich_markup_mode=None)
 
 Wheel = Annotated[Path, typer.Argument(help="The wheel.")]
 Id = Annotated[str, typer.Argument(help="The plugin's id.")]
@@ -35,9 +33,7 @@ Id = Annotated[str, typer.Argument(help="The plugin's id.")]
 @command
 def build(
     project: Annotated[Path, typer.Argument(help="Folder of the plugin project.")] = Path(),
-    out: Annotated[
-        Path | None, typer.Option(help="Where the wheel goes; dist in the project by default.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the wheel goes; dist in the project by default.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Build a plugin project into a wheel, and check that a host would read it."""
@@ -52,12 +48,8 @@ def build(
 def sign(
     wheel: Wheel,
     publisher: Annotated[str, typer.Option(help="The id under which hosts know you.")],
-    key: Annotated[
-        Path | None, typer.Option(help="The key's file; BUSBAR_SIGNING_KEY holds the key itself.")
-    ] = None,
-    sequence: Annotated[
-        int | None, typer.Option(help="Grows with each release; the time by default.")
-    ] = None,
+    key: Annotated[Path | None, typer.Option(help="The key's file; BUSBAR_SIGNING_KEY holds the key itself.")] = None,
+    sequence: Annotated[int | None, typer.Option(help="Grows with each release; the time by default.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Sign a wheel: adds a line to the attestations beside it, and never changes the wheel."""
@@ -88,9 +80,7 @@ def sign(
         "version": statement.version,
         "sequence": statement.sequence,
     }
-    show(
-        data, as_json=as_json, text=f"{statement.plugin} {statement.version} signed by {publisher}: {beside}"
-    )
+    show(data, as_json=as_json, text=f"{statement.plugin} {statement.version} signed by {publisher}: {beside}")
 
 
 @app.command()
@@ -128,9 +118,7 @@ def verify(
             FAILED,
             as_json=as_json,
         )
-    steps.append(
-        {"rule": "statement", "result": f"{read.name} {read.version}, sequence {verified.statement.sequence}"}
-    )
+    steps.append({"rule": "statement", "result": f"{read.name} {read.version}, sequence {verified.statement.sequence}"})
     table(steps, {"rule": "RULE", "result": "HOLDS"}, as_json=as_json, empty="")
 
 
@@ -224,9 +212,7 @@ def logs(
 @command
 def remove(
     plugin: Id,
-    purge: Annotated[
-        bool, typer.Option("--purge", help="Drop its data and its place in the log, too.")
-    ] = False,
+    purge: Annotated[bool, typer.Option("--purge", help="Drop its data and its place in the log, too.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Uninstall it."""

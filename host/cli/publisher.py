@@ -9,9 +9,7 @@ import typer
 from host.cli.client import request, segment
 from host.cli.output import AsJson, command, show, table
 
-app = typer.Typer(
-    help="The trust store: publishers and their keys.", no_args_is_help=True, rich_markup_mode=None
-)
+app = typer.Typer(help="The trust store: publishers and their keys.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command()
@@ -21,9 +19,7 @@ def add(
     key: Annotated[list[str], typer.Option(help="A public key, ed25519:…; may be repeated.")],
     plugins: Annotated[list[str], typer.Option("--plugin", help="A plugin id or namespace it may sign.")],
     title: Annotated[str, typer.Option(help="Its name for people.")] = "",
-    max_isolation: Annotated[
-        str, typer.Option(help="process, or inline for code in the host itself.")
-    ] = "process",
+    max_isolation: Annotated[str, typer.Option(help="process, or inline for code in the host itself.")] = "process",
     as_json: AsJson = False,
 ) -> None:
     """Trust a publisher's keys for plugins of these names."""

@@ -73,9 +73,7 @@ class Tokens:
         """Read what the database holds; call once, before anything else."""
         rows = await self._database.read("SELECT * FROM tokens")
         self._by_hash = {
-            bytes(row["hash"]): Token(
-                row["id"], row["name"], Role(row["role"]), row["created_at"], row["expires_at"]
-            )
+            bytes(row["hash"]): Token(row["id"], row["name"], Role(row["role"]), row["created_at"], row["expires_at"])
             for row in rows
         }
 

@@ -58,7 +58,7 @@ class Administration:
         log: EventLog,
         scheduler: Scheduler,
         audit: Audit,
-        validate_config: Callable[[Release, dict[str, Any]], Awaitable[dict[str, Any]]],
+        validate_config: Callable[[Release, dict[str, Any]], Awaitable[None]],
     ) -> None:
         self._registry = registry
         self._reconciler = reconciler
@@ -101,9 +101,7 @@ class Administration:
             installed.append(await self._registry.install(release, description, enabled=enable))
 
         try:
-            await self._installer.take(
-                wheel, filename, attestations, history=self._registry.history, commit=commit
-            )
+            await self._installer.take(wheel, filename, attestations, history=self._registry.history, commit=commit)
         except BusbarError as error:
             await self._refused("plugin.install", filename, actor, error)
             raise
@@ -219,8 +217,7 @@ class Administration:
         record = self._registry.get(plugin)
         schema = dict(record.description.config_schema or {"type": "object", "properties": {}})
         secrets = {
-            name: {"type": "string", "format": "password", "writeOnly": True}
-            for name in record.requested.secrets
+            name: {"type": "string", "format": "password", "writeOnly": True} for name in record.requested.secrets
         }
         return {**schema, "properties": {**schema.get("properties", {}), **secrets}}
 
@@ -334,9 +331,7 @@ class Administration:
                 _log.warning("plugin_not_settled", plugin=plugin, seconds=SETTLE_SECONDS)
 
     async def _done(self, action: str, target: str, actor: str, detail: dict[str, Any] | None = None) -> None:
-        await self._audit.record(
-            actor=actor, action=action, target=target, detail=detail or {}, outcome="done"
-        )
+        await self._audit.record(actor=actor, action=action, target=target, detail=detail or {}, outcome="done")
 
     async def _refused(self, action: str, target: str, actor: str, error: BusbarError) -> None:
         detail = {"code": error.word, "message": error.message}

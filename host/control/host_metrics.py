@@ -31,20 +31,14 @@ class HostMetrics:
         events.add_metric(("accepted",), self._bus.published)
         events.add_metric(("duplicate",), self._bus.duplicates)
         yield events
-        yield GaugeMetricFamily(
-            "busbar_log_head", "Highest sequence of the event log.", value=self._log.head()
-        )
+        yield GaugeMetricFamily("busbar_log_head", "Highest sequence of the event log.", value=self._log.head())
         yield from self._plugins()
         yield from self._hosted()
         yield from self._hooks()
 
     def _plugins(self) -> Iterator[Metric]:
-        info = GaugeMetricFamily(
-            "busbar_plugin_info", "Installed plugins.", labels=("plugin", "version", "publisher")
-        )
-        states = GaugeMetricFamily(
-            "busbar_plugin_state", "1 for the state a plugin is in.", labels=("plugin", "state")
-        )
+        info = GaugeMetricFamily("busbar_plugin_info", "Installed plugins.", labels=("plugin", "version", "publisher"))
+        states = GaugeMetricFamily("busbar_plugin_state", "1 for the state a plugin is in.", labels=("plugin", "state"))
         for record in self._registry.all():
             info.add_metric((record.id, record.version, record.publisher), 1)
             now = self._reconciler.status(record.id).state
@@ -66,12 +60,8 @@ class HostMetrics:
             "Events a subscription has not settled.",
             labels=("plugin", "subscription"),
         )
-        restarts = CounterMetricFamily(
-            "busbar_worker_restarts", "Restarts of a plugin's worker.", labels=("plugin",)
-        )
-        resident = GaugeMetricFamily(
-            "busbar_worker_resident_bytes", "Resident memory of a worker.", labels=("plugin",)
-        )
+        restarts = CounterMetricFamily("busbar_worker_restarts", "Restarts of a plugin's worker.", labels=("plugin",))
+        resident = GaugeMetricFamily("busbar_worker_resident_bytes", "Resident memory of a worker.", labels=("plugin",))
         for hosted in self._reconciler.all_hosted():
             plugin = hosted.record.id
             breaker = hosted.guard.breaker.snapshot()
@@ -88,9 +78,7 @@ class HostMetrics:
         yield from (breakers, rejected, in_use, lag, restarts, resident)
 
     def _hooks(self) -> Iterator[Metric]:
-        calls = CounterMetricFamily(
-            "busbar_hook_calls", "Hook calls by outcome.", labels=("plugin", "hook", "outcome")
-        )
+        calls = CounterMetricFamily("busbar_hook_calls", "Hook calls by outcome.", labels=("plugin", "hook", "outcome"))
         durations = HistogramMetricFamily(
             "busbar_hook_duration_seconds", "Duration of hook calls.", labels=("plugin", "hook")
         )

@@ -69,9 +69,7 @@ class HostedPlugin:
         changed: Called whenever what `status` answers may have changed.
     """
 
-    def __init__(
-        self, record: PluginRecord, release: Release, parts: Parts, changed: Callable[[], None]
-    ) -> None:
+    def __init__(self, record: PluginRecord, release: Release, parts: Parts, changed: Callable[[], None]) -> None:
         self.record = record
         self.release = release
         self._parts = parts
@@ -152,15 +150,15 @@ class HostedPlugin:
         """Enter a hook, without the guard: the caller stands inside it already."""
         return self.supervisor.call(call)
 
-    async def serve(self, call: HookCall, hook: str, timeout: float | None = None) -> Any:
+    async def serve(self, call: HookCall, hook: str) -> Any:
         """Enter a hook for someone who waits: refused at once where breaker or bulkhead refuse.
 
         Raises:
             BreakerOpenError, BulkheadFullError, HookTimeoutError, NotRunningError, and what the hook raises.
         """
         permit = self.guard.try_admit()
-        limit = timeout or self.release.manifest.runtime.timeout
-        return await self.guard.run(permit, lambda: self.supervisor.call(call), hook, limit)
+        timeout = self.release.manifest.runtime.timeout
+        return await self.guard.run(permit, lambda: self.supervisor.call(call), hook, timeout)
 
     async def reconfigure(self, record: PluginRecord) -> None:
         """Hand new config to the running plugin."""

@@ -14,7 +14,9 @@ QUOTA_BYTES: Final = 64 * 2**20
 MAX_LIST: Final = 1000
 
 _GET: Final = "SELECT value FROM kv WHERE plugin = ? AND key = ?"
-_LIST: Final = "SELECT key FROM kv WHERE plugin = ? AND key > ? AND key >= ? AND substr(key, 1, ?) = ? ORDER BY key LIMIT ?"
+_LIST: Final = (
+    "SELECT key FROM kv WHERE plugin = ? AND key > ? AND key >= ? AND substr(key, 1, ?) = ? ORDER BY key LIMIT ?"
+)
 _SIZE: Final = "SELECT length(value) + length(CAST(key AS BLOB)) FROM kv WHERE plugin = ? AND key = ?"
 _USAGE: Final = "SELECT bytes FROM kv_usage WHERE plugin = ?"
 _PUT: Final = (
@@ -22,7 +24,9 @@ _PUT: Final = (
     "ON CONFLICT (plugin, key) DO UPDATE SET value = excluded.value"
 )
 _DELETE: Final = "DELETE FROM kv WHERE plugin = ? AND key = ?"
-_SET_USAGE: Final = "INSERT INTO kv_usage (plugin, bytes) VALUES (?, ?) ON CONFLICT (plugin) DO UPDATE SET bytes = excluded.bytes"
+_SET_USAGE: Final = (
+    "INSERT INTO kv_usage (plugin, bytes) VALUES (?, ?) ON CONFLICT (plugin) DO UPDATE SET bytes = excluded.bytes"
+)
 
 
 class KeyValues:

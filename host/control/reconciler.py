@@ -130,9 +130,7 @@ class Keeper:
             if self.hosted is not None:
                 await self.hosted.stop(0)
                 self.hosted = None
-            self._say(
-                PluginState.FAILED, error.word, error.message, "mend it, then restart or upgrade the plugin"
-            )
+            self._say(PluginState.FAILED, error.word, error.message, "mend it, then restart or upgrade the plugin")
 
     async def _stop(self, cause: str) -> None:
         hosted = self.hosted

@@ -39,9 +39,7 @@ class Audit:
         self._database = database
         self._clock = clock
 
-    async def record(
-        self, *, actor: str, action: str, target: str, detail: dict[str, Any], outcome: str
-    ) -> None:
+    async def record(self, *, actor: str, action: str, target: str, detail: dict[str, Any], outcome: str) -> None:
         """Write an entry; durable when it returns."""
         row = (
             self._clock.now().timestamp(),

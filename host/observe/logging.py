@@ -76,9 +76,7 @@ class PluginLogs:
         def take(found: list[LogLine], dropped: int) -> None:
             for line in found:
                 level = line.level if line.level in _LEVELS else "warning"
-                text = "".join(
-                    char if char.isprintable() or char == "\n" else "\ufffd" for char in line.message
-                )
+                text = "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in line.message)
                 lines.append(KeptLine(line.at, level, text, line.delivery))
                 bound = {"delivery": line.delivery} if line.delivery else {}
                 _log.log(_LEVELS[level], "plugin_log", plugin=plugin, message=text, **bound)

@@ -28,15 +28,11 @@ class RequestCounts:
 
     def metrics(self) -> Iterator[Metric]:
         """As metrics."""
-        requests = CounterMetricFamily(
-            "busbar_http_requests", "HTTP requests answered.", labels=("method", "status")
-        )
+        requests = CounterMetricFamily("busbar_http_requests", "HTTP requests answered.", labels=("method", "status"))
         for (method, status), count in sorted(self._counts.items()):
             requests.add_metric((method, str(status)), count)
         yield requests
-        yield CounterMetricFamily(
-            "busbar_http_request_seconds", "Time spent on HTTP requests.", value=self._seconds
-        )
+        yield CounterMetricFamily("busbar_http_request_seconds", "Time spent on HTTP requests.", value=self._seconds)
 
 
 class Metrics(Collector):

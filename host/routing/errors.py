@@ -20,16 +20,12 @@ class EventRefusedError(RoutingError):
     @classmethod
     def reserved(cls, event_type: str) -> EventRefusedError:
         """Its type is one that only the host publishes."""
-        return _Reserved(
-            f"'{event_type}' is a type of the host's own: choose one that does not start with 'busbar.'"
-        )
+        return _Reserved(f"'{event_type}' is a type of the host's own: choose one that does not start with 'busbar.'")
 
     @classmethod
     def too_large(cls, size: int, limit: int) -> EventRefusedError:
         """It has more bytes than an event may have."""
-        return _TooLarge(
-            f"the event has {size} bytes and may have {limit}: send a reference to large data instead"
-        )
+        return _TooLarge(f"the event has {size} bytes and may have {limit}: send a reference to large data instead")
 
     @classmethod
     def stopping(cls) -> EventRefusedError:

@@ -5,7 +5,7 @@ Engines implement `EventLog` and pass one contract test suite. `SQLiteLog` is th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -144,7 +144,7 @@ class EventLog(Protocol):
         """Call `committed` on the loop with the new events of each commit, in order."""
         ...
 
-    async def append(self, event: Event, body: bytes) -> Appended:
+    def append(self, event: Event, body: bytes) -> Awaitable[Appended]:
         """Append an event; durable when it returns. `body` is its JSON.
 
         Raises:
@@ -190,9 +190,7 @@ class EventLog(Protocol):
         """When the next retry after the instant `after` comes due."""
         ...
 
-    async def dead_letters(
-        self, plugin: str | None, offset: int, limit: int
-    ) -> tuple[list[DeadLetterRecord], int]:
+    async def dead_letters(self, plugin: str | None, offset: int, limit: int) -> tuple[list[DeadLetterRecord], int]:
         """A page of dead letters, the newest first, and how many there are."""
         ...
 

@@ -28,9 +28,7 @@ class Filter:
 
     def takes_type(self, event_type: str) -> bool:
         """Whether events of this type can match at all."""
-        return event_type in self.exact or (
-            self._globs is not None and self._globs.fullmatch(event_type) is not None
-        )
+        return event_type in self.exact or (self._globs is not None and self._globs.fullmatch(event_type) is not None)
 
     def takes(self, event: Event) -> bool:
         """Whether the subscription gets this event."""

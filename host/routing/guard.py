@@ -175,9 +175,7 @@ class Guard:
             NoSuchDeliveryError: it is not running (any more).
         """
         if delivery_id not in self._deadlines:
-            raise NoSuchDeliveryError(
-                f"delivery {delivery_id} is not running: its time may have been up already"
-            )
+            raise NoSuchDeliveryError(f"delivery {delivery_id} is not running: its time may have been up already")
         deadline = self._deadlines[delivery_id]
         if deadline is not None:
             deadline.restart()
@@ -188,9 +186,7 @@ class Guard:
             result = await _Rest(call, waiting)
         except asyncio.CancelledError:
             if deadline.end():
-                raise HookTimeoutError(
-                    f"{self.plugin}: {hook} did not end within {deadline.seconds:g} s"
-                ) from None
+                raise HookTimeoutError(f"{self.plugin}: {hook} did not end within {deadline.seconds:g} s") from None
             raise
         except BaseException:
             deadline.end()

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Final
 
-from host.routing.event_log import Appended, StoredEvent
 from host.routing.errors import EventConflictError
+from host.routing.event_log import Appended, StoredEvent
 from plugin_sdk.clock import Clock
 from plugin_sdk.events import Event
 
@@ -47,9 +47,7 @@ class Appender:
         """Tell `listener` of the new events of each commit."""
         self._listeners.append(listener)
 
-    def apply(
-        self, connection: sqlite3.Connection, items: Sequence[tuple[Event, bytes]]
-    ) -> list[Appended | Exception]:
+    def apply(self, connection: sqlite3.Connection, items: Sequence[tuple[Event, bytes]]) -> list[Appended | Exception]:
         """Append events; one answer for each, in order."""
         now = self._clock.now().timestamp()
         answers: list[Appended | Exception] = []

@@ -57,9 +57,7 @@ class Router:
         if len(self._by_type) >= MAX_KNOWN_TYPES:
             self._by_type.clear()
         found = tuple(
-            consumer
-            for consumer in self._consumers.values()
-            if consumer.subscription.filter.takes_type(event_type)
+            consumer for consumer in self._consumers.values() if consumer.subscription.filter.takes_type(event_type)
         )
         self._by_type[event_type] = found
         return found

@@ -131,9 +131,7 @@ class Settlements:
             except BusbarError as error:
                 wait = RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)]
                 failures += 1
-                _log.warning(
-                    "outcomes_not_written", error=error.message, outcomes=len(outcomes), retry_in=wait
-                )
+                _log.warning("outcomes_not_written", error=error.message, outcomes=len(outcomes), retry_in=wait)
                 await asyncio.sleep(wait)
         self._positions.update(cursors)
         for settler, found in by_settler.values():

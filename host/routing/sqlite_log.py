@@ -40,7 +40,7 @@ _NEW_CURSOR: Final = "INSERT OR IGNORE INTO cursors (subscription, position) VAL
 _MOVE: Final = "UPDATE cursors SET position = max(position, ?) WHERE subscription = ?"
 _AHEAD: Final = "SELECT sequence FROM settled_ahead WHERE subscription = ?"
 _ADD_AHEAD: Final = "INSERT OR IGNORE INTO settled_ahead (subscription, sequence) VALUES (?, ?)"
-_PASS_AHEAD: Final = "DELETE FROM settled_ahead WHERE subscription = ? AND sequence <= ?"
+_LEAVE_AHEAD: Final = "DELETE FROM settled_ahead WHERE subscription = ? AND sequence <= ?"
 _RETRY: Final = (
     "INSERT INTO retries (subscription, sequence, attempt, due_at, error) VALUES (?, ?, ?, ?, ?) "
     "ON CONFLICT (subscription, sequence) DO UPDATE SET "
@@ -68,14 +68,10 @@ _FLOOR: Final = (
     "SELECT subscription, position FROM cursors UNION ALL SELECT subscription, sequence - 1 FROM retries "
     "WHERE body IS NULL) GROUP BY subscription ORDER BY position"
 )
-_PRUNABLE: Final = (
-    "SELECT sequence FROM events WHERE sequence <= ? AND appended_at < ? ORDER BY sequence LIMIT ?"
-)
+_PRUNABLE: Final = "SELECT sequence FROM events WHERE sequence <= ? AND appended_at < ? ORDER BY sequence LIMIT ?"
 _OLDEST: Final = "SELECT sequence FROM events WHERE sequence <= ? ORDER BY sequence LIMIT ?"
 _REMOVE: Final = "DELETE FROM events WHERE sequence <= ? AND sequence >= ?"
-_KEEP_HEAD: Final = (
-    "UPDATE log_head SET sequence = max(sequence, (SELECT coalesce(max(sequence), 0) FROM events))"
-)
+_KEEP_HEAD: Final = "UPDATE log_head SET sequence = max(sequence, (SELECT coalesce(max(sequence), 0) FROM events))"
 _TRIM: Final = "DELETE FROM deliveries WHERE number <= (SELECT max(number) FROM deliveries) - ?"
 
 
@@ -197,7 +193,7 @@ class SQLiteLog:
             connection.executemany(_ADD_AHEAD, _pairs(ahead))
             for subscription, position in cursors.items():
                 connection.execute(_MOVE, (position, subscription))
-                connection.execute(_PASS_AHEAD, (subscription, position))
+                connection.execute(_LEAVE_AHEAD, (subscription, position))
 
         await self._database.write(write)
 
@@ -213,9 +209,7 @@ class SQLiteLog:
         rows = await self._database.read(_DUE, (subscription, now, limit))
         return [
             (
-                PendingRetry(
-                    row["subscription"], row["sequence"], row["attempt"], row["due_at"], row["error"]
-                ),
+                PendingRetry(row["subscription"], row["sequence"], row["attempt"], row["due_at"], row["error"]),
                 _event(row),
             )
             for row in rows
@@ -228,9 +222,7 @@ class SQLiteLog:
 
     # -- dead letters and the attempt log
 
-    async def dead_letters(
-        self, plugin: str | None, offset: int, limit: int
-    ) -> tuple[list[DeadLetterRecord], int]:
+    async def dead_letters(self, plugin: str | None, offset: int, limit: int) -> tuple[list[DeadLetterRecord], int]:
         """A page of dead letters, the newest first, and how many there are."""
         where, values = ("WHERE plugin = ?", (plugin,)) if plugin else ("", ())
         counted = await self._database.read(f"SELECT count(*) FROM dead_letters {where}", values)
@@ -246,9 +238,7 @@ class SQLiteLog:
         def move(connection: sqlite3.Connection) -> DeadLetterRecord | None:
             found = _take_letter(connection, letter)
             if found is not None:
-                connection.execute(
-                    _REVIVE, (found.subscription, found.sequence, now, found.reason, found.body)
-                )
+                connection.execute(_REVIVE, (found.subscription, found.sequence, now, found.reason, found.body))
             return found
 
         return await self._database.write(move)
@@ -281,9 +271,7 @@ class SQLiteLog:
 
         def drop(connection: sqlite3.Connection) -> None:
             for table in ("cursors", "settled_ahead", "retries"):
-                connection.execute(
-                    f"DELETE FROM {table} WHERE substr(subscription, 1, ?) = ?", (len(prefix), prefix)
-                )
+                connection.execute(f"DELETE FROM {table} WHERE substr(subscription, 1, ?) = ?", (len(prefix), prefix))
             for table in ("dead_letters", "deliveries"):
                 connection.execute(f"DELETE FROM {table} WHERE plugin = ?", (plugin,))
 
@@ -318,9 +306,7 @@ class SQLiteLog:
             )
         )[0]
         oldest = None if row["oldest"] is None else row["oldest"] / 1_000_000
-        return LogStats(
-            row["events"], await self._bytes(), self.head(), oldest, row["retries"], row["letters"]
-        )
+        return LogStats(row["events"], await self._bytes(), self.head(), oldest, row["retries"], row["letters"])
 
     async def _bytes(self) -> int:
         rows = await self._database.read(

@@ -46,9 +46,7 @@ class BoundSubscription:
     def call_for(self, stored: StoredEvent, attempt: int) -> tuple[Delivery, HookCall]:
         """The delivery of `stored`, and the hook call that hands it over."""
         traceparent = stored.event.extensions.get("traceparent", "")
-        delivery = Delivery(
-            f"{self.id}/{stored.sequence}", self.name, attempt, stored.sequence, str(traceparent)
-        )
+        delivery = Delivery(f"{self.id}/{stored.sequence}", self.name, attempt, stored.sequence, str(traceparent))
         if self.name != SCHEDULES:
             return delivery, EventCall(stored.body, delivery)
         due = stored.event.data["due"]

@@ -54,7 +54,9 @@ class InlineRuntime:
         try:
             await asyncio.to_thread(launch.data_folder.mkdir, parents=True, exist_ok=True, mode=0o700)
             plugin = self._load()
-            log = logging.Logger(f"busbar.plugin.{launch.plugin}", logging.INFO)
+            log = logging.Logger(  # noqa: LOG001 - apart from the host's tree of loggers, on purpose
+                f"busbar.plugin.{launch.plugin}", logging.INFO
+            )
             log.addHandler(_Lines(self._take_line))
             session = Session(plugin=launch.plugin, host=self._port, secrets=launch.secrets, log=log)
             session.config = plugin.parse_config(launch.config)

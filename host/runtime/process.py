@@ -162,9 +162,7 @@ class WorkerRuntime:
         if self._open:
             self._wire.send(Shutdown())
         for number in (signal.SIGTERM, signal.SIGKILL):
-            done, _ = await asyncio.wait(
-                (self.exited,), timeout=min(1.0, term) if number is signal.SIGTERM else term
-            )
+            done, _ = await asyncio.wait((self.exited,), timeout=min(1.0, term) if number is signal.SIGTERM else term)
             if done or self._pid is None:
                 return
             self._fork_server.kill(self._pid, number)
@@ -179,9 +177,7 @@ class WorkerRuntime:
     def snapshot(self) -> RuntimeSnapshot:
         """How the worker is."""
         pid = None if self.exited.done() else self._pid
-        return RuntimeSnapshot(
-            "process", pid, _rss(pid), len(self._calls), self._loop.time() - self._heard_at
-        )
+        return RuntimeSnapshot("process", pid, _rss(pid), len(self._calls), self._loop.time() - self._heard_at)
 
     # -- calls
 
@@ -254,9 +250,7 @@ class WorkerRuntime:
             self.kill(f"protocol error: there is no request '{message.operation[:64]}' of that form")
             return
         for argument, kind in zip(message.arguments, operation, strict=True):
-            if not isinstance(argument, kind) or (
-                isinstance(argument, bytes) and len(argument) > MAX_PAYLOAD
-            ):
+            if not isinstance(argument, kind) or (isinstance(argument, bytes) and len(argument) > MAX_PAYLOAD):
                 self.kill(f"protocol error: '{message.operation}' with a wrong argument")
                 return
         try:
@@ -269,7 +263,7 @@ class WorkerRuntime:
             answer = Answer(message.id, None, str(error) or error.word, error.word, denied)
         except InvalidEventError as error:
             answer = Answer(message.id, None, str(error), error.code)
-        except Exception:
+        except Exception:  # noqa: BLE001 - a failing request must not end the others; logged with its traceback
             _log.exception("request_failed", plugin=self._launch.plugin, operation=message.operation)
             answer = Answer(message.id, None, "the host failed at this; its log says how", "internal_error")
         self._wire.send(answer)
@@ -298,9 +292,7 @@ class WorkerRuntime:
             if not answer.done():
                 answer.set_exception(WorkerDiedError(f"{self._launch.plugin}: {reason.evidence}"))
         if not self._ready.done():
-            failed = StartFailedError(
-                f"{self._launch.plugin}: {reason.evidence} before it was ready", retryable=True
-            )
+            failed = StartFailedError(f"{self._launch.plugin}: {reason.evidence} before it was ready", retryable=True)
             self._ready.set_exception(failed)
             self._ready.exception()  # seen: `start` may have been cancelled
         self.exited.set_result(reason)
@@ -309,9 +301,7 @@ class WorkerRuntime:
 class WorkerExaminer:
     """Looks at plugins in throw-away workers, without grants, config or secrets."""
 
-    def __init__(
-        self, fork_server: ForkServer, log: Callable[[str], Callable[[list[LogLine], int], None]]
-    ) -> None:
+    def __init__(self, fork_server: ForkServer, log: Callable[[str], Callable[[list[LogLine], int], None]]) -> None:
         self._fork_server = fork_server
         self._log = log
 
@@ -321,9 +311,7 @@ class WorkerExaminer:
         try:
             return msgspec.json.decode(found or b"null", type=Description)
         except (msgspec.MsgspecError, DescriptionError) as error:
-            raise StartFailedError(
-                f"{launch.plugin} describes itself wrongly: {error}", retryable=False
-            ) from None
+            raise StartFailedError(f"{launch.plugin} describes itself wrongly: {error}", retryable=False) from None
 
     async def validate_config(self, launch: Launch, config: dict[str, Any]) -> None:
         """Check a config against the plugin's own model; errors as in `Examiner.validate_config`."""
@@ -371,9 +359,7 @@ def _error(message: Raised) -> Exception:
 
 def _load_error(plugin: str, message: LoadFailed) -> StartFailedError:
     sentence = (
-        message.message
-        if message.name in {"DescriptionError", "HostError"}
-        else f"{message.name}: {message.message}"
+        message.message if message.name in {"DescriptionError", "HostError"} else f"{message.name}: {message.message}"
     )
     return StartFailedError(
         f"{plugin} could not be loaded: {sentence}", retryable=message.retryable, traceback=message.traceback

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import shutil
 from pathlib import Path
 from typing import Final
@@ -34,7 +33,7 @@ def build_sdk_path(state: Path) -> Path:
     for name, target in {**_sdk(), **_closure(NEEDS)}.items():
         (fresh / name).symlink_to(target)
     shutil.rmtree(folder, ignore_errors=True)
-    os.replace(fresh, folder)
+    fresh.replace(folder)
     return folder
 
 

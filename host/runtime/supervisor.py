@@ -197,15 +197,11 @@ class Supervisor:
             return ExitReason("start limit", f"it was not ready within {self._limits.start:g} s")
         except StartFailedError as error:
             self.last_error, self.last_traceback = error.message, error.traceback
-            _log.warning(
-                "plugin_start_failed", plugin=self._plugin, reason=error.message, retryable=error.retryable
-            )
+            _log.warning("plugin_start_failed", plugin=self._plugin, reason=error.message, retryable=error.retryable)
             if error.retryable:
                 return ExitReason("start failed", error.message)
             self._runtime = None
-            self._go(
-                SupervisedState.FAILED, "start failed", error.message, "mend it, then restart or upgrade"
-            )
+            self._go(SupervisedState.FAILED, "start failed", error.message, "mend it, then restart or upgrade")
             return None
         except BaseException:
             runtime.kill("stopped: its start was cancelled")
@@ -237,9 +233,7 @@ class Supervisor:
         limits = self._limits
         self._crashes.append(now)
         self._failures += 1
-        _log.warning(
-            "plugin_runtime_ended", plugin=self._plugin, cause=reason.cause, evidence=reason.evidence
-        )
+        _log.warning("plugin_runtime_ended", plugin=self._plugin, cause=reason.cause, evidence=reason.evidence)
         if len(self._crashes) == limits.restarts and now - self._crashes[0] <= limits.restart_window:
             self._go(
                 SupervisedState.FAILED,

@@ -67,9 +67,7 @@ def _next_cron(schedule: Schedule, rule: str, after: float) -> float | None:
     except StopIteration:
         if after > 0:
             return None
-        raise ScheduleRuleError(
-            f"schedule '{schedule.name}': '{rule}' names a date that never comes"
-        ) from None
+        raise ScheduleRuleError(f"schedule '{schedule.name}': '{rule}' names a date that never comes") from None
 
 
 def _instant(schedule: Schedule, text: str) -> float:

@@ -25,7 +25,9 @@ _TRIM: Final = (
     "DELETE FROM firings WHERE schedule = ? AND number <= "
     "(SELECT number FROM firings WHERE schedule = ? ORDER BY number DESC LIMIT 1 OFFSET ?)"
 )
-FIRINGS: Final = "SELECT due, fired_at, event_id, by_hand FROM firings WHERE schedule = ? ORDER BY number DESC LIMIT ? OFFSET ?"
+FIRINGS: Final = (
+    "SELECT due, fired_at, event_id, by_hand FROM firings WHERE schedule = ? ORDER BY number DESC LIMIT ? OFFSET ?"
+)
 COUNT_FIRINGS: Final = "SELECT count(*) FROM firings WHERE schedule = ?"
 
 

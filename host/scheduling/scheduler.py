@@ -155,9 +155,7 @@ class Scheduler:
             raise ScheduleNotFoundError(schedule)
         counted = await self._database.read(store.COUNT_FIRINGS, (schedule,))
         rows = await self._database.read(store.FIRINGS, (schedule, limit, offset))
-        found = [
-            FiringRecord(row["due"], row["fired_at"], row["event_id"], bool(row["by_hand"])) for row in rows
-        ]
+        found = [FiringRecord(row["due"], row["fired_at"], row["event_id"], bool(row["by_hand"])) for row in rows]
         return found, int(counted[0][0])
 
     # -- firing
@@ -219,9 +217,7 @@ class Scheduler:
             try:
                 record = await self.fire_due(schedule)
             except BusbarError as error:
-                _log.warning(
-                    "firing_not_written", schedule=schedule, error=error.message, retry_in=RETRY_SECONDS
-                )
+                _log.warning("firing_not_written", schedule=schedule, error=error.message, retry_in=RETRY_SECONDS)
                 self._set(schedule, self._clock.now() + timedelta(seconds=RETRY_SECONDS))
                 return
         if record is not None:

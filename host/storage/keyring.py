@@ -74,7 +74,7 @@ class Keyring:
         nonce, text = sealed[head : head + _NONCE_BYTES], sealed[head + _NONCE_BYTES :]
         try:
             if sealed[:head] != _VERSION or len(nonce) != _NONCE_BYTES:
-                raise InvalidTag  # noqa: TRY301 - one refusal for whatever is wrong with it
+                raise InvalidTag
             return self._cipher.decrypt(nonce, text, context.encode()).decode()
         except InvalidTag as error:
             raise KeyringError(

@@ -91,9 +91,7 @@ class Channel(Generic[Item, Result]):
 class _Batch:
     """Everything that goes into one transaction, in the order in which the kinds first came."""
 
-    channels: dict[Channel[Any, Any], tuple[list[Any], list[asyncio.Future[Any]]]] = field(
-        default_factory=dict
-    )
+    channels: dict[Channel[Any, Any], tuple[list[Any], list[asyncio.Future[Any]]]] = field(default_factory=dict)
     size: int = 0
     weight: int = 0
 
@@ -156,9 +154,7 @@ class Writer:
         """Queue an item of a channel; as `Channel.submit`."""
         if self._closing:
             raise StorageFailedError("the database is closed because the host is stopping: try again shortly")
-        if self._pending >= MAX_PENDING or (
-            self._pending_bytes + weight > MAX_PENDING_BYTES and self._pending
-        ):
+        if self._pending >= MAX_PENDING or (self._pending_bytes + weight > MAX_PENDING_BYTES and self._pending):
             raise StorageBusyError("the disk does not keep up: try again in a moment", retry_after=1.0)
         self._pending += 1
         self._pending_bytes += weight
@@ -286,7 +282,7 @@ class Writer:
             except sqlite3.Error:
                 _log.exception("rollback_failed")
             expected = is_machine_failure(error)
-            _log.error("batch_not_written", error=str(error), items=batch.size, exc_info=not expected)  # noqa: TRY400 - a full disk needs no traceback
+            _log.error("batch_not_written", error=str(error), items=batch.size, exc_info=not expected)
             self._loop.call_soon_threadsafe(self._refuse, batch, error)
             return
         taken = [hook.take() for hook in self._hooks]

@@ -53,8 +53,7 @@ def dump(envelope: Envelope) -> bytes:
             "payloadType": envelope.payload_type,
             "payload": base64.b64encode(envelope.payload).decode(),
             "signatures": [
-                {"keyid": one.key_id, "sig": base64.b64encode(one.signature).decode()}
-                for one in envelope.signatures
+                {"keyid": one.key_id, "sig": base64.b64encode(one.signature).decode()} for one in envelope.signatures
             ],
         }
     )
@@ -68,22 +67,16 @@ def parse_bundle(bundle: bytes) -> tuple[Envelope, ...]:
         ReleaseRefusedError: `release_malformed`, with the line.
     """
     if len(bundle) > MAX_BUNDLE:
-        raise ReleaseTooLargeError(
-            "size_limit", f"the attestations have {len(bundle)} bytes, {MAX_BUNDLE} are allowed"
-        )
+        raise ReleaseTooLargeError("size_limit", f"the attestations have {len(bundle)} bytes, {MAX_BUNDLE} are allowed")
     lines = [line for line in bundle.split(b"\n") if line.strip()]
     if len(lines) > MAX_LINES:
-        raise ReleaseTooLargeError(
-            "size_limit", f"the attestations have {len(lines)} lines, {MAX_LINES} are allowed"
-        )
+        raise ReleaseTooLargeError("size_limit", f"the attestations have {len(lines)} lines, {MAX_LINES} are allowed")
     return tuple(_parse(line, number) for number, line in enumerate(lines, 1))
 
 
 def _parse(line: bytes, number: int) -> Envelope:
     if len(line) > MAX_LINE:
-        raise ReleaseTooLargeError(
-            "size_limit", f"line {number} of the attestations is longer than {MAX_LINE} bytes"
-        )
+        raise ReleaseTooLargeError("size_limit", f"line {number} of the attestations is longer than {MAX_LINE} bytes")
     try:
         found = strict_json.loads(line)
         if not isinstance(found, dict):

@@ -203,9 +203,7 @@ class Installer:
             async for chunk in wheel:
                 size += len(chunk)
                 if size > self._max_wheel:
-                    raise ReleaseTooLargeError(
-                        "size_limit", f"the wheel has more than {self._max_wheel} bytes"
-                    )
+                    raise ReleaseTooLargeError("size_limit", f"the wheel has more than {self._max_wheel} bytes")
                 digest.update(chunk)
                 await asyncio.to_thread(file.write, chunk)
             await asyncio.to_thread(_sync, file)
@@ -218,9 +216,7 @@ def _plugin_of(filename: str) -> str:
     try:
         return str(parse_wheel_filename(filename)[0])
     except InvalidWheelFilename as error:
-        raise ReleaseRefusedError(
-            "malformed", f"{ascii(filename)[:200]} is no wheel's file name: {error}"
-        ) from None
+        raise ReleaseRefusedError("malformed", f"{ascii(filename)[:200]} is no wheel's file name: {error}") from None
 
 
 def _check_history(statement: Statement, before: InstalledVersion) -> None:
@@ -248,9 +244,7 @@ def _check_statement(verified: VerifiedRelease, read: ReadWheel) -> None:
     if statement.record_sha256 != read.record_sha256:
         raise ReleaseRefusedError("subject_mismatch", "the wheel's RECORD is not the one that was signed")
     if statement.plugin != read.manifest.plugin.id or statement.version != read.version:
-        raise ReleaseRefusedError(
-            "subject_mismatch", "the statement names another plugin or version than the wheel"
-        )
+        raise ReleaseRefusedError("subject_mismatch", "the statement names another plugin or version than the wheel")
     if read.manifest.runtime.isolation == "inline" and verified.publisher.max_isolation != "inline":
         raise PluginRefusedError(
             f"the plugin wants to run inside the host, and {verified.publisher.id} is trusted for processes only: "

@@ -45,9 +45,7 @@ class PublicKey:
         if encoded == text:
             raise KeyRefusedError(f"a public key starts with '{PREFIX}': 'busbar key show FILE' prints it")
         try:
-            raw = base64.b64decode(
-                encoded.rstrip("=") + "=" * (-len(encoded.rstrip("=")) % 4), b"-_", validate=True
-            )
+            raw = base64.b64decode(encoded.rstrip("=") + "=" * (-len(encoded.rstrip("=")) % 4), b"-_", validate=True)
         except (binascii.Error, ValueError):
             raise KeyRefusedError("the public key is not base64url") from None
         if len(raw) != 32:  # noqa: PLR2004 - RFC 8032, section 5.1.5
@@ -126,13 +124,9 @@ class PrivateKey:
             KeyRefusedError: there is a file of that name; a key is never overwritten.
         """
         encryption = (
-            serialization.BestAvailableEncryption(passphrase.encode())
-            if passphrase
-            else serialization.NoEncryption()
+            serialization.BestAvailableEncryption(passphrase.encode()) if passphrase else serialization.NoEncryption()
         )
-        pem = self._key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
-        )
+        pem = self._key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
         beside = path.with_name(f".{path.name}.{os.getpid()}")
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
@@ -143,9 +137,7 @@ class PrivateKey:
             try:
                 os.link(beside, path)  # unlike a rename, a link never replaces a key that is there
             except FileExistsError:
-                raise KeyRefusedError(
-                    f"{path} exists: a key is never overwritten, choose another name"
-                ) from None
+                raise KeyRefusedError(f"{path} exists: a key is never overwritten, choose another name") from None
         finally:
             beside.unlink()
 

@@ -180,9 +180,7 @@ class ReleaseStore:
 
 
 def _modified(why: str) -> ReleaseRefusedError:
-    return ReleaseRefusedError(
-        "modified", f"the release on disk is not what was signed: {why}; install it again"
-    )
+    return ReleaseRefusedError("modified", f"the release on disk is not what was signed: {why}; install it again")
 
 
 def _write(path: Path, content: bytes) -> None:

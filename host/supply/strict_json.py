@@ -18,9 +18,7 @@ def loads(text: bytes) -> Any:
     """
     if text.count(b"[") + text.count(b"{") > MAX_DEPTH:  # else it cannot be too deep, and nobody need look
         _check_depth(text)
-    return json.loads(
-        text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_constant, parse_int=_integer
-    )
+    return json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_constant, parse_int=_integer)
 
 
 def _check_depth(text: bytes) -> None:

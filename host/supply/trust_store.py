@@ -117,9 +117,7 @@ class TrustStore:
         """
         found = (await self.snapshot()).publisher(publisher)
         if found is None:
-            raise PublisherNotFoundError(
-                f"publisher {publisher} not found: GET /api/v1/publishers lists them"
-            )
+            raise PublisherNotFoundError(f"publisher {publisher} not found: GET /api/v1/publishers lists them")
         return found
 
     async def add(self, publisher: Publisher, *, replace: bool = False) -> None:
@@ -155,9 +153,7 @@ class TrustStore:
                 "max_isolation = excluded.max_isolation, contact = excluded.contact",
                 row,
             )
-            connection.execute(
-                "DELETE FROM publisher_keys WHERE publisher = ? AND state = 'active'", (publisher.id,)
-            )
+            connection.execute("DELETE FROM publisher_keys WHERE publisher = ? AND state = 'active'", (publisher.id,))
             connection.executemany(_INSERT_KEY, rows)
 
         await self._database.write(write)
@@ -184,9 +180,7 @@ class TrustStore:
         """
         known = await self.get(publisher)
         if any(one.public == key.public for one in known.keys):
-            raise PublisherRefusedError(
-                f"{publisher} has this key already; its state is kept", code="key_exists"
-            )
+            raise PublisherRefusedError(f"{publisher} has this key already; its state is kept", code="key_exists")
         if len(known.keys) >= MAX_KEYS:
             raise PublisherRefusedError(f"a publisher has at most {MAX_KEYS} keys")
         row = _row(publisher, key, self._clock.now().timestamp())
@@ -239,9 +233,7 @@ def check(publisher: Publisher) -> None:
         PublisherRefusedError: with what is wrong.
     """
     if not PUBLISHER_ID.fullmatch(publisher.id) or len(publisher.id) > 64:  # noqa: PLR2004 - the rule
-        raise PublisherRefusedError(
-            "a publisher's id has lower-case letters and digits in words joined by '-'"
-        )
+        raise PublisherRefusedError("a publisher's id has lower-case letters and digits in words joined by '-'")
     if not publisher.plugins:
         raise PublisherRefusedError(f"publisher {publisher.id} must name the plugins it may sign")
     for name in publisher.plugins:
@@ -253,9 +245,7 @@ def check(publisher: Publisher) -> None:
         raise PublisherRefusedError("maxIsolation is 'process' or 'inline'")
     for text in (publisher.title, publisher.contact):
         if len(text) > MAX_TEXT or not text.isprintable():
-            raise PublisherRefusedError(
-                f"titles and contacts are printable, and at most {MAX_TEXT} characters"
-            )
+            raise PublisherRefusedError(f"titles and contacts are printable, and at most {MAX_TEXT} characters")
 
 
 def read_drop_in(path: Path) -> Publisher:

@@ -51,9 +51,7 @@ def verify_release(
     """
     envelopes = parse_bundle(attestations)
     if not envelopes:
-        raise ReleaseRefusedError(
-            "unsigned", "the release has no attestations: sign it with 'busbar plugin sign'"
-        )
+        raise ReleaseRefusedError("unsigned", "the release has no attestations: sign it with 'busbar plugin sign'")
     refusals: list[ReleaseRefusedError] = []
     for envelope in envelopes:
         if envelope.payload_type != PAYLOAD_TYPE:
@@ -118,9 +116,7 @@ def _judge(
         )
     if key.state is KeyState.REVOKED:
         why = f": {key.reason}" if key.reason else ""
-        raise ReleaseRefusedError(
-            "revoked", f"the key {key.public.id[:16]}… of {publisher.id} is revoked{why}"
-        )
+        raise ReleaseRefusedError("revoked", f"the key {key.public.id[:16]}… of {publisher.id} is revoked{why}")
     warnings: list[str] = []
     stamp = now.timestamp()
     if key.state is KeyState.RETIRED:
@@ -139,9 +135,7 @@ def _judge(
         warnings.append("the key that signed it has expired since it was installed")
     if statement.valid_until is not None and now > statement.valid_until:
         if purpose is Purpose.INSTALL:
-            raise ReleaseRefusedError(
-                "expired", f"the release was valid until {statement.valid_until.isoformat()}"
-            )
+            raise ReleaseRefusedError("expired", f"the release was valid until {statement.valid_until.isoformat()}")
         warnings.append("the release's own validity has ended")
     return VerifiedRelease(statement, publisher, key.public.id, tuple(warnings))
 
@@ -150,9 +144,7 @@ def _check_subject(statement: Statement, sha256: str, filename: str) -> None:
     try:
         name, version, _, _ = parse_wheel_filename(filename)
     except InvalidWheelFilename as error:
-        raise ReleaseRefusedError(
-            "malformed", f"'{filename[:200]!r}' is no wheel's file name: {error}"
-        ) from None
+        raise ReleaseRefusedError("malformed", f"'{filename[:200]!r}' is no wheel's file name: {error}") from None
     if statement.filename != filename:
         raise ReleaseRefusedError(
             "subject_mismatch", f"the attestations are of {statement.filename}, not of {filename}"

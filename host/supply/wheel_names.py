@@ -69,9 +69,7 @@ def check_contents(names: Iterable[str], dist_info: str) -> None:
         if last.endswith(".pth") or last in _STARTUP:
             raise WheelRefusedError("startup_hook", f"{name} would run whenever Python starts")
         if last.endswith((".pyc", ".pyo")) or "__pycache__" in name.split("/"):
-            raise WheelRefusedError(
-                "bytecode_in_wheel", f"{name}: bytecode cannot be read by anyone; ship the source"
-            )
+            raise WheelRefusedError("bytecode_in_wheel", f"{name}: bytecode cannot be read by anyone; ship the source")
         if name in {f"{dist_info}/RECORD.jws", f"{dist_info}/RECORD.p7s"}:
             raise WheelRefusedError(
                 "deprecated_signature_file", f"{name} is deprecated by PEP 815: sign beside the wheel"
@@ -84,9 +82,7 @@ def _decode(entry: Entry) -> str:
     try:
         return entry.name.decode("utf-8" if entry.utf8 else "ascii")
     except UnicodeDecodeError:
-        raise WheelRefusedError(
-            "bad_name", f"{ascii(entry.name)[:120]} is not UTF-8, or not marked as it"
-        ) from None
+        raise WheelRefusedError("bad_name", f"{ascii(entry.name)[:120]} is not UTF-8, or not marked as it") from None
 
 
 def _check_collisions(names: tuple[str, ...]) -> None:
@@ -97,9 +93,7 @@ def _check_collisions(names: tuple[str, ...]) -> None:
             raise WheelRefusedError("duplicate_entry", f"{name} stands twice in the archive")
         folded = unicodedata.normalize("NFKC", bare).casefold()
         if folded in seen:
-            raise WheelRefusedError(
-                "path_collision", f"{ascii(name)} and {ascii(seen[folded])} are one file on some machines"
-            )
+            raise WheelRefusedError("path_collision", f"{name!a} and {seen[folded]!a} are one file on some machines")
         seen[folded] = name
     folders = {key for key, name in seen.items() if name.endswith("/")}
     for folded in seen:
@@ -107,4 +101,4 @@ def _check_collisions(names: tuple[str, ...]) -> None:
         for depth in range(1, len(parts)):
             parent = "/".join(parts[:depth])
             if parent in seen and parent not in folders:
-                raise WheelRefusedError("path_collision", f"{ascii(parent)} is a file and a folder")
+                raise WheelRefusedError("path_collision", f"{parent!a} is a file and a folder")

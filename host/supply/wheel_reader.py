@@ -10,7 +10,7 @@ import configparser
 import hashlib
 import re
 import sys
-from collections.abc import Set
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from email.parser import BytesParser
 from email.policy import compat32
@@ -31,9 +31,7 @@ from plugin_sdk.manifest import Manifest
 GROUP: Final = "busbar.plugins"
 OWN: Final = frozenset({"host", "plugin_sdk", "busbar_host"})
 """Top-level modules that no plugin may bring: they are the host's own."""
-_ENTRY: Final = re.compile(
-    r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)(:(?P<attr>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*))?"
-)
+_ENTRY: Final = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)(:(?P<attr>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +61,7 @@ def read_wheel(wheel: bytes, filename: str, provided: dict[str, str]) -> ReadWhe
     names = decode_names(entries)
     dist_info = _dist_info(names, name, version)
     _check_data_folders(names)
-    files = {
-        path: inflate(wheel, entry) for path, entry in zip(names, entries, strict=True) if not entry.folder
-    }
+    files = {path: inflate(wheel, entry) for path, entry in zip(names, entries, strict=True) if not entry.folder}
     check_contents(files, dist_info)
     record_name = f"{dist_info}/RECORD"
     if record_name not in files:
@@ -116,9 +112,7 @@ def _check_wheel(content: bytes | None, tags: set[str]) -> None:
         raise WheelRefusedError("dist_info", "the wheel has no WHEEL file")
     fields = BytesParser(policy=compat32).parsebytes(content)
     if str(fields.get("Wheel-Version", "")).partition(".")[0] != "1":
-        raise WheelRefusedError(
-            "wheel_version", f"Wheel-Version {fields.get('Wheel-Version')} is not read here"
-        )
+        raise WheelRefusedError("wheel_version", f"Wheel-Version {fields.get('Wheel-Version')} is not read here")
     stated: set[str] = set()
     for text in fields.get_all("Tag") or []:
         stated |= {str(tag) for tag in parse_tag(str(text).strip())}
@@ -136,9 +130,7 @@ def _check_metadata(content: bytes | None, name: str, version: Version, provided
         raise WheelRefusedError("metadata_encoding", "METADATA is not UTF-8") from None
     except (InvalidMetadata, ExceptionGroup) as error:
         parts = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
-        raise WheelRefusedError(
-            "metadata_invalid", f"METADATA is invalid: {'; '.join(map(str, parts))}"
-        ) from None
+        raise WheelRefusedError("metadata_invalid", f"METADATA is invalid: {'; '.join(map(str, parts))}") from None
     if canonicalize_name(metadata.name) != name or metadata.version != version:
         raise WheelRefusedError("name_version_mismatch", f"METADATA says {metadata.name} {metadata.version}")
     here = ".".join(map(str, sys.version_info[:3]))
@@ -157,7 +149,7 @@ def _check_metadata(content: bytes | None, name: str, version: Version, provided
             )
 
 
-def _top_level(files: dict[str, bytes], dist_info: str, taken: Set[str]) -> set[str]:
+def _top_level(files: dict[str, bytes], dist_info: str, taken: AbstractSet[str]) -> set[str]:
     modules: set[str] = set()
     for path in files:
         first, slash, _ = path.partition("/")
@@ -175,9 +167,7 @@ def _top_level(files: dict[str, bytes], dist_info: str, taken: Set[str]) -> set[
 def _entry_point(content: bytes | None, name: str, modules: set[str]) -> tuple[str, str]:
     """The plugin's entry point and the top-level module that it is in."""
     if content is None:
-        raise PluginRefusedError(
-            f"the wheel has no entry point in the group '{GROUP}'", code="plugin_no_entry_point"
-        )
+        raise PluginRefusedError(f"the wheel has no entry point in the group '{GROUP}'", code="plugin_no_entry_point")
     parser = configparser.ConfigParser(delimiters=("=",), interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # names are case-sensitive
     try:
@@ -189,7 +179,7 @@ def _entry_point(content: bytes | None, name: str, modules: set[str]) -> tuple[s
     for group in parser.sections():
         for entry in parser[group]:
             if "/" in entry or "\\" in entry or entry.startswith(".") or not entry.isprintable():
-                raise WheelRefusedError("entry_point_name", f"{ascii(entry)} is no name for an entry point")
+                raise WheelRefusedError("entry_point_name", f"{entry!a} is no name for an entry point")
         if group in {"console_scripts", "gui_scripts"} and len(parser[group]):
             raise WheelRefusedError("scripts_not_allowed", "a plugin installs no scripts")
     if GROUP not in parser or len(parser[GROUP]) != 1:
@@ -199,7 +189,7 @@ def _entry_point(content: bytes | None, name: str, modules: set[str]) -> tuple[s
     ((entry, value),) = parser[GROUP].items()
     match = _ENTRY.fullmatch(value.strip())
     if match is None:
-        raise WheelRefusedError("entry_point_name", f"{ascii(value)} names no module and attribute")
+        raise WheelRefusedError("entry_point_name", f"{value!a} names no module and attribute")
     if canonicalize_name(entry) != name or entry != name:
         raise PluginRefusedError(
             f"the entry point is named '{entry}', and must be named '{name}' as the plugin",
@@ -207,9 +197,7 @@ def _entry_point(content: bytes | None, name: str, modules: set[str]) -> tuple[s
         )
     module = match["module"].partition(".")[0]
     if module not in modules:
-        raise WheelRefusedError(
-            "entry_point_name", f"the entry point is in {module}, which the wheel does not bring"
-        )
+        raise WheelRefusedError("entry_point_name", f"the entry point is in {module}, which the wheel does not bring")
     return value.strip(), module
 
 

@@ -32,6 +32,8 @@ _UTF8: Final = 0x800
 _UNIX: Final = 3
 _UNICODE_PATH: Final = 0x7075
 _ZIP64: Final = 0x0001
+_ZIP64_COUNT: Final = 0xFFFF
+_ZIP64_OFFSET: Final = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +62,15 @@ def read_structure(wheel: bytes) -> tuple[Entry, ...]:
         WheelRefusedError: with the rule that is broken; nothing was inflated.
     """
     if not wheel.startswith(b"PK\x03\x04"):
-        if (
-            wheel[257:262] == b"ustar"
-            or wheel[:2] in {b"\x1f\x8b", b"BZ"}
-            or b"PK\x05\x06" not in wheel[-65557:]
-        ):
+        if wheel[257:262] == b"ustar" or wheel[:2] in {b"\x1f\x8b", b"BZ"} or b"PK\x05\x06" not in wheel[-65557:]:
             raise WheelRefusedError("not_a_wheel", "the file is no ZIP archive")
         raise _structure("something stands before the first entry")
     if len(wheel) < _EOCD.size or wheel[-_EOCD.size :][:4] != b"PK\x05\x06":
-        raise _structure(
-            "the end record does not stand at the very end: comments and trailing bytes are not allowed"
-        )
+        raise _structure("the end record does not stand at the very end: comments and trailing bytes are not allowed")
     _, disk, start_disk, here, total, size, offset, comment = _EOCD.unpack(wheel[-_EOCD.size :])
     if disk or start_disk or here != total or comment:
         raise _structure("the end record speaks of other disks, or of a comment")
-    if total == 0xFFFF or offset == 0xFFFFFFFF:
+    if total == _ZIP64_COUNT or offset == _ZIP64_OFFSET:
         raise _structure("ZIP64 is not allowed: no plugin is that large")
     if total > MAX_ENTRIES:
         raise WheelRefusedError("size_limit", f"{total} entries; {MAX_ENTRIES} are allowed")
@@ -159,9 +155,7 @@ def _check_entry(name: bytes, flags: int, method: int, size: int, system: int, m
     if flags & _ENCRYPTED:
         raise WheelRefusedError("encrypted_entry", f"{_shown(name)} is encrypted")
     if flags & _DESCRIPTOR:
-        raise _structure(
-            f"{_shown(name)} has a data descriptor: build the wheel with a backend that writes none"
-        )
+        raise _structure(f"{_shown(name)} has a data descriptor: build the wheel with a backend that writes none")
     if method not in {_STORED, _DEFLATED}:
         raise WheelRefusedError(
             "compression_method",
@@ -185,9 +179,7 @@ def _check_extra(name: bytes, extra: bytes) -> None:
         raise _structure(f"{_shown(name)} has a malformed extra field")
 
 
-def _check_local(
-    wheel: bytes, at: int, name: bytes, flags: int, method: int, crc: int, packed: int, size: int
-) -> int:
+def _check_local(wheel: bytes, at: int, name: bytes, flags: int, method: int, crc: int, packed: int, size: int) -> int:
     header = wheel[at : at + _LOCAL.size]
     if len(header) < _LOCAL.size:
         raise _structure(f"{_shown(name)} has no local header")
@@ -205,7 +197,7 @@ def _check_local(
     if method == _STORED and packed != size:
         raise _structure(f"{_shown(name)} is stored with two sizes")
     _check_extra(name, wheel[at + _LOCAL.size + name_len : at + _LOCAL.size + name_len + extra_len])
-    return at + _LOCAL.size + name_len + extra_len
+    return at + _LOCAL.size + int(name_len) + int(extra_len)
 
 
 def _check_contiguous(entries: tuple[Entry, ...], end: int) -> None:

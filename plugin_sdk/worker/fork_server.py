@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import tempfile
+from pathlib import Path
 from typing import Final, NoReturn
 
 import msgspec
@@ -174,17 +175,16 @@ def _confine(request: Spawn, descriptor: int) -> None:
 
 
 def _highest_descriptor() -> int:
-    return max(int(name) for name in os.listdir("/proc/self/fd")) + 1
+    return max(int(entry.name) for entry in Path("/proc/self/fd").iterdir()) + 1
 
 
 def _serve(_descriptor: int) -> None:
     import asyncio  # noqa: PLC0415 - already loaded; named here, where the worker's own loop begins
-
     import random  # noqa: PLC0415 - as above
 
     random.seed()  # a forked generator would give every worker the same numbers
     with socket.socket(fileno=3) as connection:
-        connection.setblocking(False)
+        connection.setblocking(False)  # noqa: FBT003 - the socket module's own signature
         asyncio.run(plugin_sdk.worker.main.serve(connection))
 
 

@@ -37,7 +37,6 @@ from plugin_sdk.worker.wire import (
     Ask,
     Call,
     Cancel,
-    FromWorker,
     Heartbeat,
     Inspect,
     Load,
@@ -72,9 +71,7 @@ class RemotePort:
     async def _ask(self, operation: str, *arguments: Any) -> Any:
         for argument in arguments:
             if isinstance(argument, bytes) and len(argument) > MAX_PAYLOAD:
-                raise HostError(
-                    f"{operation}: {len(argument)} bytes are more than {MAX_PAYLOAD}", "too_large"
-                )
+                raise HostError(f"{operation}: {len(argument)} bytes are more than {MAX_PAYLOAD}", "too_large")
         async with self._turn:
             return await self._worker.ask(operation, list(arguments))
 
@@ -247,9 +244,7 @@ class _LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue one line; may be called from a hook's thread."""
-        line = LogLine(
-            record.created, record.levelname.lower(), self.format(record)[:MAX_LINE], _delivery.get()
-        )
+        line = LogLine(record.created, record.levelname.lower(), self.format(record)[:MAX_LINE], _delivery.get())
         second = int(record.created)
         if second != self._second:
             self._second, self._sent = second, 0

@@ -53,8 +53,7 @@ class Daemon:
             sections.setdefault(section, {}).update(values)
         self.config.write_text(
             "\n".join(
-                f"[{section}]\n"
-                + "\n".join(f"{name} = {json.dumps(value)}" for name, value in values.items())
+                f"[{section}]\n" + "\n".join(f"{name} = {json.dumps(value)}" for name, value in values.items())
                 for section, values in sections.items()
             )
         )
@@ -127,9 +126,7 @@ class Daemon:
             event["subject"] = subject
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/cloudevents+json"}
         if session is not None:
-            async with session.post(
-                self.url + "/api/v1/events", data=json.dumps(event), headers=headers
-            ) as response:
+            async with session.post(self.url + "/api/v1/events", data=json.dumps(event), headers=headers) as response:
                 return response.status, await response.json()
         return await self.ask("POST", "/api/v1/events", data=json.dumps(event), headers=headers)
 
@@ -137,9 +134,7 @@ class Daemon:
         form = aiohttp.FormData()
         form.add_field("wheel", wheel.read_bytes(), filename=wheel.name)
         sidecar = (
-            attestations
-            if attestations is not None
-            else wheel.with_name(wheel.name + ".intoto.jsonl").read_bytes()
+            attestations if attestations is not None else wheel.with_name(wheel.name + ".intoto.jsonl").read_bytes()
         )
         form.add_field("attestations", sidecar, filename=wheel.name + ".intoto.jsonl")
         params = {"enable": "true"} if enable else {}

@@ -1,9 +1,11 @@
 """The main job, end to end: install, publish, crash, recover; spoken over HTTP to a real daemon."""
 
 import asyncio
+import itertools
 import os
 import signal
 import uuid
+from datetime import datetime
 
 import aiohttp
 import pytest
@@ -12,9 +14,7 @@ EVENTS = 1000
 
 
 @pytest.mark.timeout(240)
-async def test_every_acknowledged_event_is_handled_although_worker_and_daemon_are_killed(
-    daemon, wheels, signed
-):
+async def test_every_acknowledged_event_is_handled_although_worker_and_daemon_are_killed(daemon, wheels, signed):
     host = daemon().start()
     await host.trust(signed.public, ["saboteur"])
     status, answer = await host.install(wheels["saboteur"])
@@ -35,9 +35,7 @@ async def test_every_acknowledged_event_is_handled_although_worker_and_daemon_ar
                 while id_ not in acknowledged:
                     try:
                         async with aiohttp.ClientSession() as session:
-                            status, _ = await host.publish(
-                                "saboteur.work", data={"key": id_}, id_=id_, session=session
-                            )
+                            status, _ = await host.publish("saboteur.work", data={"key": id_}, id_=id_, session=session)
                         if status == 202:
                             acknowledged.add(id_)
                     except (aiohttp.ClientError, ConnectionError):
@@ -139,11 +137,8 @@ async def test_a_failing_plugin_trips_its_own_breaker_and_no_other_plugin_notice
     due = sorted(event["data"]["due"] for event in found)
     assert len(due) == len(set(due))
     gaps = {
-        (
-            aiohttp.helpers.datetime.datetime.fromisoformat(b)
-            - aiohttp.helpers.datetime.datetime.fromisoformat(a)
-        ).total_seconds()
-        for a, b in zip(due, due[1:], strict=False)
+        (datetime.fromisoformat(after) - datetime.fromisoformat(one)).total_seconds()
+        for one, after in itertools.pairwise(due)
     }
     assert gaps <= {2.0}
     _, answer = await host.ask("GET", "/api/v1/events", params={"type": "busbar.breaker.*"})

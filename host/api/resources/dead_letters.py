@@ -103,9 +103,7 @@ class DeadLetters:
 
     async def _note(self, call: Call, action: str, letter: DeadLetterRecord) -> None:
         detail = {"subscription": letter.subscription, "event": letter.event_id}
-        await self._audit.record(
-            actor=call.actor, action=action, target=str(letter.id), detail=detail, outcome="done"
-        )
+        await self._audit.record(actor=call.actor, action=action, target=str(letter.id), detail=detail, outcome="done")
 
 
 def _id(call: Call) -> int:

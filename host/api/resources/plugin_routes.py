@@ -62,9 +62,7 @@ class PluginRoutes:
             method=request.method,
             path="/" + request.match_info["path"],
             query=dict(request.query),
-            headers={
-                name.lower(): value for name, value in request.headers.items() if name.lower() not in HIDDEN
-            },
+            headers={name.lower(): value for name, value in request.headers.items() if name.lower() not in HIDDEN},
             body=await read_bounded(request, MAX_BODY),
         )
         try:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO, Annotated, Any, Final, Literal
-import asyncio
+from typing import IO, Annotated, Final, Literal
 
 from aiohttp import BodyPartReader
 from pydantic import Field
@@ -16,9 +16,9 @@ from host.api.envelope import rfc3339, written
 from host.api.errors import BadRequestError, BodyTooLargeError, UnsupportedMediaError
 from host.control.access import Role
 from host.control.administration import Administration
+from host.control.hosted_plugin import HostedPlugin
 from host.control.reconciler import Reconciler
 from host.control.registry import PluginRecord, Registry
-from host.control.hosted_plugin import HostedPlugin
 from host.control.states import PluginState
 from host.observe.logging import PluginLogs
 from host.routing.event_log import DeliveryRecord, EventLog, Outcome
@@ -213,9 +213,6 @@ class Plugins:
     def endpoints(self) -> tuple[Endpoint, ...]:
         """The rows of the table."""
         viewer, operator, admin = Role.VIEWER, Role.OPERATOR, Role.ADMIN
-        change = {"query": Wait, "response": PluginView}
-        breaker = {"response": BreakerView}
-        grants = {"response": PermissionsView}
         return (
             Endpoint(
                 "GET",
@@ -251,7 +248,14 @@ class Plugins:
                 query=Uninstall,
             ),
             Endpoint(
-                "POST", ONE + "/enable", "enablePlugin", "Have it run.", operator, self.enable, **change
+                "POST",
+                ONE + "/enable",
+                "enablePlugin",
+                "Have it run.",
+                operator,
+                self.enable,
+                query=Wait,
+                response=PluginView,
             ),
             Endpoint(
                 "POST",
@@ -260,7 +264,8 @@ class Plugins:
                 "Have it stop; its events wait.",
                 operator,
                 self.disable,
-                **change,
+                query=Wait,
+                response=PluginView,
             ),
             Endpoint(
                 "POST",
@@ -269,7 +274,8 @@ class Plugins:
                 "Stop and start it.",
                 operator,
                 self.restart,
-                **change,
+                query=Wait,
+                response=PluginView,
             ),
             Endpoint(
                 "GET",
@@ -303,7 +309,7 @@ class Plugins:
                 "Show what it is allowed.",
                 viewer,
                 self.grants,
-                **grants,
+                response=PermissionsView,
             ),
             Endpoint(
                 "PUT",
@@ -313,7 +319,7 @@ class Plugins:
                 admin,
                 self.grant,
                 request=PermissionsView,
-                **grants,
+                response=PermissionsView,
             ),
             Endpoint(
                 "GET",
@@ -325,7 +331,13 @@ class Plugins:
                 response=HealthView,
             ),
             Endpoint(
-                "GET", ONE + "/breaker", "showBreaker", "Show its breaker.", viewer, self.breaker, **breaker
+                "GET",
+                ONE + "/breaker",
+                "showBreaker",
+                "Show its breaker.",
+                viewer,
+                self.breaker,
+                response=BreakerView,
             ),
             Endpoint(
                 "POST",
@@ -335,7 +347,7 @@ class Plugins:
                 operator,
                 self.override,
                 request=Override,
-                **breaker,
+                response=BreakerView,
             ),
             Endpoint(
                 "GET",
@@ -403,9 +415,7 @@ class Plugins:
         """The last lines, the oldest first."""
         record = self._registry.get(call.path("id"))
         lines = self._logs.tail(record.id, call.query.limit)
-        return Answer(
-            [LogLineView(at=written(line.at), level=line.level, message=line.message) for line in lines]
-        )
+        return Answer([LogLineView(at=written(line.at), level=line.level, message=line.message) for line in lines])
 
     # -- desired state
 
@@ -489,18 +499,14 @@ class Plugins:
 
     async def call(self, call: Call) -> Answer:
         """Call a service."""
-        found = await self._administration.call(
-            call.path("id"), call.path("method"), call.body, caller=call.actor
-        )
+        found = await self._administration.call(call.path("id"), call.path("method"), call.body, caller=call.actor)
         return Answer(found)
 
     # -- inside
 
     def _changed(self, call: Call) -> Answer:
         view = self._view(self._registry.get(call.path("id")))
-        return Answer(
-            view, status=200 if call.query.wait else 202, message=f"{view.id} is {view.state.value}"
-        )
+        return Answer(view, status=200 if call.query.wait else 202, message=f"{view.id} is {view.state.value}")
 
     def _view(self, record: PluginRecord) -> PluginView:
         status = self._reconciler.status(record.id)
@@ -536,9 +542,7 @@ class Plugins:
                 if isinstance(part, BodyPartReader) and part.name == "wheel" and filename is None:
                     filename = part.filename or ""
                     await _spool(part, spooled, self._max_wheel)
-                elif (
-                    isinstance(part, BodyPartReader) and part.name == "attestations" and attestations is None
-                ):
+                elif isinstance(part, BodyPartReader) and part.name == "attestations" and attestations is None:
                     attestations = await _small(part)
                 else:
                     raise BadRequestError(
@@ -566,9 +570,7 @@ async def _small(part: BodyPartReader) -> bytes:
     while chunk := await part.read_chunk(CHUNK):
         content += chunk
         if len(content) > MAX_ATTESTATIONS:
-            raise BodyTooLargeError(
-                f"attestations have at most {MAX_ATTESTATIONS} bytes", code="release_size_limit"
-            )
+            raise BodyTooLargeError(f"attestations have at most {MAX_ATTESTATIONS} bytes", code="release_size_limit")
     return bytes(content)
 
 
@@ -583,8 +585,7 @@ def _permissions(found: Permissions) -> PermissionsView:
 
 def _health(view: PluginView, record: PluginRecord, hosted: HostedPlugin | None) -> HealthView:
     common = {
-        name: getattr(view, name)
-        for name in ("state", "since", "cause", "evidence", "next_action", "next_action_at")
+        name: getattr(view, name) for name in ("state", "since", "cause", "evidence", "next_action", "next_action_at")
     }
     if hosted is None:
         return HealthView(**common, checks=[], breaker=None, worker=None, lag=0, restarts=0, last_error="")
@@ -601,9 +602,7 @@ def _health(view: PluginView, record: PluginRecord, hosted: HostedPlugin | None)
         )
     breaker = _breaker(record, hosted)
     checks = [
-        CheckView(
-            name="runtime", status="pass" if supervisor.running else "fail", output=supervisor.status.cause
-        ),
+        CheckView(name="runtime", status="pass" if supervisor.running else "fail", output=supervisor.status.cause),
         CheckView(
             name="breaker",
             status="pass" if breaker.state in {"closed", "disabled"} else "warn",

@@ -172,9 +172,7 @@ class Publishers:
     async def _noted(self, call: Call, action: str, publisher: str) -> Answer:
         view = _view(await self._trust.get(publisher))
         detail = {"keys": [key.kid for key in view.keys], "plugins": view.plugins}
-        await self._audit.record(
-            actor=call.actor, action=action, target=publisher, detail=detail, outcome="done"
-        )
+        await self._audit.record(actor=call.actor, action=action, target=publisher, detail=detail, outcome="done")
         return Answer(view)
 
 

@@ -50,7 +50,6 @@ class Schedules:
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         """The rows of the table."""
-        change = {"response": ScheduleView}
         return (
             Endpoint(
                 "GET",
@@ -70,7 +69,7 @@ class Schedules:
                 "Fire it no more.",
                 Role.OPERATOR,
                 self.pause,
-                **change,
+                response=ScheduleView,
             ),
             Endpoint(
                 "POST",
@@ -79,7 +78,7 @@ class Schedules:
                 "Fire it by its rule again.",
                 Role.OPERATOR,
                 self.resume,
-                **change,
+                response=ScheduleView,
             ),
             Endpoint(
                 "POST",
@@ -131,9 +130,7 @@ class Schedules:
             outcome="done",
         )
         return Answer(
-            FiringView(
-                due=firing.due, fired_at=written(firing.fired_at), event_id=firing.event_id, by_hand=True
-            )
+            FiringView(due=firing.due, fired_at=written(firing.fired_at), event_id=firing.event_id, by_hand=True)
         )
 
     async def runs(self, call: Call) -> Answer:
@@ -141,9 +138,7 @@ class Schedules:
         query: PageQuery = call.query
         found, total = await self._scheduler.runs(call.path("id"), query.offset, query.limit)
         views = [
-            FiringView(
-                due=one.due, fired_at=written(one.fired_at), event_id=one.event_id, by_hand=one.by_hand
-            )
+            FiringView(due=one.due, fired_at=written(one.fired_at), event_id=one.event_id, by_hand=one.by_hand)
             for one in found
         ]
         return Answer.paged(views, query, total)

@@ -82,9 +82,7 @@ class System:
         metrics_role = None if self._public_metrics else Role.VIEWER
         return (
             Endpoint("GET", "/livez", "live", "Whether the host's loop turns.", None, raw=self.live),
-            Endpoint(
-                "GET", "/readyz", "ready", "Whether the host takes work; 503 where not.", None, raw=self.ready
-            ),
+            Endpoint("GET", "/readyz", "ready", "Whether the host takes work; 503 where not.", None, raw=self.ready),
             Endpoint(
                 "GET",
                 "/health",
@@ -130,9 +128,7 @@ class System:
                 raw=self.openapi,
                 produces="application/json",
             ),
-            Endpoint(
-                "GET", "/api/docs", "docs", "This API as a page.", None, raw=self.docs, produces="text/html"
-            ),
+            Endpoint("GET", "/api/docs", "docs", "This API as a page.", None, raw=self.docs, produces="text/html"),
         )
 
     def describe(self, table: tuple[Endpoint, ...]) -> None:

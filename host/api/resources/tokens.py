@@ -64,9 +64,7 @@ class TokenResource:
                 response=TokenView,
                 status=201,
             ),
-            Endpoint(
-                "DELETE", BASE + "/{id}", "revokeToken", "Make a token worthless.", Role.ADMIN, self.revoke
-            ),
+            Endpoint("DELETE", BASE + "/{id}", "revokeToken", "Make a token worthless.", Role.ADMIN, self.revoke),
         )
 
     async def list(self, call: Call) -> Answer:  # noqa: ARG002 - every handler takes the call

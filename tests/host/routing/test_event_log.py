@@ -5,13 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from host.routing.event_log import EventQuery, Outcome, PendingRetry, Settlement
 from host.routing.errors import EventConflictError
+from host.routing.event_log import EventQuery, Outcome, PendingRetry, Settlement
 from host.routing.sqlite_log import SQLiteLog
 from host.storage.database import Database
 from plugin_sdk.clock import SystemClock
@@ -145,9 +144,7 @@ async def test_a_dead_letter_keeps_its_own_copy_and_can_be_revived_after_the_log
     await append(log, event("a"), event("b"))
     first = (await log.read(0, 1))[0]
     await log.cursor("p/s", start=0)
-    await log.settle(
-        [settled(first, Outcome.DEAD_LETTERED, error="why", traceback="line", attempt=8)], {"p/s": 2}, {}
-    )
+    await log.settle([settled(first, Outcome.DEAD_LETTERED, error="why", traceback="line", attempt=8)], {"p/s": 2}, {})
     assert (await log.prune(1e12, 0)).events == 2
     (letter,), total = await log.dead_letters("p", 0, 10)
     assert (total, letter.reason, letter.attempts, letter.event_type) == (1, "why", 8, "a.b")
