@@ -20,8 +20,8 @@ from typing import Final
 
 import aiosqlite
 import uvloop
-from benchmarks.measure import Figure
 
+from benchmarks.measure import Figure
 from host.routing.sqlite_log import SQLiteLog
 from host.storage.database import PRAGMAS, Database
 from plugin_sdk.clock import SystemClock

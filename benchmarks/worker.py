@@ -1,0 +1,70 @@
+"""A worker with a plugin that does nothing, for the benchmarks that call into one."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from host.routing.guard import Guard
+from host.runtime.fork_server import ForkServer
+from host.runtime.process import WorkerRuntime
+from host.runtime.runtime import Launch
+from host.runtime.sdk_path import build_sdk_path
+from plugin_sdk.calls import Delivery, EventCall
+from plugin_sdk.clock import SystemClock
+from plugin_sdk.events import new_event
+from plugin_sdk.resilience import Breaker, BreakerPolicy, Bulkhead
+
+PLUGIN = '''
+from plugin_sdk import Plugin, on_event
+
+class Nothing(Plugin):
+    @on_event("benchmark.*")
+    async def nothing(self, event, context):
+        pass
+'''
+
+
+def call() -> EventCall:
+    """A delivery of an event of an ordinary size."""
+    event = new_event("benchmark.event", source="/benchmarks", data={"text": "some forty characters of plain text" * 3})
+    return EventCall(event.to_json(), Delivery("nothing/nothing/1", "nothing", 1, 1))
+
+
+@asynccontextmanager
+async def worker() -> AsyncIterator[WorkerRuntime]:
+    """A worker that is ready."""
+    with tempfile.TemporaryDirectory(prefix="busbar-worker-") as name:
+        folder = Path(name)
+        release = folder / "release"
+        release.mkdir()
+        (release / "nothing.py").write_text(PLUGIN)
+        fork_server = ForkServer(build_sdk_path(folder))
+        launch = Launch(
+            plugin="nothing",
+            folder=release,
+            entry_point="nothing:Nothing",
+            config={},
+            secrets={},
+            isolation="process",
+            memory=256 * 2**20,
+            concurrency=256,
+            timeout=10.0,
+            data_folder=folder / "data",
+        )
+        runtime = WorkerRuntime(launch, None, fork_server, lambda _lines, _dropped: None)
+        await runtime.start()
+        try:
+            yield runtime
+        finally:
+            await runtime.stop(1.0, 1.0)
+            await fork_server.stop()
+
+
+def guard(concurrency: int) -> Guard:
+    """A guard as a plugin has it."""
+    clock = SystemClock()
+    breaker = Breaker(BreakerPolicy(), clock=clock)
+    return Guard("nothing", breaker=breaker, bulkhead=Bulkhead(concurrency), clock=clock)
