@@ -4,6 +4,10 @@
 ordinary way (execute, commit, next). `append-raw` is the same beside blocking `sqlite3`, the fastest that
 one fsync for each event can be. All sides write the same bytes into the same schema with the same pragmas
 on one file system, encode each event themselves, and take turns in one run.
+
+In these two, ids rise and a subject's events come in runs, as a producer's counter or a time-ordered UUID
+gives them. `append-random-ids` has random UUIDs and interleaved subjects instead: every event then touches
+pages of its own in the indexes, which one commit cannot share. That is the log at its worst.
 """
 
 from __future__ import annotations
@@ -13,7 +17,9 @@ import sqlite3
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -38,13 +44,26 @@ _INSERT: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Rates:
+    """Events per second of each side."""
+
+    log: float
+    ordinary: float
+    blocking: float
+
+
 def run() -> Iterable[Figure]:
     """Measure; the medians of rounds that alternate between the sides."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_measure())
+        ordered = runner.run(_measure(_rising))
+        yield Figure("append", ordered.log, "events/s", "aiosqlite, one transaction each", ordered.ordinary)
+        yield Figure("append-raw", ordered.log, "events/s", "sqlite3, one transaction each", ordered.blocking)
+        mixed = runner.run(_measure(_random))
+        yield Figure("append-random-ids", mixed.log, "events/s", "aiosqlite, one transaction each", mixed.ordinary)
 
 
-async def _measure() -> list[Figure]:
+async def _measure(make: Callable[[int, int], Event]) -> _Rates:
     with tempfile.TemporaryDirectory(prefix="busbar-append-") as folder:
         paths = [Path(folder) / name for name in ("log.db", "aiosqlite.db", "sqlite3.db")]
         for path in paths:
@@ -52,33 +71,44 @@ async def _measure() -> list[Figure]:
         database = await Database.open(paths[0], clock=SystemClock())
         try:
             log = await SQLiteLog.open(database, SystemClock())
-            rounds = [await _round(log, paths[1], paths[2], number) for number in range(ROUNDS)]
+            await _log_rate(log, [make(-1, at) for at in range(PUBLISHERS)])
+            rounds = [await _round(log, paths[1], paths[2], make, number) for number in range(ROUNDS)]
         finally:
             await database.close()
-    ours, theirs, raw = (statistics.median(side) for side in zip(*rounds, strict=True))
-    return [
-        Figure("append", ours, "events/s", "aiosqlite, one transaction each", theirs),
-        Figure("append-raw", ours, "events/s", "sqlite3, one transaction each", raw),
-    ]
+    return _Rates(
+        statistics.median(one.log for one in rounds),
+        statistics.median(one.ordinary for one in rounds),
+        statistics.median(one.blocking for one in rounds),
+    )
 
 
-async def _round(log: SQLiteLog, ordinary: Path, blocking: Path, number: int) -> tuple[float, float, float]:
-    ours = await _log_rate(log, _events(number, EVENTS))
-    theirs = await _aiosqlite_rate(ordinary, _events(number, PEER_EVENTS))
-    return ours, theirs, _sqlite3_rate(blocking, _events(number, PEER_EVENTS))
+async def _round(
+    log: SQLiteLog, ordinary: Path, blocking: Path, make: Callable[[int, int], Event], number: int
+) -> _Rates:
+    events = [make(number, at) for at in range(EVENTS)]
+    return _Rates(
+        log=await _log_rate(log, events),
+        ordinary=await _aiosqlite_rate(ordinary, events[:PEER_EVENTS]),
+        blocking=_sqlite3_rate(blocking, events[:PEER_EVENTS]),
+    )
 
 
-def _events(number: int, size: int) -> list[Event]:
-    return [
-        new_event(
-            "milestone.completed",
-            source="/benchmarks/append",
-            subject="project-1",
-            data={"milestone": at, "title": "The roof is on", "people": ["ada", "grace"]},
-            id=f"{number}-{at}",
-        )
-        for at in range(size)
-    ]
+def _rising(number: int, at: int) -> Event:
+    return _event(f"{number:03d}-{at:07d}", f"project-{at // 100:05d}", at)
+
+
+def _random(number: int, at: int) -> Event:
+    return _event(str(uuid.uuid4()), f"project-{at % 100:05d}", number)
+
+
+def _event(event_id: str, subject: str, count: int) -> Event:
+    return new_event(
+        "milestone.completed",
+        source="/benchmarks/append",
+        subject=subject,
+        data={"milestone": count, "title": "The roof is on", "people": ["ada", "grace"]},
+        id=event_id,
+    )
 
 
 async def _log_rate(log: SQLiteLog, events: list[Event]) -> float:

@@ -30,7 +30,7 @@ class Nothing(Plugin):
 def call() -> EventCall:
     """A delivery of an event of an ordinary size."""
     event = new_event("benchmark.event", source="/benchmarks", data={"text": "some forty characters of plain text" * 3})
-    return EventCall(event.to_json(), Delivery("nothing/nothing/1", "nothing", 1, 1))
+    return EventCall(event, Delivery("nothing/nothing/1", "nothing", 1, 1))
 
 
 @asynccontextmanager

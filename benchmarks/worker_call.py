@@ -91,12 +91,13 @@ async def _measure(connection: socket.socket) -> list[Figure]:
     loop = asyncio.get_running_loop()
     _, echo = await loop.create_unix_connection(_Caller, sock=connection)
     call = worker.call()
+    body = call.event.to_json()
     guard = worker.guard(8)
     ours: list[float] = []
     theirs: list[float] = []
     async with worker.worker() as runtime:
         for _ in range(ROUNDS):
-            theirs.append(await _median(lambda: echo.call(call.body)))
+            theirs.append(await _median(lambda: echo.call(body)))
 
             async def guarded() -> None:
                 permit = await guard.admit()

@@ -67,6 +67,7 @@ def _serve(address: str, ready: Event, stop: Event) -> None:
 
 async def _measure(address: str) -> list[Figure]:
     call = worker.call()
+    body = call.event.to_json()
     guard = worker.guard(IN_FLIGHT)
     ours: list[float] = []
     theirs: list[float] = []
@@ -78,7 +79,7 @@ async def _measure(address: str) -> list[Figure]:
             await guard.run(permit, lambda: runtime.call(call), "on_event", 10.0, "delivery")
 
         async def over_grpc() -> None:
-            await remote(call.body)
+            await remote(body)
 
         for _ in range(ROUNDS):
             theirs.append(await _rate(over_grpc, PEER_CALLS))

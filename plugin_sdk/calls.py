@@ -1,7 +1,6 @@
 """The hook calls as values: what the host hands to a runtime, in the host's process or across the wire.
 
-They are msgspec structs so that a worker decodes exactly one known shape. An event travels as the JSON
-bytes that stand in the log; only the plugin's side turns them into an `Event`.
+They are msgspec structs so that a worker decodes exactly one known shape.
 """
 
 from __future__ import annotations
@@ -9,6 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+
+from plugin_sdk.events import Event
 
 
 class Delivery(msgspec.Struct, frozen=True, array_like=True):
@@ -34,9 +35,9 @@ class Firing(msgspec.Struct, frozen=True, array_like=True):
 
 
 class EventCall(msgspec.Struct, frozen=True, array_like=True, tag="on_event"):
-    """Deliver an event; `body` is the event in the CloudEvents JSON format."""
+    """Deliver an event, which the host checked when it took it into the log."""
 
-    body: bytes
+    event: Event
     delivery: Delivery
 
 

@@ -9,6 +9,7 @@ import asyncio
 import difflib
 import importlib
 import inspect
+from collections.abc import Awaitable, Callable
 from types import ModuleType
 from typing import Any, Final
 
@@ -24,11 +25,11 @@ from plugin_sdk.calls import (
     HookCall,
     Request,
     ServiceCall,
+    StopCall,
 )
 from plugin_sdk.context import Context, Session
 from plugin_sdk.description import Description
 from plugin_sdk.errors import DescriptionError, HostError
-from plugin_sdk.events import Event
 
 HOOKS: Final = tuple(name for name, value in vars(hookspecs).items() if hasattr(value, f"{hookspecs.PROJECT}_spec"))
 
@@ -63,6 +64,16 @@ class LoadedPlugin:
             for implementation in getattr(self.manager.hook, name).get_hookimpls()
             if not inspect.iscoroutinefunction(implementation.function)
         )
+        self._callers = {name: getattr(self.manager.hook, name) for name in self.implements}
+        self._entries: dict[type, Callable[[Any, Session], Awaitable[Any]]] = {
+            EventCall: self._on_event,
+            FiringCall: self._on_schedule,
+            ServiceCall: self._call,
+            Request: self._handle_request,
+            HealthCall: self._check_health,
+            ConfigCall: self._config_changed,
+            StopCall: self._stop,
+        }
 
     @classmethod
     def load(cls, plugin_id: str, entry_point: str) -> LoadedPlugin:
@@ -124,37 +135,51 @@ class LoadedPlugin:
             lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
             raise HostError("; ".join(lines), "config_invalid") from None
 
-    async def run(self, call: HookCall, session: Session) -> Any:
+    def run(self, call: HookCall, session: Session) -> Awaitable[Any]:
         """Enter the hook that `call` is for and answer what it returns; whatever it raises comes out."""
-        match call:
-            case EventCall(body, delivery):
-                # The host checked it when it took it into the log.
-                event = Event.trusted(body)
-                return await self._enter("on_event", event=event, context=Context(session, delivery))
-            case FiringCall(firing, delivery):
-                return await self._enter("on_schedule", firing=firing, context=Context(session, delivery))
-            case ServiceCall(method, arguments):
-                return await self._enter("call", method=method, arguments=arguments, context=Context(session))
-            case Request():
-                return await self._enter("handle_request", request=call, context=Context(session))
-            case HealthCall():
-                return await self._enter("check_health", context=Context(session))
-            case ConfigCall(config, secrets):
-                session.reconfigure(self.parse_config(config), secrets)
-                return await self._enter("config_changed", config=session.config, context=Context(session))
-            case _:
-                return await self._enter("stop", context=Context(session))
+        return self._entries[type(call)](call, session)
 
     async def start(self, session: Session) -> None:
         """Run the plugin's `start` hook."""
         await self._enter("start", context=Context(session))
 
-    async def _enter(self, hook: str, **arguments: Any) -> Any:
-        caller = getattr(self.manager.hook, hook)
+    # One entry for each kind of call; deliveries come first because they come most.
+
+    def _on_event(self, call: EventCall, session: Session) -> Awaitable[Any]:
+        return self._enter("on_event", event=call.event, context=Context(session, call.delivery))
+
+    def _on_schedule(self, call: FiringCall, session: Session) -> Awaitable[Any]:
+        return self._enter("on_schedule", firing=call.firing, context=Context(session, call.delivery))
+
+    def _call(self, call: ServiceCall, session: Session) -> Awaitable[Any]:
+        return self._enter("call", method=call.method, arguments=call.arguments, context=Context(session))
+
+    def _handle_request(self, call: Request, session: Session) -> Awaitable[Any]:
+        return self._enter("handle_request", request=call, context=Context(session))
+
+    def _check_health(self, _call: HealthCall, session: Session) -> Awaitable[Any]:
+        return self._enter("check_health", context=Context(session))
+
+    async def _config_changed(self, call: ConfigCall, session: Session) -> Any:
+        session.reconfigure(self.parse_config(call.config), call.secrets)
+        return await self._enter("config_changed", config=session.config, context=Context(session))
+
+    def _stop(self, _call: StopCall, session: Session) -> Awaitable[Any]:
+        return self._enter("stop", context=Context(session))
+
+    def _enter(self, hook: str, **arguments: Any) -> Awaitable[Any]:
+        """What awaits the hook's end; a hook that is no coroutine function runs in a thread."""
+        caller = self._callers.get(hook)
+        if caller is None:
+            return _nothing()
         if hook in self._plain:
-            return await asyncio.to_thread(caller, **arguments)
-        found = caller(**arguments)
-        return await found if found is not None else None
+            return asyncio.to_thread(caller, **arguments)
+        found: Awaitable[Any] = caller(**arguments)
+        return found
+
+
+async def _nothing() -> None:
+    """What a hook that the plugin does not implement comes to."""
 
 
 def _config_model(instance: object) -> type[BaseModel] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Final, Literal, TypeVar
 
@@ -121,8 +121,8 @@ class Plugin:
     Config: ClassVar[type[BaseModel] | None] = None
 
     def __init__(self) -> None:
-        self._handlers: dict[str, Callable[..., Any]] = {}
-        self._firings: dict[str, Callable[..., Any]] = {}
+        self._handlers: dict[str, _Handler] = {}
+        self._firings: dict[str, _Handler] = {}
         self._services: dict[str, Callable[..., Any]] = {}
         subscriptions: list[Subscription] = []
         schedules: list[Schedule] = []
@@ -130,10 +130,10 @@ class Plugin:
         for method, mark in self._marks():
             if isinstance(mark, Subscription):
                 subscriptions.append(mark)
-                self._handlers[mark.name] = method
+                self._handlers[mark.name] = _Handler(method)
             elif isinstance(mark, Schedule):
                 schedules.append(mark)
-                self._firings[mark.name] = method
+                self._firings[mark.name] = _Handler(method)
             else:
                 services.append(mark)
                 self._services[mark.name] = method
@@ -173,7 +173,7 @@ class Plugin:
         handler = None if delivery is None else self._handlers.get(delivery.subscription)
         if handler is None:
             raise DeadLetter(f"no handler for this subscription; there are {joined(self._handlers)}")
-        await _call(handler, {"event": event, "context": context})
+        await handler.handle({"event": event, "context": context})
 
     @hookimpl
     async def on_schedule(self, firing: Firing, context: Context) -> None:
@@ -181,7 +181,7 @@ class Plugin:
         handler = self._firings.get(firing.schedule)
         if handler is None:
             raise DeadLetter(f"no schedule '{firing.schedule}'; there are {joined(self._firings)}")
-        await _call(handler, {"firing": firing, "context": context})
+        await handler.handle({"firing": firing, "context": context})
 
     @hookimpl
     async def call(self, method: str, arguments: dict[str, Any], context: Context) -> Any:
@@ -225,13 +225,24 @@ class Plugin:
                 yield getattr(self, name), mark
 
 
-async def _call(handler: Callable[..., Any], offered: dict[str, Any]) -> None:
-    """Call a handler with those of the offered arguments that it names; a plain function runs in a thread."""
-    wanted = {name: offered[name] for name in getattr(handler, "busbar_takes", offered)}
-    if inspect.iscoroutinefunction(handler):
-        await handler(**wanted)
-    else:
-        await asyncio.to_thread(handler, **wanted)
+class _Handler:
+    """A decorated method with what is known of it beforehand: which arguments it names, and whether it awaits."""
+
+    __slots__ = ("_awaits", "_method", "_takes")
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self._method = method
+        self._takes: tuple[str, ...] = method.busbar_takes  # type: ignore[attr-defined]  # set by `_takes`
+        self._awaits = inspect.iscoroutinefunction(method)
+
+    def handle(self, offered: dict[str, Any]) -> Awaitable[None]:
+        """Call the method with those of the offered arguments that it names; a plain function runs in a thread."""
+        if len(self._takes) != len(offered):
+            offered = {name: offered[name] for name in self._takes}
+        if self._awaits:
+            found: Awaitable[None] = self._method(**offered)
+            return found
+        return asyncio.to_thread(self._method, **offered)
 
 
 def _takes(method: Callable[..., Any], offered: set[str]) -> None:

@@ -203,7 +203,7 @@ class PluginHarness:
     async def _deliver(self, event: Event, subscription: str, attempt: int) -> Delivered:
         self._number += 1
         delivery = Delivery(f"{subscription}/{event.id}", subscription, attempt, self._number)
-        return await self._outcome(EventCall(event.to_json(), delivery))
+        return await self._outcome(EventCall(event, delivery))
 
     async def _outcome(self, call: EventCall | FiringCall) -> Delivered:
         try:

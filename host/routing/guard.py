@@ -160,7 +160,7 @@ class Guard:
             raise
         finally:
             if delivery_id is not None:
-                del self._deadlines[delivery_id]
+                self._deadlines.pop(delivery_id, None)
         duration = self._now() - started
         measures.succeeded += 1
         measures.time(duration)

@@ -11,26 +11,33 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Final
 
+import structlog
+
 from host.routing.errors import EventConflictError
 from host.routing.event_log import Appended, StoredEvent
 from plugin_sdk.clock import Clock
 from plugin_sdk.events import Event
 
-CHUNKS: Final = (64, 8, 1)
-"""Rows in one INSERT. sqlite3 gives up the interpreter's lock at every statement and has to win it back
-from a busy event loop, so few statements for many rows; fixed sizes, so that each is prepared once."""
+MAX_CHUNK: Final = 128
+"""Rows in the largest INSERT. sqlite3 gives up the interpreter's lock at every statement and has to win it
+back from a busy event loop, so few statements for many rows; of fixed sizes, so that each is prepared once."""
 
 _COLUMNS: Final = "sequence, source, id, type, subject, appended_at, body"
 _SAME: Final = "SELECT sequence, body FROM events WHERE source = ? AND id = ?"
 _KEPT: Final = "SELECT sequence FROM events WHERE sequence BETWEEN ? AND ?"
 
-Row = tuple[int, str, str, str, str | None, int, bytes]
+_log = structlog.get_logger(__name__)
+
+
+def chunk_size(rows: int) -> int:
+    """How many of `rows` rows (at least one) the next INSERT takes: a power of two."""
+    return min(MAX_CHUNK, 1 << (rows.bit_length() - 1))
 
 
 @cache
 def _insert(rows: int) -> str:
     values = ",".join(["(?,?,?,?,?,?,?)"] * rows)
-    return f"INSERT INTO events ({_COLUMNS}) VALUES {values} ON CONFLICT (source, id) DO NOTHING"
+    return f"INSERT INTO events ({_COLUMNS}) VALUES {values} ON CONFLICT (id, source) DO NOTHING"
 
 
 class Appender:
@@ -53,7 +60,7 @@ class Appender:
         answers: list[Appended | Exception] = []
         at = 0
         while at < len(items):
-            size = next(chunk for chunk in CHUNKS if chunk <= len(items) - at)
+            size = chunk_size(len(items) - at)
             self._append(connection, items[at : at + size], now, answers)
             at += size
         return answers
@@ -73,11 +80,12 @@ class Appender:
             flat += (sequence, event.source, event.id, event.type, event.subject, stamp, body)
         inserted = connection.execute(_insert(len(items)), flat).rowcount
         if inserted == len(items):
-            kept = None
-        else:
-            kept = {row[0] for row in connection.execute(_KEPT, (first, self._next - 1))}
+            self._fresh += [StoredEvent(at, event, body, now) for at, (event, body) in enumerate(items, first)]
+            answers += [Appended(at, duplicate=False) for at in range(first, self._next)]
+            return
+        kept = {row[0] for row in connection.execute(_KEPT, (first, self._next - 1))}
         for sequence, (event, body) in enumerate(items, first):
-            if kept is None or sequence in kept:
+            if sequence in kept:
                 self._fresh.append(StoredEvent(sequence, event, body, now))
                 answers.append(Appended(sequence, duplicate=False))
             else:
@@ -112,7 +120,11 @@ class Appender:
             # Rows that other items of the batch rolled back leave gaps, never a different order.
             self.head = taken[-1].sequence
             for listener in self._listeners:
-                listener(taken)
+                try:
+                    listener(taken)
+                except Exception:  # noqa: BLE001 - logged with its traceback, and nothing else can be done
+                    # The others still have to hear of it: what they miss they would never be offered again.
+                    _log.exception("log_listener_failed")
 
 
 def _content(body: bytes) -> Any:

@@ -1,13 +1,16 @@
-"""`SQLiteLog`: the embedded event log. Its rows and their SQL are all here and in `log_appending`."""
+"""`SQLiteLog`: the embedded event log, and the SQL of its cursors and retries.
+
+Appending is in `log_appending`, outcomes' rows in `log_deliveries`, pruning in `log_retention`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from host.routing import log_deliveries, log_retention
 from host.routing.event_log import (
     Appended,
     DeadLetterRecord,
@@ -20,20 +23,24 @@ from host.routing.event_log import (
     Settlement,
     StoredEvent,
 )
-from host.routing.log_appending import CHUNKS, Appender
+from host.routing.log_appending import Appender
 from host.storage.database import Database
 from plugin_sdk.clock import Clock
 from plugin_sdk.events import Event
 
-KEPT_DELIVERIES: Final = 100_000
-"""Lines of the attempt log that are kept."""
-PRUNE_CHUNK: Final = 5_000
-"""Rows that one transaction of pruning removes, so that appends are not kept waiting."""
-MAX_TRACEBACK: Final = 16_384
-MAX_REASON: Final = 4_096
+MAX_READ_BYTES: Final = 8 * 1024 * 1024
+"""Bytes of events that one `read` answers; a single larger event comes alone."""
+MAX_COUNTED: Final = 100_000
+"""Matches that a query counts; more are said to be as many."""
 
 _HEAD: Final = "SELECT max(sequence, (SELECT coalesce(max(sequence), 0) FROM events)) FROM log_head"
-_READ: Final = "SELECT sequence, appended_at, body FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?"
+# The sizes are added up before a body is read, so that a reader far behind never holds a batch of large ones.
+_READ: Final = (
+    "SELECT sequence, appended_at, body FROM events WHERE sequence IN (SELECT sequence FROM ("
+    "SELECT sequence, sum(size) OVER (ORDER BY sequence ROWS UNBOUNDED PRECEDING) - size AS before FROM ("
+    "SELECT sequence, length(body) AS size FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?)) "
+    f"WHERE before < {MAX_READ_BYTES}) ORDER BY sequence"
+)
 _FIND: Final = "SELECT sequence, appended_at, body FROM events WHERE id = ? ORDER BY sequence LIMIT 100"
 _CURSOR: Final = "SELECT position FROM cursors WHERE subscription = ?"
 _NEW_CURSOR: Final = "INSERT OR IGNORE INTO cursors (subscription, position) VALUES (?, ?)"
@@ -50,29 +57,23 @@ _SETTLED: Final = "DELETE FROM retries WHERE subscription = ? AND sequence = ?"
 _DUE: Final = (
     "SELECT r.subscription, r.sequence, r.attempt, r.due_at, r.error, coalesce(r.body, e.body) AS body, "
     "coalesce(e.appended_at, 0) AS appended_at FROM retries r LEFT JOIN events e USING (sequence) "
-    "WHERE r.subscription = ? AND r.due_at <= ? ORDER BY r.due_at LIMIT ?"
+    "WHERE r.subscription = ? AND r.due_at <= ? AND coalesce(r.body, e.body) IS NOT NULL "
+    "ORDER BY r.due_at LIMIT ?"
 )
 _NEXT_DUE: Final = "SELECT min(due_at) FROM retries WHERE subscription = ? AND due_at > ?"
-_BURY: Final = (
-    "INSERT INTO dead_letters (plugin, subscription, sequence, event_id, event_type, body, reason, traceback, "
-    "attempts, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
-_LETTER: Final = "SELECT * FROM dead_letters WHERE id = ?"
-_DROP_LETTER: Final = "DELETE FROM dead_letters WHERE id = ?"
 _REVIVE: Final = (
     "INSERT INTO retries (subscription, sequence, attempt, due_at, error, body) VALUES (?, ?, 0, ?, ?, ?) "
-    "ON CONFLICT (subscription, sequence) DO UPDATE SET attempt = 0, due_at = excluded.due_at, body = excluded.body"
+    "ON CONFLICT (subscription, sequence) DO UPDATE SET "
+    "attempt = 0, due_at = excluded.due_at, body = excluded.body"
 )
-_FLOOR: Final = (
-    "SELECT subscription, min(position) AS position FROM ("
-    "SELECT subscription, position FROM cursors UNION ALL SELECT subscription, sequence - 1 FROM retries "
-    "WHERE body IS NULL) GROUP BY subscription ORDER BY position"
+_OF_PLUGIN: Final = "SELECT subscription FROM cursors WHERE substr(subscription, 1, ?) = ?"
+_PER_SUBSCRIPTION: Final = ("cursors", "settled_ahead", "retries")
+_STATS: Final = (
+    "SELECT (SELECT coalesce(max(sequence) + 1, 0) FROM events) AS above, "
+    "(SELECT coalesce(min(sequence), 0) FROM events) AS first, "
+    "(SELECT appended_at FROM events ORDER BY sequence LIMIT 1) AS oldest, "
+    "(SELECT count(*) FROM retries) AS retries, (SELECT count(*) FROM dead_letters) AS letters"
 )
-_PRUNABLE: Final = "SELECT sequence FROM events WHERE sequence <= ? AND appended_at < ? ORDER BY sequence LIMIT ?"
-_OLDEST: Final = "SELECT sequence FROM events WHERE sequence <= ? ORDER BY sequence LIMIT ?"
-_REMOVE: Final = "DELETE FROM events WHERE sequence <= ? AND sequence >= ?"
-_KEEP_HEAD: Final = "UPDATE log_head SET sequence = max(sequence, (SELECT coalesce(max(sequence), 0) FROM events))"
-_TRIM: Final = "DELETE FROM deliveries WHERE number <= (SELECT max(number) FROM deliveries) - ?"
 
 
 class SQLiteLog:
@@ -98,12 +99,12 @@ class SQLiteLog:
         return self._appender.head
 
     def listen(self, committed: Callable[[Sequence[StoredEvent]], None]) -> None:
-        """Call `committed` on the loop with the new events of each commit, in order."""
+        """Call `committed` as `EventLog.listen` says."""
         self._appender.listen(committed)
 
     def append(self, event: Event, body: bytes) -> asyncio.Future[Appended]:
         """Append an event; the future is done once it is durable. Errors as in `EventLog.append`."""
-        return self._appending.submit((event, body))
+        return self._appending.submit((event, body), weight=len(body))
 
     def append_within(self, connection: sqlite3.Connection, event: Event) -> Appended:
         """Append an event as part of an operation of the caller's own, in the writer's thread.
@@ -119,7 +120,7 @@ class SQLiteLog:
         return answer
 
     async def read(self, after: int, limit: int) -> list[StoredEvent]:
-        """At most `limit` events above `after`, in order."""
+        """The events above `after`, in order: at most `limit`, and some 8 MiB."""
         return [_event(row) for row in await self._database.read(_READ, (after, limit))]
 
     async def find(self, event_id: str) -> list[StoredEvent]:
@@ -127,28 +128,16 @@ class SQLiteLog:
         return [_event(row) for row in await self._database.read(_FIND, (event_id,))]
 
     async def query(self, query: EventQuery, offset: int, limit: int) -> tuple[list[StoredEvent], int]:
-        """A page of matching events, the newest first, and how many match in all."""
-        clauses: list[str] = []
-        values: list[Any] = []
-        if query.type is not None:
-            if "*" in query.type:
-                clauses.append("type GLOB ?")
-                values.append(query.type.replace("[", "[[]").replace("?", "[?]"))
-            else:
-                clauses.append("type = ?")
-                values.append(query.type)
-        for column, value in (("source", query.source), ("subject", query.subject)):
-            if value is not None:
-                clauses.append(f"{column} = ?")
-                values.append(value)
-        for comparison, instant in ((">=", query.since), ("<", query.until)):
-            if instant is not None:
-                clauses.append(f"appended_at {comparison} ?")
-                values.append(int(instant * 1_000_000))
-        where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
-        counted = await self._database.read(f"SELECT count(*) FROM events {where}", values)
+        """A page of matching events, the newest first, and how many match, counted up to `MAX_COUNTED`."""
+        where, values = _conditions(query)
+        counted = await self._database.read(
+            f"SELECT count(*) FROM (SELECT 1 FROM events {where} LIMIT {MAX_COUNTED})", values
+        )
+        # Places first, bodies after: SQLite sorts what it must without the bodies.
         rows = await self._database.read(
-            f"SELECT sequence, appended_at, body FROM events {where} ORDER BY sequence DESC LIMIT ? OFFSET ?",
+            "SELECT sequence, appended_at, body FROM events WHERE sequence IN ("
+            f"SELECT sequence FROM events {where} ORDER BY {_order(query)} LIMIT ? OFFSET ?) "
+            "ORDER BY sequence DESC",
             (*values, limit, offset),
         )
         return [_event(row) for row in rows], int(counted[0][0])
@@ -173,12 +162,12 @@ class SQLiteLog:
     ) -> None:
         """Write outcomes, cursors, and what was settled above them, in one transaction."""
         retried = [
-            (one.subscription, one.stored.sequence, one.attempt, one.retry_at, one.error[:MAX_REASON])
+            (one.subscription, one.stored.sequence, one.attempt, one.retry_at, one.error[: log_deliveries.MAX_REASON])
             for one in outcomes
             if one.outcome is Outcome.RETRIED
         ]
         now = self._clock.now().timestamp()
-        dead = [_letter_row(one, now) for one in outcomes if one.outcome is Outcome.DEAD_LETTERED]
+        dead = [one for one in outcomes if one.outcome is Outcome.DEAD_LETTERED]
         done = [
             (one.subscription, one.stored.sequence)
             for one in outcomes
@@ -186,8 +175,8 @@ class SQLiteLog:
         ]
 
         def write(connection: sqlite3.Connection) -> None:
-            _insert_deliveries(connection, outcomes)
-            connection.executemany(_BURY, dead)
+            log_deliveries.insert_deliveries(connection, outcomes)
+            log_deliveries.bury(connection, dead, now)
             connection.executemany(_SETTLED, done)
             connection.executemany(_RETRY, retried)
             connection.executemany(_ADD_AHEAD, _pairs(ahead))
@@ -209,7 +198,7 @@ class SQLiteLog:
         rows = await self._database.read(_DUE, (subscription, now, limit))
         return [
             (
-                PendingRetry(row["subscription"], row["sequence"], row["attempt"], row["due_at"], row["error"]),
+                PendingRetry(*row[:5]),
                 _event(row),
             )
             for row in rows
@@ -224,19 +213,14 @@ class SQLiteLog:
 
     async def dead_letters(self, plugin: str | None, offset: int, limit: int) -> tuple[list[DeadLetterRecord], int]:
         """A page of dead letters, the newest first, and how many there are."""
-        where, values = ("WHERE plugin = ?", (plugin,)) if plugin else ("", ())
-        counted = await self._database.read(f"SELECT count(*) FROM dead_letters {where}", values)
-        rows = await self._database.read(
-            f"SELECT * FROM dead_letters {where} ORDER BY id DESC LIMIT ? OFFSET ?", (*values, limit, offset)
-        )
-        return [DeadLetterRecord(**dict(row)) for row in rows], int(counted[0][0])
+        return await log_deliveries.letters(self._database, plugin, offset, limit)
 
     async def revive(self, letter: int) -> DeadLetterRecord | None:
         """Move a dead letter back to be delivered, with no attempt counted; None where there is none."""
         now = self._clock.now().timestamp()
 
         def move(connection: sqlite3.Connection) -> DeadLetterRecord | None:
-            found = _take_letter(connection, letter)
+            found = log_deliveries.take_letter(connection, letter)
             if found is not None:
                 connection.execute(_REVIVE, (found.subscription, found.sequence, now, found.reason, found.body))
             return found
@@ -245,23 +229,13 @@ class SQLiteLog:
 
     async def discard(self, letter: int) -> DeadLetterRecord | None:
         """Remove a dead letter for good; None where there is none."""
-        return await self._database.write(lambda connection: _take_letter(connection, letter))
+        return await self._database.write(lambda connection: log_deliveries.take_letter(connection, letter))
 
     async def deliveries(
         self, plugin: str, outcome: Outcome | None, offset: int, limit: int
     ) -> tuple[list[DeliveryRecord], int]:
         """A page of the attempt log of a plugin, the newest first, and how many lines it has."""
-        where, values = "WHERE plugin = ?", [plugin]
-        if outcome is not None:
-            where, values = where + " AND outcome = ?", [plugin, outcome.value]
-        counted = await self._database.read(f"SELECT count(*) FROM deliveries {where}", values)
-        rows = await self._database.read(
-            "SELECT subscription, sequence, event_id, attempt, outcome, started_at, duration, error "
-            f"FROM deliveries {where} ORDER BY number DESC LIMIT ? OFFSET ?",
-            (*values, limit, offset),
-        )
-        found = [DeliveryRecord(**{**dict(row), "outcome": Outcome(row["outcome"])}) for row in rows]
-        return found, int(counted[0][0])
+        return await log_deliveries.lines(self._database, plugin, outcome, offset, limit)
 
     # -- housekeeping
 
@@ -270,62 +244,44 @@ class SQLiteLog:
         prefix = plugin + "/"
 
         def drop(connection: sqlite3.Connection) -> None:
-            for table in ("cursors", "settled_ahead", "retries"):
+            for table in _PER_SUBSCRIPTION:
                 connection.execute(f"DELETE FROM {table} WHERE substr(subscription, 1, ?) = ?", (len(prefix), prefix))
             for table in ("dead_letters", "deliveries"):
                 connection.execute(f"DELETE FROM {table} WHERE plugin = ?", (plugin,))
 
         await self._database.write(drop)
 
+    async def retire(self, plugin: str, kept: Collection[str]) -> None:
+        """Drop the cursors and retries of a plugin's subscriptions other than `kept` (ids)."""
+        prefix = plugin + "/"
+
+        def drop(connection: sqlite3.Connection) -> None:
+            found = connection.execute(_OF_PLUGIN, (len(prefix), prefix)).fetchall()
+            for (subscription,) in found:
+                if subscription not in kept:
+                    for table in _PER_SUBSCRIPTION:
+                        connection.execute(f"DELETE FROM {table} WHERE subscription = ?", (subscription,))
+
+        await self._database.write(drop)
+
     async def prune(self, older_than: float, max_bytes: int) -> Pruned:
-        """Remove events that are too old or beyond the budget, and that no subscription still needs."""
-        floors = await self._database.read(_FLOOR)
-        floor = int(floors[0]["position"]) if floors else self.head()
-        removed = 0
-        while (found := await self._prune_chunk(_PRUNABLE, (floor, int(older_than * 1_000_000)))) > 0:
-            removed += found
-        while (await self._bytes()) > max_bytes:
-            found = await self._prune_chunk(_OLDEST, (floor,))
-            if not found:
-                break
-            removed += found
-        await self._database.write(lambda connection: _many(connection, _TRIM, [(KEPT_DELIVERIES,)]))
-        oldest = await self._database.read("SELECT appended_at FROM events ORDER BY sequence LIMIT 1")
-        late = bool(oldest) and oldest[0][0] < int(older_than * 1_000_000)
-        held = late or (await self._bytes()) > max_bytes
-        holders = tuple(row["subscription"] for row in floors if row["position"] == floor) if held else ()
-        return Pruned(removed, holders)
+        """Remove events that are too old or beyond the budget, and that no subscription still needs.
+
+        The budget is for the whole database; `older_than` is in seconds since the epoch.
+        """
+        return await log_retention.prune(self._database, self.head(), older_than, max_bytes)
 
     async def stats(self) -> LogStats:
-        """How large the log is."""
-        row = (
-            await self._database.read(
-                "SELECT (SELECT count(*) FROM events) AS events, "
-                "(SELECT appended_at FROM events ORDER BY sequence LIMIT 1) AS oldest, "
-                "(SELECT count(*) FROM retries) AS retries, (SELECT count(*) FROM dead_letters) AS letters"
-            )
-        )[0]
-        oldest = None if row["oldest"] is None else row["oldest"] / 1_000_000
-        return LogStats(row["events"], await self._bytes(), self.head(), oldest, row["retries"], row["letters"])
-
-    async def _bytes(self) -> int:
-        rows = await self._database.read(
-            "SELECT (page_count - freelist_count) * page_size FROM pragma_page_count, pragma_freelist_count, "
-            "pragma_page_size"
+        """How large the log is; cheap enough for every scrape."""
+        (row,) = await self._database.read(_STATS)
+        return LogStats(
+            events=row["above"] - row["first"],
+            bytes=await log_retention.used_bytes(self._database),
+            head=self.head(),
+            oldest_at=None if row["oldest"] is None else row["oldest"] / 1_000_000,
+            retries=row["retries"],
+            dead_letters=row["letters"],
         )
-        return int(rows[0][0])
-
-    async def _prune_chunk(self, select: str, values: tuple[int, ...]) -> int:
-        rows = await self._database.read(select, (*values, PRUNE_CHUNK))
-        if not rows:
-            return 0
-        first, last = rows[0][0], rows[-1][0]
-
-        def remove(connection: sqlite3.Connection) -> int:
-            connection.execute(_KEEP_HEAD)
-            return connection.execute(_REMOVE, (last, first)).rowcount
-
-        return await self._database.write(remove)
 
 
 def _event(row: sqlite3.Row) -> StoredEvent:
@@ -333,58 +289,33 @@ def _event(row: sqlite3.Row) -> StoredEvent:
     return StoredEvent(row["sequence"], Event.trusted(body), body, row["appended_at"] / 1_000_000)
 
 
-def _insert_deliveries(connection: sqlite3.Connection, outcomes: Sequence[Settlement]) -> None:
-    """Add lines to the attempt log, many to a statement (see `log_appending.CHUNKS`)."""
-    at = 0
-    while at < len(outcomes):
-        size = next(chunk for chunk in CHUNKS if chunk <= len(outcomes) - at)
-        flat: list[Any] = []
-        for one in outcomes[at : at + size]:
-            flat += (
-                one.plugin,
-                one.subscription,
-                one.stored.sequence,
-                one.stored.event.id,
-                one.attempt,
-                one.outcome.value,
-                one.started_at,
-                one.duration,
-                one.error[:MAX_REASON],
-            )
-        connection.execute(_deliveries(size), flat)
-        at += size
+def _conditions(query: EventQuery) -> tuple[str, list[Any]]:
+    """The WHERE clause of a query, and its values."""
+    clauses: list[str] = []
+    values: list[Any] = []
+    if query.type is not None:
+        # Only `*` is a wildcard of ours; the others of GLOB stand for themselves.
+        glob = "*" in query.type
+        clauses.append("type GLOB ?" if glob else "type = ?")
+        values.append(query.type.replace("[", "[[]").replace("?", "[?]") if glob else query.type)
+    for column, value in (("source", query.source), ("subject", query.subject)):
+        if value is not None:
+            clauses.append(f"{column} = ?")
+            values.append(value)
+    # `+` keeps SQLite from the index by time where a narrower one serves.
+    time = "+appended_at" if clauses else "appended_at"
+    for comparison, instant in ((">=", query.since), ("<", query.until)):
+        if instant is not None:
+            clauses.append(f"{time} {comparison} ?")
+            values.append(int(instant * 1_000_000))
+    return (f"WHERE {' AND '.join(clauses)}" if clauses else ""), values
 
 
-@cache
-def _deliveries(rows: int) -> str:
-    values = ",".join(["(?,?,?,?,?,?,?,?,?)"] * rows)
-    return (
-        "INSERT INTO deliveries (plugin, subscription, sequence, event_id, attempt, outcome, started_at, "
-        f"duration, error) VALUES {values}"
-    )
-
-
-def _letter_row(one: Settlement, now: float) -> tuple[Any, ...]:
-    return (
-        one.plugin,
-        one.subscription,
-        one.stored.sequence,
-        one.stored.event.id,
-        one.stored.event.type,
-        one.stored.body,
-        one.error[:MAX_REASON],
-        one.traceback[-MAX_TRACEBACK:],
-        one.attempt,
-        now,
-    )
-
-
-def _take_letter(connection: sqlite3.Connection, letter: int) -> DeadLetterRecord | None:
-    row = connection.execute(_LETTER, (letter,)).fetchone()
-    if row is None:
-        return None
-    connection.execute(_DROP_LETTER, (letter,))
-    return DeadLetterRecord(**dict(row))
+def _order(query: EventQuery) -> str:
+    """Newest first, in the order of the index that finds the events, so that nothing is sorted."""
+    by_time = query.type is None and query.source is None and query.subject is None
+    timed = query.since is not None or query.until is not None
+    return "appended_at DESC, sequence DESC" if by_time and timed else "sequence DESC"
 
 
 def _pairs(ahead: Mapping[str, Sequence[int]]) -> Iterable[tuple[str, int]]:

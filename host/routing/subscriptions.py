@@ -48,7 +48,7 @@ class BoundSubscription:
         traceparent = stored.event.extensions.get("traceparent", "")
         delivery = Delivery(f"{self.id}/{stored.sequence}", self.name, attempt, stored.sequence, str(traceparent))
         if self.name != SCHEDULES:
-            return delivery, EventCall(stored.body, delivery)
+            return delivery, EventCall(stored.event, delivery)
         due = stored.event.data["due"]
         return delivery, FiringCall(Firing(str(stored.event.subject), due, stored.event.id), delivery)
 

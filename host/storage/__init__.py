@@ -1,1 +1,1 @@
-"""SQLite for everything the host keeps: migrations, read connections, the group-commit writer, the keyring."""
+"""SQLite for all that the host keeps: migrations, readers, the group-commit writer; the keyring for secrets."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 import aiosqlite
 
-from host.storage.errors import SchemaError
+from host.storage.errors import SchemaError, StorageBusyError, StorageFailedError, is_machine_failure
 from host.storage.writer import Writer
 from plugin_sdk.clock import Clock, SystemClock
 
@@ -20,6 +21,8 @@ T = TypeVar("T")
 
 READERS: Final = 2
 """Connections that read; one slow query does not stop the others."""
+READ_WAIT_SECONDS: Final = 30.0
+"""How long a query waits for a connection while slower ones hold them all."""
 PAGE_CACHE_KIB: Final = 16384
 CHECKPOINT_PAGES: Final = 4000
 """Pages of the write-ahead log (4 KiB each) at which a commit moves them into the database itself."""
@@ -31,7 +34,11 @@ PRAGMAS: Final = (
     "PRAGMA busy_timeout = 5000",
     f"PRAGMA cache_size = -{PAGE_CACHE_KIB}",
     f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}",
+    "PRAGMA journal_size_limit = 67108864",  # a log that once grew gives its disk back
     "PRAGMA temp_store = MEMORY",
+)
+_APPLIED: Final = (
+    "CREATE TABLE IF NOT EXISTS schema_migrations (number INTEGER PRIMARY KEY, applied_at REAL NOT NULL) STRICT"
 )
 _NUMBERED: Final = re.compile(r"(\d{4})_\w+\.sql")
 
@@ -49,35 +56,61 @@ class Database:
 
     @classmethod
     async def open(cls, path: Path, *, clock: Clock | None = None) -> Database:
-        """Open or create the file and bring its schema up to date.
+        """Open or create the file, readable by its owner alone, and bring its schema up to date.
 
         Raises:
-            SchemaError: a newer host wrote it, or a migration failed; the file is as it was.
+            SchemaError: a newer host wrote it, or a migration failed; that migration left no trace.
+            StorageFailedError: it cannot be opened, or is no database.
         """
         now = (clock or SystemClock()).now().timestamp()
         await asyncio.to_thread(_migrate, path, now)
         writer = Writer(lambda: _connect(path))
         await writer.start()
-        readers = [await _reader(path) for _ in range(READERS)]
+        readers: list[aiosqlite.Connection] = []
+        try:
+            for _ in range(READERS):
+                reader = await _reader(path)
+                readers.append(reader)
+        except BaseException:
+            await cls(path, writer, readers).close()
+            raise
         return cls(path, writer, readers)
 
     async def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
-        """The rows of a query; it sees every write that was answered before it began."""
-        reader = await self._free.get()
+        """The rows of a query; it sees every write that was answered before it began.
+
+        Raises:
+            StorageBusyError: slower queries held every connection for too long.
+            StorageFailedError: the disk failed.
+        """
+        try:
+            async with asyncio.timeout(READ_WAIT_SECONDS):
+                reader = await self._free.get()
+        except TimeoutError as error:
+            raise StorageBusyError("the database is busy: try again in a moment", retry_after=1.0) from error
         try:
             return list(await reader.execute_fetchall(sql, tuple(parameters)))
+        except sqlite3.Error as error:
+            if is_machine_failure(error):
+                raise StorageFailedError(f"the database could not be read ({error}): check the disk") from error
+            raise
         finally:
             self._free.put_nowait(reader)
 
     async def write(self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        """Run an operation in the writer's next transaction; durable when it returns. Errors: `Writer.run`."""
+        """Run an operation in the writer's next transaction; durable when it returns.
+
+        Errors as in `Writer.run`.
+        """
         return await self.writer.run(operation)
 
     async def close(self) -> None:
-        """Write what waits and close every connection."""
-        await self.writer.close()
-        for reader in self._readers:
+        """Write what waits and close every connection; closing again does nothing."""
+        # Readers first: only then can the writer empty the write-ahead log.
+        readers, self._readers = self._readers, []
+        for reader in readers:
             await reader.close()
+        await self.writer.close()
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -97,12 +130,15 @@ async def _reader(path: Path) -> aiosqlite.Connection:
 
 
 def _migrate(path: Path, now: float) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    connection = _connect(path)
     try:
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS schema_migrations (number INTEGER PRIMARY KEY, applied_at REAL NOT NULL) STRICT"
-        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Made here, because SQLite would let the process's umask decide who may read it.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        connection = _connect(path)
+    except (OSError, sqlite3.Error) as error:
+        raise StorageFailedError(f"the database {path} cannot be opened: {error}") from error
+    try:
+        connection.execute(_APPLIED)
         applied = {row[0] for row in connection.execute("SELECT number FROM schema_migrations")}
         scripts = _scripts()
         unknown = applied - scripts.keys()
@@ -111,17 +147,19 @@ def _migrate(path: Path, now: float) -> None:
                 f"{path} was written by a newer Busbar (schema {max(unknown)}): run that version, or restore a backup"
             )
         for number in sorted(scripts.keys() - applied):
-            try:
-                connection.executescript(
-                    f"BEGIN IMMEDIATE;\n{scripts[number]}\n"
-                    f"INSERT INTO schema_migrations (number, applied_at) VALUES ({number}, {now});\nCOMMIT;"
-                )
-            except sqlite3.Error as error:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise SchemaError(f"migration {number} of {path} failed: {error}") from error
+            _apply(connection, path, number, scripts[number], now)
     finally:
         connection.close()
+
+
+def _apply(connection: sqlite3.Connection, path: Path, number: int, script: str, now: float) -> None:
+    record = f"INSERT INTO schema_migrations (number, applied_at) VALUES ({number}, {now})"
+    try:
+        connection.executescript(f"BEGIN IMMEDIATE;\n{script}\n{record};\nCOMMIT;")
+    except sqlite3.Error as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise SchemaError(f"migration {number} of {path} failed and was undone: {error}") from error
 
 
 def _scripts() -> dict[int, str]:

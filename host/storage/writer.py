@@ -197,7 +197,7 @@ class Writer:
         for hook, rows in zip(self._hooks, taken, strict=True):
             try:
                 hook.committed(rows)
-            except Exception:
+            except Exception:  # noqa: BLE001 - logged with its traceback
                 # What is durable must be answered, whatever a listener makes of it.
                 _log.exception("commit_hook_failed")
         for (_, answers), found in zip(batch.channels.values(), results, strict=True):
@@ -274,7 +274,7 @@ class Writer:
             connection.execute("BEGIN IMMEDIATE")
             results = [channel.apply(connection, items) for channel, (items, _) in batch.channels.items()]
             connection.execute("COMMIT")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - every waiter hears of it, and the writer goes on
             self._rewind(marks)
             try:
                 if connection.in_transaction:

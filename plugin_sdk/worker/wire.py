@@ -174,14 +174,29 @@ class Wire(asyncio.Protocol, Generic[Message]):
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._outgoing: list[Any] = []
+        self._in_burst = False
         self._failure: Exception | None = None
         self.paused = False
 
     def send(self, message: Any) -> None:
-        """Send a message with the next frame; after the connection is gone, do nothing."""
-        if not self._outgoing:
-            self._loop.call_soon(self._flush)
-        self._outgoing.append(message)
+        """Send a message; after the connection is gone, do nothing.
+
+        The first message of a turn of the loop leaves at once, so that a single call waits for nothing; what
+        is sent in the same turn after it leaves as one frame at the turn's end.
+        """
+        if self._in_burst:
+            self._outgoing.append(message)
+            return
+        self._in_burst = True
+        self._loop.call_soon(self._end_burst)
+        if self._transport is not None:
+            frame = bytearray()
+            self._frame([message], frame)
+            self._transport.write(frame)
+
+    def _end_burst(self) -> None:
+        self._in_burst = False
+        self._flush()
 
     def flush(self) -> None:
         """Send now what waits for the next frame."""

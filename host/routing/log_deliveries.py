@@ -1,0 +1,119 @@
+"""Rows of the attempt log and of the dead letters: how outcomes become them, and how they are read back."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Final
+
+from host.routing.event_log import DeadLetterRecord, DeliveryRecord, Outcome, Settlement
+from host.routing.log_appending import chunk_size
+from host.storage.database import Database
+
+KEPT_DELIVERIES: Final = 100_000
+"""Lines of the attempt log that are kept."""
+MAX_TRACEBACK: Final = 16_384
+"""Characters of a traceback that are kept, counted from its end, where the error stands."""
+MAX_REASON: Final = 4_096
+
+_BURY: Final = (
+    "INSERT INTO dead_letters (plugin, subscription, sequence, event_id, event_type, body, reason, "
+    "traceback, attempts, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_LETTER: Final = "SELECT * FROM dead_letters WHERE id = ?"
+_DROP_LETTER: Final = "DELETE FROM dead_letters WHERE id = ?"
+_TRIM: Final = "DELETE FROM deliveries WHERE number <= (SELECT max(number) FROM deliveries) - ?"
+_LINE: Final = "subscription, sequence, event_id, attempt, outcome, started_at, duration, error"
+
+
+@cache
+def _insert(rows: int) -> str:
+    values = ",".join(["(?,?,?,?,?,?,?,?,?)"] * rows)
+    return f"INSERT INTO deliveries (plugin, {_LINE}) VALUES {values}"
+
+
+def insert_deliveries(connection: sqlite3.Connection, outcomes: Sequence[Settlement]) -> None:
+    """Add a line to the attempt log for each outcome, many to a statement."""
+    at = 0
+    while at < len(outcomes):
+        size = chunk_size(len(outcomes) - at)
+        flat: list[Any] = []
+        for one in outcomes[at : at + size]:
+            flat += (
+                one.plugin,
+                one.subscription,
+                one.stored.sequence,
+                one.stored.event.id,
+                one.attempt,
+                one.outcome.value,
+                one.started_at,
+                one.duration,
+                one.error[:MAX_REASON],
+            )
+        connection.execute(_insert(size), flat)
+        at += size
+
+
+def bury(connection: sqlite3.Connection, outcomes: Sequence[Settlement], now: float) -> None:
+    """Keep a dead letter for each outcome, with its own copy of the event."""
+    connection.executemany(
+        _BURY,
+        [
+            (
+                one.plugin,
+                one.subscription,
+                one.stored.sequence,
+                one.stored.event.id,
+                one.stored.event.type,
+                one.stored.body,
+                one.error[:MAX_REASON],
+                one.traceback[-MAX_TRACEBACK:],
+                one.attempt,
+                now,
+            )
+            for one in outcomes
+        ],
+    )
+
+
+def take_letter(connection: sqlite3.Connection, letter: int) -> DeadLetterRecord | None:
+    """Remove a dead letter and answer it; None where there is none."""
+    row = connection.execute(_LETTER, (letter,)).fetchone()
+    if row is None:
+        return None
+    connection.execute(_DROP_LETTER, (letter,))
+    return DeadLetterRecord(**dict(row))
+
+
+def trim(connection: sqlite3.Connection) -> None:
+    """Drop all but the newest lines of the attempt log."""
+    connection.execute(_TRIM, (KEPT_DELIVERIES,))
+
+
+async def letters(
+    database: Database, plugin: str | None, offset: int, limit: int
+) -> tuple[list[DeadLetterRecord], int]:
+    """A page of dead letters, the newest first, and how many there are."""
+    where, values = ("WHERE plugin = ?", (plugin,)) if plugin is not None else ("", ())
+    counted = await database.read(f"SELECT count(*) FROM dead_letters {where}", values)
+    rows = await database.read(
+        f"SELECT * FROM dead_letters {where} ORDER BY id DESC LIMIT ? OFFSET ?", (*values, limit, offset)
+    )
+    return [DeadLetterRecord(**dict(row)) for row in rows], int(counted[0][0])
+
+
+async def lines(
+    database: Database, plugin: str, outcome: Outcome | None, offset: int, limit: int
+) -> tuple[list[DeliveryRecord], int]:
+    """A page of a plugin's attempt log, the newest first, and how many lines it has."""
+    where, values = "WHERE plugin = ?", [plugin]
+    if outcome is not None:
+        where, values = where + " AND outcome = ?", [plugin, outcome.value]
+    counted = await database.read(f"SELECT count(*) FROM deliveries {where}", values)
+    rows = await database.read(
+        f"SELECT {_LINE} FROM deliveries {where} ORDER BY number DESC LIMIT ? OFFSET ?",
+        (*values, limit, offset),
+    )
+    found = [DeliveryRecord(**{**dict(row), "outcome": Outcome(row["outcome"])}) for row in rows]
+    return found, int(counted[0][0])

@@ -1,0 +1,70 @@
+"""What may leave the log, and its leaving: old events and those beyond the budget, never one still needed."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+from host.routing.event_log import Pruned
+from host.routing.log_deliveries import trim
+from host.storage.database import Database
+
+PRUNE_CHUNK: Final = 1_000
+"""Events that one transaction removes; some 10 ms, so that appends are not kept waiting."""
+_ANY_AGE: Final = 2**63 - 1
+
+# A retry that carries its own body needs no event; one whose subscription is gone is nobody's any more.
+_FLOORS: Final = (
+    "SELECT subscription, min(position) AS position FROM ("
+    "SELECT subscription, position FROM cursors UNION ALL "
+    "SELECT subscription, sequence - 1 FROM retries WHERE body IS NULL AND subscription IN "
+    "(SELECT subscription FROM cursors)) GROUP BY subscription ORDER BY position"
+)
+# Only the oldest chunk is looked at, so that a log with nothing to remove is not read to its end.
+_OLDEST: Final = (
+    "SELECT sequence FROM (SELECT sequence, appended_at FROM events WHERE sequence <= ? "
+    "ORDER BY sequence LIMIT ?) WHERE appended_at < ? ORDER BY sequence"
+)
+_REMOVE: Final = "DELETE FROM events WHERE sequence BETWEEN ? AND ? AND appended_at < ?"
+_KEEP_HEAD: Final = "UPDATE log_head SET sequence = max(sequence, (SELECT coalesce(max(sequence), 0) FROM events))"
+_FIRST: Final = "SELECT appended_at FROM events ORDER BY sequence LIMIT 1"
+_BYTES: Final = (
+    "SELECT (page_count - freelist_count) * page_size FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
+)
+
+
+async def used_bytes(database: Database) -> int:
+    """Bytes of the database file that hold something."""
+    return int((await database.read(_BYTES))[0][0])
+
+
+async def prune(database: Database, head: int, older_than: float, max_bytes: int) -> Pruned:
+    """Remove events up to `head` as `EventLog.prune` says, a chunk to a transaction; trim the attempt log."""
+    floors = await database.read(_FLOORS)
+    floor = min(int(floors[0]["position"]), head) if floors else head
+    cutoff = int(older_than * 1_000_000)
+    removed = 0
+    while found := await _remove_oldest(database, floor, cutoff):
+        removed += found
+    while await used_bytes(database) > max_bytes:
+        found = await _remove_oldest(database, floor, _ANY_AGE)
+        if not found:
+            break
+        removed += found
+    await database.write(trim)
+    first = await database.read(_FIRST)
+    kept_too_much = bool(first) and (first[0][0] < cutoff or await used_bytes(database) > max_bytes)
+    held_by = tuple(row["subscription"] for row in floors if row["position"] == floor)
+    return Pruned(removed, held_by if kept_too_much else ())
+
+
+async def _remove_oldest(database: Database, floor: int, cutoff: int) -> int:
+    rows = await database.read(_OLDEST, (floor, PRUNE_CHUNK, cutoff))
+    if not rows:
+        return 0
+
+    def remove(connection: sqlite3.Connection) -> int:
+        connection.execute(_KEEP_HEAD)
+        return connection.execute(_REMOVE, (rows[0][0], rows[-1][0], cutoff)).rowcount
+
+    return await database.write(remove)
