@@ -385,7 +385,7 @@ class Bulkhead:
         except asyncio.CancelledError:
             if place.done() and not place.cancelled():
                 self.release()  # it was handed over in the moment of the cancellation
-            else:
+            elif place in self._waiting:
                 self._waiting.remove(place)
             raise
 
