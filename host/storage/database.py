@@ -24,8 +24,11 @@ READERS: Final = 2
 READ_WAIT_SECONDS: Final = 30.0
 """How long a query waits for a connection while slower ones hold them all."""
 PAGE_CACHE_KIB: Final = 16384
-CHECKPOINT_PAGES: Final = 4000
-"""Pages of the write-ahead log (4 KiB each) at which a commit moves them into the database itself."""
+CHECKPOINT_PAGES: Final = 8000
+"""Pages of the write-ahead log (4 KiB each) at which a commit moves them into the database itself.
+
+More would save writes where events touch many pages, and make the commit that moves them pause longer.
+"""
 
 PRAGMAS: Final = (
     "PRAGMA journal_mode = WAL",

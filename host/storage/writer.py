@@ -27,10 +27,6 @@ MAX_PENDING: Final = 16_384
 """Items that may wait for their commit; one more is refused with `storage_busy`."""
 MAX_PENDING_BYTES: Final = 64 * 1024 * 1024
 """What the waiting items may weigh in all; one item alone may weigh more."""
-EARLY_ITEMS: Final = 128
-"""A batch this large goes to an idle writer at once, so that the disk starts while the loop still collects."""
-IN_FLIGHT: Final = 2
-"""Batches that the thread may hold: one in its commit, one that follows without a pause."""
 IDLE_SECONDS: Final = 1.0
 """How long the writer sits idle before it moves the write-ahead log into the database."""
 CHECKED_COMMITS: Final = 512
@@ -111,7 +107,7 @@ class Writer:
         self._collecting = _Batch()
         self._pending = 0
         self._pending_bytes = 0
-        self._in_flight = 0
+        self._writing = False
         self._closing = False
         self._inbox: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._opened: asyncio.Future[None] = self._loop.create_future()
@@ -170,8 +166,6 @@ class Writer:
         if batch.size == 1:
             # Not at once: whoever else writes in this turn of the loop comes along.
             self._loop.call_soon(self._hand_over)
-        elif batch.size == EARLY_ITEMS:
-            self._hand_over()
         return answer
 
     async def close(self) -> None:
@@ -185,10 +179,10 @@ class Writer:
     # -- on the loop
 
     def _hand_over(self) -> None:
-        """Give the thread what has collected, unless it has enough; `_answer` comes back to it then."""
-        if self._collecting.size and (self._in_flight < IN_FLIGHT or self._closing):
+        """Give the thread what has collected, unless it is busy; `_release` comes back to it then."""
+        if self._collecting.size and (not self._writing or self._closing):
             batch, self._collecting = self._collecting, _Batch()
-            self._in_flight += 1
+            self._writing = True
             self._inbox.put(batch)
 
     def _answer(self, batch: _Batch, results: list[Sequence[Any]], taken: list[Any]) -> None:
@@ -220,7 +214,7 @@ class Writer:
                     answer.set_exception(StorageFailedError(reason, retry_after=1.0))
 
     def _release(self, batch: _Batch) -> None:
-        self._in_flight -= 1
+        self._writing = False
         self._pending -= batch.size
         self._pending_bytes -= batch.weight
         self._hand_over()

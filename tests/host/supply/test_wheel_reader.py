@@ -1,20 +1,13 @@
 """Every malicious or doubtful wheel is refused with its own code, and nothing is written on the way."""
 
-import importlib.util
 import struct
-import sys
 import zipfile
-from pathlib import Path
 
 import pytest
+import supply_wheels as wheels
 
 from host.errors import BusbarError
 from host.supply.wheel_reader import read_wheel
-
-_spec = importlib.util.spec_from_file_location("supply_wheels", Path(__file__).with_name("conftest.py"))
-wheels = importlib.util.module_from_spec(_spec)
-sys.modules["supply_wheels"] = wheels
-_spec.loader.exec_module(wheels)
 
 INFO, NAME, contents, good, pack, record = (
     wheels.INFO,
