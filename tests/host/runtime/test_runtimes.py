@@ -1,0 +1,132 @@
+"""What both runtimes promise: the same cases run against a worker and in the host's own process."""
+
+import asyncio
+
+import pytest
+
+from host.runtime.errors import HookFailedError, StartFailedError
+from plugin_sdk.calls import ConfigCall, Delivery, EventCall, HealthCall, ServiceCall
+from plugin_sdk.errors import DeadLetter, Drop, HostError, Retry
+from plugin_sdk.events import new_event
+
+
+def event_call(data=None, type_="example.event"):
+    return EventCall(new_event(type_, source="/tests", data=data), Delivery("example/act/1", "act", 1, 1))
+
+
+async def test_a_delivery_reaches_its_handler_and_the_handler_its_kv(runtime, host):
+    one = await runtime()
+    assert await one.call(event_call("x")) is None
+    assert "seen" in host.kv
+
+
+@pytest.mark.parametrize(
+    ("data", "verdict", "reason"), [("retry", Retry, "later"), ("drop", Drop, "not mine"), ("dead", DeadLetter, "hopeless")]
+)
+async def test_a_verdict_comes_out_as_it_was_raised(runtime, data, verdict, reason):
+    one = await runtime()
+    with pytest.raises(verdict) as raised:
+        await one.call(event_call(data))
+    assert raised.value.reason == reason
+    assert getattr(raised.value, "after", None) in {7, None}
+
+
+async def test_an_exception_comes_out_with_its_type_message_and_the_authors_line(runtime):
+    one = await runtime()
+    with pytest.raises(HookFailedError) as raised:
+        await one.call(event_call("raise"))
+    assert raised.value.message == "LookupError: author's line"
+    assert 'raise LookupError("author\'s line")' in raised.value.traceback
+
+
+@pytest.mark.parametrize("data", ["sysexit", "interrupt"])
+async def test_what_would_end_a_program_is_that_hooks_failure_alone(runtime, data):
+    one = await runtime()
+    with pytest.raises(HookFailedError):
+        await one.call(event_call(data))
+    assert await one.call(ServiceCall("add", {"a": 1, "b": 2})) == 3
+
+
+async def test_cancelling_a_call_cancels_the_hook(runtime, host):
+    one = await runtime()
+    task = asyncio.create_task(one.call(event_call("hang")))
+    while not one.snapshot().in_flight:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with asyncio.timeout(5):
+        while "cancelled" not in host.kv:
+            await asyncio.sleep(0.01)
+
+
+async def test_an_emitted_event_reaches_the_host(runtime, host):
+    one = await runtime()
+    await one.call(event_call("emit"))
+    (event,) = host.emitted
+    assert (event.type, event.source, event.data) == ("example.done", "/plugins/example", 1)
+
+
+async def test_what_is_logged_reaches_the_host(runtime, lines):
+    one = await runtime()
+    await one.call(event_call("log"))
+    async with asyncio.timeout(5):
+        while "logged" not in lines:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_service_answers_json_and_a_plain_function_runs_in_a_thread(runtime):
+    one = await runtime()
+    assert await one.call(ServiceCall("add", {"a": 2, "b": 3})) == 5
+    assert await one.call(ServiceCall("thread", {})) is True
+
+
+@pytest.mark.parametrize(("method", "arguments", "word"), [("gone", {}, "method_not_found"), ("add", {"a": 1}, "arguments_invalid")])
+async def test_a_wrong_call_is_refused_with_a_word(runtime, method, arguments, word):
+    one = await runtime()
+    with pytest.raises(HostError) as refused:
+        await one.call(ServiceCall(method, arguments))
+    assert refused.value.word == word
+
+
+async def test_a_module_of_plain_hooks_is_just_as_good_a_plugin(runtime):
+    one = await runtime("plain_plugin")
+    await one.call(event_call(type_="plain.event"))
+    with pytest.raises(HookFailedError, match="ValueError: plain.other"):
+        await one.call(event_call(type_="plain.other"))
+
+
+async def test_health_and_config_reach_the_plugin(runtime):
+    one = await runtime()
+    assert (await one.call(HealthCall())).status == "pass"
+    await one.call(ConfigCall({"greeting": "hi"}))
+    with pytest.raises(HostError) as refused:
+        await one.call(ConfigCall({"greeting": 5}))
+    assert refused.value.word == "config_invalid"
+
+
+async def test_stopping_runs_the_stop_hook_and_says_so(runtime, host):
+    one = await runtime()
+    await one.stop(2.0, 2.0)
+    assert host.kv["stopped"] == b"true"
+    assert one.exited.result().cause == "stopped"
+
+
+async def test_a_start_hook_that_raises_keeps_the_plugin_from_starting_and_may_be_tried_again(runtime):
+    with pytest.raises(StartFailedError, match="cannot start") as failed:
+        await runtime(greeting="fail")
+    assert failed.value.retryable
+
+
+@pytest.mark.parametrize("entry_point", ["missing_module:X", "example_plugin:Missing"])
+async def test_a_plugin_that_cannot_be_imported_is_not_tried_again(runtime, entry_point):
+    with pytest.raises(StartFailedError) as failed:
+        await runtime(entry_point)
+    assert not failed.value.retryable
+
+
+async def test_config_that_does_not_fit_the_model_is_not_tried_again(runtime):
+    with pytest.raises(StartFailedError, match="greeting") as failed:
+        await runtime(greeting=5)
+    assert not failed.value.retryable
