@@ -35,9 +35,9 @@ from plugin_sdk.events import Event, new_event
 
 NAME: Final = "append"
 PUBLISHERS: Final = 256
-ROUNDS: Final = 5
-EVENTS: Final = 40_000
-PEER_EVENTS: Final = 1_500
+ROUNDS: Final = 11
+EVENTS: Final = 10_000
+PEER_EVENTS: Final = 800
 
 _INSERT: Final = (
     "INSERT INTO events (sequence, source, id, type, subject, appended_at, body) VALUES (?, ?, ?, ?, ?, ?, ?)"

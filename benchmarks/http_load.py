@@ -11,7 +11,7 @@ import json
 import sys
 import time
 import uuid
-from typing import Final
+from typing import Final, cast
 
 import uvloop
 
@@ -24,7 +24,7 @@ def event(number: int) -> bytes:
     return (
         b'{"specversion":"1.0","id":"%s-%012d","source":"/benchmarks/ingest","type":"benchmark.event",'
         b'"subject":"user-4711","time":"2026-11-20T10:00:00Z","datacontenttype":"application/json",'
-        b'"data":{"milestoneId":"m-1","userId":"user-4711","progress":100,"note":"forty characters of plain text here"}}'
+        b'"data":{"milestoneId":"m-1","userId":"user-4711","progress":100,"note":"forty characters of plain text"}}'
     ) % (RUN.encode(), number)
 
 
@@ -58,9 +58,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the first request."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(self._load.request())
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.write(self._load.request())
 
     def data_received(self, data: bytes) -> None:
         """Count a whole answer and go on."""

@@ -17,14 +17,14 @@ from plugin_sdk.clock import SystemClock
 from plugin_sdk.events import new_event
 from plugin_sdk.resilience import Breaker, BreakerPolicy, Bulkhead
 
-PLUGIN = '''
+PLUGIN = """
 from plugin_sdk import Plugin, on_event
 
 class Nothing(Plugin):
     @on_event("benchmark.*")
     async def nothing(self, event, context):
         pass
-'''
+"""
 
 
 def call() -> EventCall:

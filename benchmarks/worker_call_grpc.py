@@ -84,9 +84,7 @@ async def _measure(address: str) -> list[Figure]:
         for _ in range(ROUNDS):
             theirs.append(await _rate(over_grpc, PEER_CALLS))
             ours.append(await _rate(guarded, CALLS))
-    return [
-        Figure(NAME, statistics.median(ours), "calls/s", "grpcio asyncio, Unix socket", statistics.median(theirs))
-    ]
+    return [Figure(NAME, statistics.median(ours), "calls/s", "grpcio asyncio, Unix socket", statistics.median(theirs))]
 
 
 async def _rate(call: Callable[[], Awaitable[None]], calls: int) -> float:

@@ -52,7 +52,7 @@ def build_wheel(project: Path, out: Path) -> Path:
 
 
 def _built(project: Path, out: Path, said: io.StringIO) -> str:
-    def run(command: list[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None) -> None:
+    def run(cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None) -> None:
         import subprocess  # noqa: PLC0415 - the backend's hooks run in a process of their own
 
         done = subprocess.run(

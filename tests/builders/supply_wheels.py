@@ -80,9 +80,7 @@ class Acme:
 
     def __init__(self, publisher="acme", plugins=("acme",), **key):
         self.private = PrivateKey.new()
-        self.publisher = Publisher(
-            publisher, publisher, tuple(plugins), (TrustedKey(self.private.public, **key),)
-        )
+        self.publisher = Publisher(publisher, publisher, tuple(plugins), (TrustedKey(self.private.public, **key),))
 
     @property
     def trust(self):

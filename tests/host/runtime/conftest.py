@@ -75,7 +75,7 @@ class Example(Plugin):
         return "host"
 '''
 
-PLAIN = '''
+PLAIN = """
 from plugin_sdk import Description, Subscription, hookimpl
 
 @hookimpl
@@ -86,7 +86,7 @@ def describe():
 async def on_event(event):
     if event.type != "plain.event":
         raise ValueError(event.type)
-'''
+"""
 
 
 @pytest.fixture(scope="session")

@@ -197,7 +197,9 @@ async def test_workers_come_back_after_the_fork_server_was_killed(supervised, fo
     [b"\xff" * 64, (MAX_FRAME + 1).to_bytes(4, "big"), b"\x00\x00\x00\x01\xc1", b"\x00\x00\x00\x03\x91\x92\x63"],
     ids=["noise", "huge frame", "no message", "unknown message"],
 )
-async def test_a_worker_that_sends_garbage_is_killed_and_nobody_else_notices(launch, host, fork_server, garbage, tmp_path):
+async def test_a_worker_that_sends_garbage_is_killed_and_nobody_else_notices(
+    launch, host, fork_server, garbage, tmp_path
+):
     (tmp_path / "release" / "liar.py").write_text(
         "import os\nfrom plugin_sdk import *\nclass Liar(Plugin):\n"
         "    @service\n    async def lie(self):\n        '''Write into the socket.'''\n"
@@ -248,5 +250,3 @@ async def test_when_the_host_is_killed_its_workers_die_with_it(launch, sdk_path,
     async with asyncio.timeout(10):
         while Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text():
             await asyncio.sleep(0.02)
-
-

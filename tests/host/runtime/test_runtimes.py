@@ -21,7 +21,8 @@ async def test_a_delivery_reaches_its_handler_and_the_handler_its_kv(runtime, ho
 
 
 @pytest.mark.parametrize(
-    ("data", "verdict", "reason"), [("retry", Retry, "later"), ("drop", Drop, "not mine"), ("dead", DeadLetter, "hopeless")]
+    ("data", "verdict", "reason"),
+    [("retry", Retry, "later"), ("drop", Drop, "not mine"), ("dead", DeadLetter, "hopeless")],
 )
 async def test_a_verdict_comes_out_as_it_was_raised(runtime, data, verdict, reason):
     one = await runtime()
@@ -82,7 +83,9 @@ async def test_a_service_answers_json_and_a_plain_function_runs_in_a_thread(runt
     assert await one.call(ServiceCall("thread", {})) is True
 
 
-@pytest.mark.parametrize(("method", "arguments", "word"), [("gone", {}, "method_not_found"), ("add", {"a": 1}, "arguments_invalid")])
+@pytest.mark.parametrize(
+    ("method", "arguments", "word"), [("gone", {}, "method_not_found"), ("add", {"a": 1}, "arguments_invalid")]
+)
 async def test_a_wrong_call_is_refused_with_a_word(runtime, method, arguments, word):
     one = await runtime()
     with pytest.raises(HostError) as refused:

@@ -56,27 +56,51 @@ ATTACKS = [
     ("no sidecar", lambda a, w: b"", "unsigned"),
     ("empty lines only", lambda a, w: b"\n\n", "unsigned"),
     ("no signature in the envelope", lambda a, w: envelope(a.sign(w), signatures=[]), "unsigned"),
-    ("another wheel's sidecar", lambda a, w: a.sign(w, filename="acme_demo-2.0.0-py3-none-any.whl"), "subject_mismatch"),
+    (
+        "another wheel's sidecar",
+        lambda a, w: a.sign(w, filename="acme_demo-2.0.0-py3-none-any.whl"),
+        "subject_mismatch",
+    ),
     ("another version", lambda a, w: a.sign(w, version="1.0.1"), "subject_mismatch"),
     ("other bytes", lambda a, w: a.sign(w + b"x"), "digest_mismatch"),
     ("unknown key", lambda a, w: Acme().sign(w), "unknown_publisher"),
-    ("trusted key's id on a foreign signature", lambda a, w: Acme().line(a.statement(w).dump(), key_id=a.private.public.id), "invalid"),
+    (
+        "trusted key's id on a foreign signature",
+        lambda a, w: Acme().line(a.statement(w).dump(), key_id=a.private.public.id),
+        "invalid",
+    ),
     ("outside the namespace", lambda a, w: a.sign(w, plugin="other-x"), "subject_mismatch"),
     ("other payload type", lambda a, w: a.line(a.statement(w).dump(), payload_type="application/json"), "wrong_type"),
     ("payload type changed afterwards", lambda a, w: envelope(a.sign(w), payloadType="application/json"), "wrong_type"),
     ("signed as another type", lambda a, w: a.line(a.statement(w).dump(), sign_as="text/plain"), "invalid"),
-    ("a review shown as a release", lambda a, w: restated(a, w, lambda s: {**s, "predicateType": "urn:busbar:review:v1"}), "wrong_type"),
+    (
+        "a review shown as a release",
+        lambda a, w: restated(a, w, lambda s: {**s, "predicateType": "urn:busbar:review:v1"}),
+        "wrong_type",
+    ),
     ("no in-toto statement", lambda a, w: restated(a, w, lambda s: {**s, "_type": "x"}), "wrong_type"),
     ("two subjects", lambda a, w: restated(a, w, lambda s: {**s, "subject": s["subject"] * 2}), "malformed"),
-    ("md5 digest only", lambda a, w: restated(a, w, lambda s: {**s, "subject": [{"name": NAME, "digest": {"md5": "x"}}]}), "malformed"),
+    (
+        "md5 digest only",
+        lambda a, w: restated(a, w, lambda s: {**s, "subject": [{"name": NAME, "digest": {"md5": "x"}}]}),
+        "malformed",
+    ),
     ("upper-case digest", lambda a, w: a.sign(w, sha256=hashlib.sha256(w).hexdigest().upper()), "malformed"),
     ("huge sequence", lambda a, w: restated(a, w, edited(sequence=2**64)), "malformed"),
     ("sequence is no number", lambda a, w: restated(a, w, edited(sequence=True)), "malformed"),
     ("another publisher's name", lambda a, w: a.sign(w, publisher="globex"), "invalid"),
-    ("duplicate JSON name", lambda a, w: a.line(a.statement(w).dump().replace(b'{"_type"', b'{"_type":"x","_type"', 1)), "malformed"),
+    (
+        "duplicate JSON name",
+        lambda a, w: a.line(a.statement(w).dump().replace(b'{"_type"', b'{"_type":"x","_type"', 1)),
+        "malformed",
+    ),
     ("NaN", lambda a, w: a.line(a.statement(w).dump().replace(b'"sequence":7', b'"sequence":NaN')), "malformed"),
     ("100 000 levels", lambda a, w: b'{"payload":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", "malformed"),
-    ("duplicate payload", lambda a, w: a.sign(w).replace(b'"payload":', b'"payload":"e30=","payload":', 1), "malformed"),
+    (
+        "duplicate payload",
+        lambda a, w: a.sign(w).replace(b'"payload":', b'"payload":"e30=","payload":', 1),
+        "malformed",
+    ),
     ("trailing data", lambda a, w: a.sign(w)[:-1] + b"{}\n", "malformed"),
     ("base64 with blanks", lambda a, w: envelope(a.sign(w), payload="e30 ="), "malformed"),
     ("base64 with !!", lambda a, w: envelope(a.sign(w), payload="!!e30="), "malformed"),
@@ -84,7 +108,11 @@ ATTACKS = [
     ("mixed alphabets", lambda a, w: envelope(a.sign(w), payload="-_+/"), "malformed"),
     ("no JSON", lambda a, w: b"hello\n", "malformed"),
     ("JSON list", lambda a, w: b"[]\n", "malformed"),
-    ("all-zero signature", lambda a, w: envelope(a.sign(w), signatures=[{"sig": base64.b64encode(bytes(64)).decode()}]), "unknown_publisher"),
+    (
+        "all-zero signature",
+        lambda a, w: envelope(a.sign(w), signatures=[{"sig": base64.b64encode(bytes(64)).decode()}]),
+        "unknown_publisher",
+    ),
     ("a million lines", lambda a, w: b"{}\n" * 1_000_000, "size_limit"),
     ("5 MiB", lambda a, w: b"x" * (5 * 2**20), "size_limit"),
     ("100 000 signatures", lambda a, w: envelope(a.sign(w), signatures=[{"sig": ""}] * 10_000), "size_limit"),
@@ -161,7 +189,9 @@ def test_an_independent_implementation_accepts_our_envelopes_and_we_accept_its(a
 
     wheel = wheels.good()
     payload = acme.statement(wheel).dump()
-    their_key = SSlibKey.from_crypto(Ed25519PublicKey.from_public_bytes(acme.private.public.raw), keyid=acme.private.public.id)
+    their_key = SSlibKey.from_crypto(
+        Ed25519PublicKey.from_public_bytes(acme.private.public.raw), keyid=acme.private.public.id
+    )
     ours = TheirEnvelope.from_dict(json.loads(acme.line(payload)))
     ours.verify([their_key], 1)
 
@@ -247,5 +277,3 @@ def test_a_private_key_file_is_its_owners_alone_and_is_never_overwritten(tmp_pat
     with pytest.raises(KeyRefusedError, match="never overwritten"):
         PrivateKey.new().save(path, None)
     assert [entry.name for entry in tmp_path.iterdir()] == ["acme.key"]
-
-
