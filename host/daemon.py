@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib.metadata
 import os
 import random
@@ -65,6 +66,8 @@ from plugin_sdk.resilience import BreakerPolicy
 
 PRUNE_SECONDS: Final = 300.0
 """How often the log is pruned."""
+COLLECT_AFTER: Final = 50_000
+"""Objects made, less those freed, before the garbage collector looks for cycles among the young ones."""
 CHECK_MEMORY: Final = 256 * 2**20
 """Memory of the throw-away worker that describes a plugin, where its manifest asks for less."""
 
@@ -99,6 +102,11 @@ async def _run(settings: Settings) -> int:
         loop.add_signal_handler(number, stop.set)
     try:
         async with running(settings, SystemClock()) as daemon:
+            # What start-up made lives as long as the host; the collector need not look at it again and again,
+            # and what an event makes is gone before a collection could find it.
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(COLLECT_AFTER)
             _announce(daemon)
             await stop.wait()
             _log.info("stopping")

@@ -5,16 +5,22 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from host.routing.errors import EventConflictError
 from host.routing.event_log import EventQuery, Outcome, PendingRetry, Settlement
+from host.routing.progress import Progress
 from host.routing.sqlite_log import SQLiteLog
 from host.storage.database import Database
 from plugin_sdk.clock import SystemClock
 from plugin_sdk.events import new_event
+from plugin_sdk.testing import FakeClock
 
 
 @pytest.fixture
@@ -82,6 +88,57 @@ async def test_another_event_under_the_same_source_and_id_is_a_conflict_and_harm
     )
     assert isinstance(answers[1], EventConflictError)
     assert [stored.event.id for stored in await log.read(0, 9)] == ["1", "2", "3"]
+
+
+async def test_a_batch_in_which_many_events_come_twice_answers_each_with_its_place(log):
+    events = [event(str(n)) for n in range(150)] * 2
+    answers = await append(log, *events)
+    stored = {one.event.id: one.sequence for one in await log.read(0, 500)}
+    assert len(stored) == 150
+    assert [answer.sequence for answer in answers] == [stored[one.id] for one in events]
+    assert [answer.duplicate for answer in answers] == [False] * 150 + [True] * 150
+
+
+async def test_equal_content_written_in_another_order_is_the_same_event(log):
+    one = event(data={"a": 1, "b": 2})
+    await log.append(one, one.to_json())
+    again = await log.append(one, one.to_json().replace(b'"a":1,"b":2', b'"b":2, "a":1'))
+    assert again.duplicate
+
+
+async def test_listeners_hear_of_an_event_before_its_publisher_goes_on_and_always_in_order(log):
+    heard = []
+    log.listen(lambda events: heard.extend(stored.sequence for stored in events))
+
+    async def publisher(name):
+        for n in range(40):
+            one = event(f"{name}-{n}")
+            assert (await log.append(one, one.to_json())).sequence in heard
+
+    await asyncio.gather(*(publisher(name) for name in range(8)))
+    assert heard == sorted(heard)
+    assert len(heard) == 320
+    assert log.head() == heard[-1]
+
+
+async def test_a_listener_that_fails_keeps_nobody_from_hearing(log):
+    heard = []
+    log.listen(lambda _: 1 / 0)
+    log.listen(heard.extend)
+    await append(log, event())
+    assert len(heard) == 1
+
+
+async def test_a_batch_that_is_read_ends_where_its_events_grow_large(log):
+    await append(log, *(event(str(n), data="x" * 3_000_000) for n in range(4)))
+    first = await log.read(0, 100)
+    assert [stored.event.id for stored in first] == ["0", "1", "2"]
+    assert [stored.event.id for stored in await log.read(first[-1].sequence, 100)] == ["3"]
+
+
+async def test_an_event_larger_than_a_batch_is_read_alone(log):
+    await append(log, event("large", data="x" * 9_000_000), event("next"))
+    assert [stored.event.id for stored in await log.read(0, 100)] == ["large"]
 
 
 async def test_an_event_appended_within_an_operation_appears_with_its_commit(log, database):
@@ -172,6 +229,79 @@ async def test_sequences_are_not_used_again_when_the_whole_log_was_pruned(log, d
     assert reopened.head() == 3
 
 
+async def test_pruning_takes_old_events_alone_while_there_is_room(database):
+    clock = FakeClock()
+    log = await SQLiteLog.open(database, clock)
+    await append(log, event("old"))
+    clock.advance(100)
+    await append(log, event("new"))
+    pruned = await log.prune(clock.now().timestamp() - 50, 2**31)
+    assert (pruned.events, pruned.held_by) == (1, ())
+    assert [stored.event.id for stored in await log.read(0, 9)] == ["new"]
+
+
+async def test_pruning_stops_once_the_log_is_within_its_budget(log):
+    await append(log, *(event(str(n), data="x" * 1000) for n in range(4000)))
+    budget = (await log.stats()).bytes - 500_000
+    pruned = await log.prune(0, budget)
+    assert 0 < pruned.events < 4000
+    assert (await log.stats()).bytes <= budget
+
+
+async def test_a_subscription_that_a_new_release_no_longer_has_holds_nothing(log):
+    await append(log, event())
+    (stored,) = await log.read(0, 1)
+    for name in ("p/kept", "p/gone", "pp/other"):
+        await log.cursor(name, start=1)
+    await log.settle([replace(settled(stored, Outcome.RETRIED, retry_at=1.0), subscription="p/gone")], {}, {})
+    assert (await log.prune(1e12, 2**31)).held_by == ("p/gone",)
+    await log.retire("p", {"p/kept"})
+    assert (await log.prune(1e12, 2**31)).events == 1
+    assert await log.due("p/gone", 1e12, 9) == []
+    assert await log.cursor("p/kept", start=0) == 1
+    assert await log.cursor("pp/other", start=0) == 1
+
+
+async def test_a_discarded_dead_letter_is_gone(log):
+    await append(log, event())
+    (stored,) = await log.read(0, 1)
+    await log.settle([settled(stored, Outcome.DEAD_LETTERED, error="why")], {}, {})
+    ((letter,), _) = await log.dead_letters(None, 0, 9)
+    assert await log.discard(letter.id) == letter
+    assert await log.discard(letter.id) is None
+    assert await log.revive(letter.id) is None
+
+
+async def test_the_sizes_of_the_log_are_told(log):
+    empty = await log.stats()
+    assert (empty.events, empty.head, empty.oldest_at) == (0, 0, None)
+    await append(log, event("1"), event("2"))
+    (first, _) = await log.read(0, 9)
+    await log.settle([settled(first, Outcome.DEAD_LETTERED), settled(first, Outcome.RETRIED, retry_at=1.0)], {}, {})
+    full = await log.stats()
+    assert (full.events, full.head, full.retries, full.dead_letters) == (2, 2, 1, 1)
+    assert full.oldest_at == first.appended_at
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(1, 12), st.booleans()), max_size=40), st.integers(0, 2**32))
+async def test_whatever_the_order_of_outcomes_a_restart_repeats_exactly_what_was_not_settled(log, steps, name):
+    key = f"p/{name}-{uuid.uuid4()}"
+    progress = Progress(await log.cursor(key, start=0), await log.ahead(key))
+    for sequence in range(1, 13):
+        progress.take(sequence)
+    done = set()
+    for sequence, restarts in steps:
+        progress.settle(sequence)
+        done.add(sequence)
+        position, fresh = progress.checkpoint()
+        await log.settle([], {key: position}, {key: fresh})
+        if restarts:
+            progress = Progress(await log.cursor(key, start=0), await log.ahead(key))
+            again = {at for at in range(progress.position + 1, 13) if progress.take(at)}
+            assert again == set(range(1, 13)) - done
+
+
 async def test_the_log_is_queried_by_type_source_subject_and_time(log):
     await append(
         log,
@@ -186,6 +316,10 @@ async def test_the_log_is_queried_by_type_source_subject_and_time(log):
     at = found[0].appended_at
     assert (await log.query(EventQuery(until=at), 0, 10))[1] == 0
     assert (await log.query(EventQuery(since=at), 0, 10))[1] == 3
+    assert [one.event.id for one in (await log.query(EventQuery(since=at), 1, 1))[0]] == ["2"]
+    assert (await log.query(EventQuery(type="a.[ot]*"), 0, 10))[1] == 0
+    assert (await log.query(EventQuery(type="a.two", since=at, until=at + 1), 0, 10))[1] == 1
+    assert [one.event.source for one in await log.find("2")] == ["/other"]
 
 
 async def test_the_attempt_log_is_read_by_plugin_and_outcome(log):
@@ -209,6 +343,7 @@ async def test_forgetting_a_plugin_spares_one_whose_name_begins_alike(log):
 APPENDING = """
 import asyncio, sys
 from pathlib import Path
+from host.routing.progress import Progress
 from host.routing.sqlite_log import SQLiteLog
 from host.storage.database import Database
 from plugin_sdk.clock import SystemClock

@@ -31,7 +31,7 @@ async def test_a_read_sees_every_write_answered_before(database):
 
 
 async def test_a_reader_cannot_write(database):
-    with pytest.raises(sqlite3.OperationalError, match="readonly|read-only|query_only|attempt to write"):
+    with pytest.raises(StorageFailedError, match="readonly"):
         await database.read("INSERT INTO cursors VALUES ('p/s', 7)")
 
 
@@ -76,7 +76,7 @@ async def test_a_migration_that_fails_is_undone_as_a_whole(tmp_path, monkeypatch
     path = tmp_path / "busbar.db"
     broken = "CREATE TABLE first (a INTEGER) STRICT; CREATE TABLE second (a NOTATYPE) STRICT;"
     monkeypatch.setattr(storage, "_scripts", lambda: {1: broken})
-    with pytest.raises(SchemaError, match="migration 1 .* undone"):
+    with pytest.raises(SchemaError, match=r"migration 1 .* undone"):
         await Database.open(path)
     assert rows(path, "SELECT name FROM sqlite_schema WHERE name IN ('first', 'second')") == []
     monkeypatch.undo()
@@ -91,7 +91,7 @@ async def test_a_file_that_is_no_database_is_refused(tmp_path):
 
 
 async def test_queries_run_beside_each_other_and_one_too_many_waits_its_time(database, monkeypatch):
-    slow = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000000) SELECT max(i) FROM n"
+    slow = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500000) SELECT max(i) FROM n"
     running = [asyncio.ensure_future(database.read(slow)) for _ in range(storage.READERS)]
     await asyncio.sleep(0)
     monkeypatch.setattr(storage, "READ_WAIT_SECONDS", 0.01)

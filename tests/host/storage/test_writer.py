@@ -130,14 +130,14 @@ async def test_what_a_hook_collected_is_rewound_when_the_disk_is_full(writer):
 
 async def test_waiters_are_answered_although_a_hook_fails(writer):
     hook = Hook()
-    hook.committed = lambda taken: 1 / 0
+    hook.committed = lambda _: 1 / 0
     writer.hook(hook)
     assert await writer.run(note("a")) == 1
 
 
 async def test_too_many_items_are_refused_and_taken_again_once_there_is_room(writer, monkeypatch):
     monkeypatch.setattr(writing, "MAX_PENDING", 3)
-    channel = writer.channel(lambda connection, items: items)
+    channel = writer.channel(lambda _, items: items)
     waiting = [channel.submit(n) for n in range(3)]
     with pytest.raises(StorageBusyError) as caught:
         channel.submit(3)
@@ -148,7 +148,7 @@ async def test_too_many_items_are_refused_and_taken_again_once_there_is_room(wri
 
 async def test_items_that_weigh_too_much_together_are_refused_but_a_single_one_never(writer, monkeypatch):
     monkeypatch.setattr(writing, "MAX_PENDING_BYTES", 10)
-    channel = writer.channel(lambda connection, items: items)
+    channel = writer.channel(lambda _, items: items)
     alone = channel.submit("large", weight=1000)
     with pytest.raises(StorageBusyError):
         channel.submit("small", weight=1)
