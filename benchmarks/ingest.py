@@ -121,7 +121,8 @@ def _daemon(folder: Path) -> Iterator[tuple[int, str]]:
     port = _free_port()
     config = folder / "busbar.toml"
     config.write_text(
-        f'[server]\nport = {port}\n[storage]\ndirectory = "{folder / "var"}"\n[log]\nlevel = "warning"\nformat = "json"\n'
+        f'[server]\nport = {port}\n[storage]\ndirectory = "{folder / "var"}"\n'
+        '[log]\nlevel = "warning"\nformat = "json"\n'
     )
     output = folder / "output.log"
     with (
@@ -175,7 +176,7 @@ def _drained(port: int, token: str) -> None:
 
 def _ask(port: int, token: str, path: str, body: bytes | None = None, kind: str = "") -> Any:
     headers = {"Authorization": f"Bearer {token}", **({"Content-Type": kind} if kind else {})}
-    request = Request(f"http://127.0.0.1:{port}{path}", data=body, headers=headers)  # noqa: S310 - our own address
+    request = Request(f"http://127.0.0.1:{port}{path}", data=body, headers=headers)
     with urlopen(request, timeout=60) as response:  # noqa: S310 - as above
         return json.loads(response.read())["data"]
 

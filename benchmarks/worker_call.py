@@ -73,7 +73,7 @@ def run() -> Iterable[Figure]:
 
 
 def _serve_echo(connection: socket.socket) -> None:
-    connection.setblocking(False)
+    connection.setblocking(False)  # noqa: FBT003 - the socket module's own signature
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()
@@ -87,7 +87,7 @@ def _serve_echo(connection: socket.socket) -> None:
 
 
 async def _measure(connection: socket.socket) -> list[Figure]:
-    connection.setblocking(False)
+    connection.setblocking(False)  # noqa: FBT003 - the socket module's own signature
     loop = asyncio.get_running_loop()
     _, echo = await loop.create_unix_connection(_Caller, sock=connection)
     call = worker.call()

@@ -74,13 +74,39 @@ CHECK_MEMORY: Final = 256 * 2**20
 _log = structlog.get_logger("daemon")
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Daemon:
-    """A host that runs: what `running` yields, for those who start one."""
+    """A host that runs: where it listens, and its first token where this is its first start."""
 
     address: str
     administrator_token: str | None
-    stopping: asyncio.Event
+
+
+@dataclass(frozen=True, slots=True)
+class _Core:
+    """What is kept, and the path of an event up to the consumers."""
+
+    database: Database
+    audit: Audit
+    tokens: Tokens
+    registry: Registry
+    trust: TrustStore
+    store: ReleaseStore
+    log: SQLiteLog
+    bus: Bus
+    router: Router
+    settlements: Settlements
+    scheduler: Scheduler
+    logs: PluginLogs
+
+
+@dataclass(frozen=True, slots=True)
+class _Hosting:
+    """What runs plugins."""
+
+    fork_server: ForkServer
+    reconciler: Reconciler
+    administration: Administration
 
 
 def main(config: Path | None) -> int:
@@ -151,72 +177,71 @@ class _Builder:
         self._stopping = asyncio.Event()
 
     async def build(self) -> Daemon:
-        settings, clock, stack = self._settings, self._clock, self._stack
+        core = await self._core()
+        hosting = await self._hosting(core)
+        daemon = await self._listen(core, hosting)
+        self._background(self._prune(core.log), "prune")
+        folder = self._settings.supply.drop_in_directory
+        if folder is not None:
+            self._background(install_drop_ins(folder, hosting.administration, core.registry), "drop-ins")
+        _log.info("started", address=daemon.address, plugins=len(core.registry.all()))
+        return daemon
+
+    async def _core(self) -> _Core:
+        """What is kept, and the path of an event up to the consumers."""
+        clock, stack = self._clock, self._stack
         self._state.mkdir(parents=True, exist_ok=True)
         self._lock_state()
         database = await Database.open(self._state / "busbar.db", clock=clock)
         stack.push_async_callback(database.close)
         keyring = await asyncio.to_thread(Keyring.load, self._state / "keyring")
-        audit = Audit(database, clock)
         tokens = Tokens(database, clock)
         await tokens.load()
         registry = Registry(database, keyring, clock)
         await registry.load()
-        trust = TrustStore(database, clock)
         store = ReleaseStore(self._state)
         orphans = await asyncio.to_thread(store.open, [record.sha256 for record in registry.all()])
         if orphans:
             _log.warning("orphaned_releases_removed", releases=orphans)
-
         log = await SQLiteLog.open(database, clock)
-        bus = Bus(log, max_body=settings.server.event_body)
-        router = Router(log)
         settlements = Settlements(log)
         self._background(settlements.run(), "settlements", before_cancel=settlements.flushed)
         scheduler = Scheduler(database, log, clock)
         scheduler.start()
         stack.push_async_callback(scheduler.stop)
-
-        logs = PluginLogs()
-        fork_server = ForkServer(await asyncio.to_thread(build_sdk_path, self._state))
-        stack.push_async_callback(fork_server.stop)
-        examiner = WorkerExaminer(fork_server, logs.sink)
-        installer = Installer(
+        return _Core(
+            database=database,
+            audit=Audit(database, clock),
+            tokens=tokens,
+            registry=registry,
+            trust=TrustStore(database, clock),
             store=store,
-            trust=trust,
+            log=log,
+            bus=Bus(log, max_body=self._settings.server.event_body),
+            router=Router(log),
+            settlements=settlements,
+            scheduler=scheduler,
+            logs=PluginLogs(),
+        )
+
+    async def _hosting(self, core: _Core) -> _Hosting:
+        """What runs plugins, and what administrators change it with. Plugins start here."""
+        settings, clock = self._settings, self._clock
+        fork_server = ForkServer(await asyncio.to_thread(build_sdk_path, self._state))
+        self._stack.push_async_callback(fork_server.stop)
+        examiner = WorkerExaminer(fork_server, core.logs.sink)
+        installer = Installer(
+            store=core.store,
+            trust=core.trust,
             describe=lambda release: examiner.describe(self._examined(release)),
             provided=provided(),
             clock=clock,
             max_wheel=settings.server.wheel,
         )
-        key_values = KeyValues(database)
-
-        def make_runtime(launch: Launch, port: HostPort) -> Runtime:
-            if launch.isolation == "inline":
-                return InlineRuntime(launch, port, logs.sink(launch.plugin))
-            heartbeat = settings.runtime.heartbeat
-            return WorkerRuntime(launch, port, fork_server, logs.sink(launch.plugin), heartbeat=heartbeat)
-
-        def make_port(record: PluginRecord, guard: Guard) -> PluginPort:
-            return PluginPort(
-                record.id, granted=record.granted, bus=bus, key_values=key_values, guard=guard, audit=audit
-            )
-
-        parts = Parts(
-            log=log,
-            bus=bus,
-            router=router,
-            settlements=settlements,
-            scheduler=scheduler,
-            make_runtime=make_runtime,
-            make_port=make_port,
-            data=self._state / "data",
-            logs=logs,
-            clock=clock,
-            rng=self._rng,
-            breaker=BreakerPolicy(**settings.breaker.model_dump()),
-            supervision=SupervisionLimits(**settings.runtime.model_dump()),
-        )
+        if settings.supply.publishers_directory is not None:
+            taken = await core.trust.load_drop_ins(settings.supply.publishers_directory)
+            _log.info("publishers_loaded", publishers=taken)
+        parts = self._parts(core, fork_server)
 
         async def host_plugin(record: PluginRecord, changed: Callable[[], None]) -> HostedPlugin:
             release = await installer.verify_installed(record.sha256)
@@ -224,69 +249,95 @@ class _Builder:
                 _log.warning("release_trusted_with_warning", plugin=record.id, warning=warning)
             return HostedPlugin(record, release, parts, changed)
 
-        reconciler = Reconciler(registry, host_plugin, grace=settings.server.drain, clock=clock)
-        stack.push_async_callback(reconciler.stop)
+        reconciler = Reconciler(core.registry, host_plugin, grace=settings.server.drain, clock=clock)
+        self._stack.push_async_callback(reconciler.stop)
         started = asyncio.Event()
         self._background(reconciler.run(started), "reconciler")
         await started.wait()
-
-        async def validate_config(release: Release, config: dict[str, Any]) -> None:
-            await examiner.validate_config(self._examined(release), config)
-
         administration = Administration(
-            registry=registry,
+            registry=core.registry,
             reconciler=reconciler,
             installer=installer,
-            log=log,
-            scheduler=scheduler,
-            audit=audit,
-            validate_config=validate_config,
+            log=core.log,
+            scheduler=core.scheduler,
+            audit=core.audit,
+            validate_config=lambda release, config: examiner.validate_config(self._examined(release), config),
         )
-        if settings.supply.publishers_directory is not None:
-            taken = await trust.load_drop_ins(settings.supply.publishers_directory)
-            _log.info("publishers_loaded", publishers=taken)
+        return _Hosting(fork_server, reconciler, administration)
 
+    def _parts(self, core: _Core, fork_server: ForkServer) -> Parts:
+        """What every hosted plugin is built from."""
+        settings = self._settings
+        key_values = KeyValues(core.database)
+
+        def make_runtime(launch: Launch, port: HostPort) -> Runtime:
+            if launch.isolation == "inline":
+                return InlineRuntime(launch, port, core.logs.sink(launch.plugin))
+            heartbeat = settings.runtime.heartbeat
+            return WorkerRuntime(launch, port, fork_server, core.logs.sink(launch.plugin), heartbeat=heartbeat)
+
+        def make_port(record: PluginRecord, guard: Guard) -> PluginPort:
+            return PluginPort(
+                record.id, granted=record.granted, bus=core.bus, key_values=key_values, guard=guard, audit=core.audit
+            )
+
+        return Parts(
+            log=core.log,
+            bus=core.bus,
+            router=core.router,
+            settlements=core.settlements,
+            scheduler=core.scheduler,
+            make_runtime=make_runtime,
+            make_port=make_port,
+            data=self._state / "data",
+            logs=core.logs,
+            clock=self._clock,
+            rng=self._rng,
+            breaker=BreakerPolicy(**settings.breaker.model_dump()),
+            supervision=SupervisionLimits(**settings.runtime.model_dump()),
+        )
+
+    async def _listen(self, core: _Core, hosting: _Hosting) -> Daemon:
+        """The API over everything; from here on requests come in."""
+        settings = self._settings
         metrics, counts = Metrics(), RequestCounts()
         metrics.register(counts.metrics)
-        metrics.register(HostMetrics(registry, reconciler, bus, log).metrics)
+        metrics.register(HostMetrics(core.registry, hosting.reconciler, core.bus, core.log).metrics)
         system = System(
-            tokens=tokens,
+            tokens=core.tokens,
             metrics=metrics,
-            audit=audit,
-            checks=lambda: self._checks(database, reconciler, registry, fork_server),
+            audit=core.audit,
+            checks=lambda: self._checks(core, hosting),
             ready=lambda: not self._stopping.is_set(),
             public_metrics=settings.auth.public_metrics,
             version=importlib.metadata.version("busbar-host"),
         )
+        plugins = Plugins(
+            administration=hosting.administration,
+            registry=core.registry,
+            reconciler=hosting.reconciler,
+            log=core.log,
+            logs=core.logs,
+            spool=core.store.staging,
+            max_wheel=settings.server.wheel,
+        )
         table = (
-            *Plugins(
-                administration=administration,
-                registry=registry,
-                reconciler=reconciler,
-                log=log,
-                logs=logs,
-                spool=store.staging,
-                max_wheel=settings.server.wheel,
-            ).endpoints(),
-            *Events(bus, log, settings.server.event_body).endpoints(),
-            *DeadLetters(log, router, audit).endpoints(),
-            *Schedules(scheduler, audit).endpoints(),
-            *Publishers(trust, audit).endpoints(),
-            *TokenResource(tokens, audit).endpoints(),
+            *plugins.endpoints(),
+            *Events(core.bus, core.log, settings.server.event_body).endpoints(),
+            *DeadLetters(core.log, core.router, core.audit).endpoints(),
+            *Schedules(core.scheduler, core.audit).endpoints(),
+            *Publishers(core.trust, core.audit).endpoints(),
+            *TokenResource(core.tokens, core.audit).endpoints(),
             *system.endpoints(),
-            *PluginRoutes(administration).endpoints(),
+            *PluginRoutes(hosting.administration).endpoints(),
         )
         system.describe(table)
-        secret = await tokens.bootstrap()
-        server = Server(build_app(table, tokens, counts), settings.server.host, settings.server.port)
-        stack.push_async_callback(server.stop)
+        secret = await core.tokens.bootstrap()
+        server = Server(build_app(table, core.tokens, counts), settings.server.host, settings.server.port)
+        self._stack.push_async_callback(server.stop)
         await server.start()
-        stack.callback(self._drain, bus)
-        self._background(self._prune(log), "prune")
-        if settings.supply.drop_in_directory is not None:
-            self._background(install_drop_ins(settings.supply.drop_in_directory, administration, registry), "drop-ins")
-        _log.info("started", address=server.address, plugins=len(registry.all()))
-        return Daemon(server.address, secret, self._stopping)
+        self._stack.callback(self._drain, core.bus)
+        return Daemon(server.address, secret)
 
     def _drain(self, bus: Bus) -> None:
         """The first step of stopping: not ready any more, and no more events."""
@@ -350,24 +401,24 @@ class _Builder:
                 _log.warning("log_not_pruned", error=error.message)
             await asyncio.sleep(PRUNE_SECONDS)
 
-    async def _checks(
-        self, database: Database, reconciler: Reconciler, registry: Registry, fork_server: ForkServer
-    ) -> Sequence[Check]:
+    async def _checks(self, core: _Core, hosting: _Hosting) -> Sequence[Check]:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(2):
-                await database.read("SELECT 1")
+                await core.database.read("SELECT 1")
             storage = Check("database", "pass", response_ms=round((time.perf_counter() - started) * 1000, 2))
         except (TimeoutError, BusbarError, OSError) as error:
             storage = Check("database", "fail", f"it does not answer: {error or 'time is up'}")
         unwell = [
             f"{record.id} is {state.value}"
-            for record in registry.all()
-            if (state := reconciler.status(record.id).state).value
+            for record in core.registry.all()
+            if (state := hosting.reconciler.status(record.id).state).value
             in {"degraded", "backing-off", "failed", "needs-approval"}
         ]
         plugins = Check("plugins", "warn" if unwell else "pass", "; ".join(unwell))
-        workers = Check("fork-server", "pass", "" if fork_server.pid else "not started yet: no plugin needed it")
+        workers = Check(
+            "fork-server", "pass", "" if hosting.fork_server.pid else "not started yet: no plugin needed it"
+        )
         return (storage, plugins, workers)
 
 

@@ -169,10 +169,8 @@ def _override(found: dict[str, Any], environment: Mapping[str, str]) -> set[tupl
 
 def _problem(item: Any, path: Path | None, text: str, overridden: set[tuple[str, ...]]) -> str:
     where = tuple(str(part) for part in item["loc"])
-    if where[:2] in overridden:
-        source = PREFIX + "__".join(where[:2]).upper()
-    else:
-        source = f"{path}, line {_line(text, where)}"
+    named = PREFIX + "__".join(where[:2]).upper()
+    source = named if where[:2] in overridden else f"{path}, line {_line(text, where)}"
     if item["type"] == "extra_forbidden":
         *parents, key = where
         known = _known(parents)

@@ -88,8 +88,9 @@ class BreakerPolicy:
 
 @dataclass(frozen=True, slots=True)
 class BreakerSnapshot:
-    """A breaker at one instant. `since` and `next_attempt_at` are seconds since the epoch; rates are None
-    below the minimum of calls.
+    """A breaker at one instant.
+
+    `since` and `next_attempt_at` are seconds since the epoch; rates are None below the minimum of calls.
     """
 
     state: BreakerState

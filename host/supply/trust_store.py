@@ -148,7 +148,8 @@ class TrustStore:
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute(
-                "INSERT INTO publishers (id, title, plugins, max_isolation, contact, added_at) VALUES (?, ?, ?, ?, ?, ?) "
+                "INSERT INTO publishers (id, title, plugins, max_isolation, contact, added_at) "
+                "VALUES (?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT (id) DO UPDATE SET title = excluded.title, plugins = excluded.plugins, "
                 "max_isolation = excluded.max_isolation, contact = excluded.contact",
                 row,
@@ -200,7 +201,8 @@ class TrustStore:
         await self._database.write(
             lambda connection: _execute(
                 connection,
-                "UPDATE publisher_keys SET state = 'revoked', reason = ?, changed_at = ? WHERE publisher = ? AND kid = ?",
+                "UPDATE publisher_keys SET state = 'revoked', reason = ?, changed_at = ? "
+                "WHERE publisher = ? AND kid = ?",
                 values,
             )
         )

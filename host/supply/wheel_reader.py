@@ -145,7 +145,7 @@ def _check_metadata(content: bytes | None, name: str, version: Version, provided
         if found is None or not requirement.specifier.contains(found, prereleases=True):
             raise WheelRefusedError(
                 "dependency_unavailable",
-                f"the plugin needs {requirement}, and workers have {', '.join(f'{n} {v}' for n, v in provided.items())}",
+                f"the plugin needs {requirement}; workers have {', '.join(f'{n} {v}' for n, v in provided.items())}",
             )
 
 

@@ -46,7 +46,17 @@ def test_a_malformed_event_is_refused_and_the_attribute_is_named(changes, attrib
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"[]", b"null", b"{", b'{"id":1,"id":2}', b'{"data":{"a":1,"a":2}}', b'{"data":NaN}', b"\xff", b"[" * 100_000],
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"{",
+        b'{"id":1,"id":2}',
+        b'{"data":{"a":1,"a":2}}',
+        b'{"data":NaN}',
+        b"\xff",
+        b"[" * 100_000,
+    ],
 )
 def test_what_is_no_strict_json_object_is_refused(body):
     with pytest.raises(InvalidEventError) as refused:

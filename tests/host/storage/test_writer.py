@@ -200,7 +200,7 @@ async def test_an_idle_writer_moves_the_write_ahead_log_into_the_database(writer
     monkeypatch.setattr(writing, "IDLE_SECONDS", 0.01)
     await writer.run(note("a"))
     async with asyncio.timeout(5):
-        while b"notes" not in (tmp_path / "notes.db").read_bytes():  # noqa: ASYNC110 - a file sets no event
+        while b"notes" not in (tmp_path / "notes.db").read_bytes():
             await asyncio.sleep(0.01)
 
 
@@ -210,5 +210,5 @@ async def test_a_write_ahead_log_that_grew_too_large_is_emptied_under_load(write
     for n in range(8):
         await writer.run(note(str(n)))
     async with asyncio.timeout(5):
-        while (tmp_path / "notes.db-wal").stat().st_size:  # noqa: ASYNC110 - a file sets no event
+        while (tmp_path / "notes.db-wal").stat().st_size:
             await asyncio.sleep(0.01)

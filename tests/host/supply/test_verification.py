@@ -7,7 +7,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-
 import supply_wheels as wheels
 
 import host.supply.keys as keys_module
