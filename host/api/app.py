@@ -7,7 +7,7 @@ from typing import Final
 
 from aiohttp import web
 
-from host.api.endpoint import Endpoint, served
+from host.api.endpoint import Endpoint, RawHandler, served
 from host.api.middlewares import edge
 from host.control.access import Tokens
 from host.observe.metrics import RequestCounts
@@ -18,12 +18,32 @@ SHUTDOWN_SECONDS: Final = 5.0
 
 
 def build_app(endpoints: Sequence[Endpoint], tokens: Tokens, counts: RequestCounts) -> web.Application:
-    """The application that serves the table."""
+    """The application that serves the table; whatever is not in it is answered with 404 or 405."""
     # Each endpoint bounds its own body, because an event's bound is not a wheel's.
-    app = web.Application(middlewares=[edge(counts)], client_max_size=0)
+    app = web.Application(client_max_size=0)
+    methods: dict[str, set[str]] = {}
     for endpoint in endpoints:
-        app.router.add_route(endpoint.method, endpoint.path, served(endpoint, tokens))
+        handler = edge(counts, served(endpoint, tokens), quiet=endpoint.quiet)
+        app.router.add_route(endpoint.method, endpoint.path, handler)
+        methods.setdefault(endpoint.path, set()).add(endpoint.method)
+    for path, allowed in methods.items():
+        if "*" not in allowed:
+            app.router.add_route("*", path, edge(counts, _not_allowed(allowed), quiet=False))
+    app.router.add_route("*", "/{nothing:.*}", edge(counts, _not_found, quiet=False))
     return app
+
+
+def _not_allowed(allowed: set[str]) -> RawHandler:
+    """A handler for the methods that a path does not take."""
+
+    async def refuse(_request: web.Request) -> web.StreamResponse:
+        raise web.HTTPMethodNotAllowed("", sorted(allowed))
+
+    return refuse
+
+
+async def _not_found(_request: web.Request) -> web.StreamResponse:
+    raise web.HTTPNotFound
 
 
 class Server:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -107,6 +107,7 @@ class Endpoint:
             and for the one path where every microsecond counts.
         consumes: The content type of a raw endpoint's body.
         produces: The content type of a raw endpoint's answer.
+        quiet: Asked often: its requests are not logged.
     """
 
     method: str
@@ -124,7 +125,7 @@ class Endpoint:
     raw: RawHandler | None = None
     consumes: str = ""
     produces: str = ""
-    tags: tuple[str, ...] = field(default=())
+    quiet: bool = False
 
 
 def authenticate(request: web.Request, tokens: Tokens, role: Role) -> Token:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
 from pydantic import BaseModel
 
 from host.errors import BusbarError
+
+JSON: Final = "application/json; charset=utf-8"
 
 
 def rfc3339(stamp: float | None) -> str | None:
@@ -75,9 +77,9 @@ def refusal(error: BusbarError, trace_id: str) -> web.Response:
 def _response(body: dict[str, Any], trace_id: str, status: int, headers: Mapping[str, str] | None) -> web.Response:
     body["timestamp"] = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     body["traceId"] = trace_id
-    return web.Response(
-        body=_encode(body), status=status, headers=headers, content_type="application/json", charset="utf-8"
-    )
+    response = web.Response(body=_encode(body), status=status, headers=headers)
+    response.headers["Content-Type"] = JSON
+    return response
 
 
 def _plain(value: Any) -> Any:

@@ -1,10 +1,13 @@
-"""The one middleware: a trace id for every request, and an answer for everything that can go wrong."""
+"""The edge around every handler: a trace id for each request, and an answer for everything that can go wrong.
+
+It wraps the handlers themselves instead of being an aiohttp middleware: those cost a fifth of a bare request.
+"""
 
 from __future__ import annotations
 
+import random
 import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -19,9 +22,6 @@ from plugin_sdk.errors import InvalidEventError
 
 TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 """W3C Trace Context, section 3.2."""
-QUIET: Final = ("/api/v1/events", "/livez", "/readyz", "/health", "/metrics")
-"""Paths that are asked often: their requests are logged at debug level."""
-
 _CODES: Final = {
     400: ("bad_request", "the request is malformed"),
     404: ("not_found", "there is nothing at this path: GET /api/openapi.json lists what there is"),
@@ -30,19 +30,18 @@ _CODES: Final = {
     413: ("body_too_large", "the body is larger than this host takes"),
     415: ("unsupported_media_type", "this content type is not read here"),
 }
+_numbers = random.Random()  # noqa: S311 - trace ids are no secrets
 _log = structlog.get_logger("api")
 
 
-def edge(counts: RequestCounts) -> Callable[..., Awaitable[web.StreamResponse]]:
-    """The middleware, counting into `counts`."""
+def edge(
+    counts: RequestCounts, handler: Callable[[web.Request], Awaitable[web.StreamResponse]], *, quiet: bool
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """The handler with the edge around it; `quiet` leaves its requests out of the log."""
 
-    @web.middleware
-    async def middleware(
-        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
+    async def edged(request: web.Request) -> web.StreamResponse:
         started = time.perf_counter()
         trace = request[TRACE] = _trace_id(request)
-        quiet = request.path.startswith(QUIET)
         if not quiet:
             structlog.contextvars.bind_contextvars(trace_id=trace)
             _log.info(
@@ -60,7 +59,7 @@ def edge(counts: RequestCounts) -> Callable[..., Awaitable[web.StreamResponse]]:
             headers = response.headers
             headers["X-Trace-ID"] = trace
             headers["X-Content-Type-Options"] = "nosniff"
-            headers.setdefault("Cache-Control", "no-store")
+            headers["Cache-Control"] = "no-store"
         if response.status >= 500:  # noqa: PLR2004 - the server's own failures
             _log.warning("Request failed", traceId=trace, url=request.path, status=response.status)
         elif not quiet:
@@ -74,7 +73,7 @@ def edge(counts: RequestCounts) -> Callable[..., Awaitable[web.StreamResponse]]:
             )
         return response
 
-    return middleware
+    return edged
 
 
 async def _answer(
@@ -107,4 +106,6 @@ def _trace_id(request: web.Request) -> str:
         match = TRACEPARENT.fullmatch(parent)
         if match and match[1].strip("0") and match[2].strip("0"):
             return match[1]
-    return str(uuid.uuid4())
+    # A version 4 UUID (RFC 9562, section 5.4), from a generator that costs no system call: it names, and keeps nothing.
+    digits = f"{_numbers.getrandbits(128):032x}"
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"

@@ -200,6 +200,11 @@ def daemon(tmp_path):
             one.process.wait(10)
 
 
+@pytest.fixture(scope="session")
+def daemon_class():
+    return Daemon
+
+
 class Signed:
     """Wheels of the example plugins, signed with one key."""
 

@@ -12,8 +12,8 @@ from host.scheduling.schedule_store import ScheduleRecord
 from host.scheduling.scheduler import Scheduler
 
 BASE: Final = "/api/v1/schedules"
-# A schedule's id is `plugin/name`; clients send the slash as %2F, which the router hands over decoded.
-ONE: Final = BASE + "/{id:[a-z0-9-]+/[a-z0-9_]+}"
+# A schedule's id is `plugin/name`; clients may send the slash as it is, or as %2F.
+ONE: Final = BASE + "/{id:[a-z0-9-]+(?:/|%2F)[a-z0-9_]+}"
 
 
 class ScheduleView(View):

@@ -81,8 +81,16 @@ class System:
         """The rows of the table."""
         metrics_role = None if self._public_metrics else Role.VIEWER
         return (
-            Endpoint("GET", "/livez", "live", "Whether the host's loop turns.", None, raw=self.live),
-            Endpoint("GET", "/readyz", "ready", "Whether the host takes work; 503 where not.", None, raw=self.ready),
+            Endpoint("GET", "/livez", "live", "Whether the host's loop turns.", None, raw=self.live, quiet=True),
+            Endpoint(
+                "GET",
+                "/readyz",
+                "ready",
+                "Whether the host takes work; 503 where not.",
+                None,
+                raw=self.ready,
+                quiet=True,
+            ),
             Endpoint(
                 "GET",
                 "/health",
@@ -90,6 +98,7 @@ class System:
                 "How the host is; details for those with a token.",
                 None,
                 raw=self.health,
+                quiet=True,
             ),
             Endpoint(
                 "GET",
@@ -106,6 +115,7 @@ class System:
                 "Prometheus metrics.",
                 metrics_role,
                 raw=self.metrics,
+                quiet=True,
                 produces="text/plain",
             ),
             Endpoint(
