@@ -8,10 +8,12 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import os
 import re
 import uuid
 from datetime import UTC, datetime
 from functools import lru_cache
+from time import time_ns
 from typing import Any, Final, NoReturn
 from urllib.parse import urlsplit
 
@@ -160,7 +162,7 @@ def new_event(
     time: datetime | None = None,
     extensions: dict[str, str | int | bool] | None = None,
 ) -> Event:
-    """A checked event made in code: a random UUID for `id` and now for `time` unless they are given.
+    """A checked event made in code: a fresh UUID for `id` and now for `time` unless they are given.
 
     Raises:
         InvalidEventError: as `Event.from_json`.
@@ -168,7 +170,7 @@ def new_event(
     found: dict[str, Any] = {
         **(extensions or {}),
         "specversion": SPEC_VERSION,
-        "id": id or str(uuid.uuid4()),
+        "id": id or new_id(),
         "source": source,
         "type": type,
         "subject": subject,
@@ -178,6 +180,17 @@ def new_event(
         found["data"] = data
         found["datacontenttype"] = "application/json"
     return Event.from_attributes(found)
+
+
+def new_id() -> str:
+    """A fresh id for an event: a UUID of version 7 (RFC 9562, section 5.7), so that later ids sort after earlier ones.
+
+    A log that is indexed by id appends such ids side by side; random ones would touch a page of its index each.
+    """
+    number = int.from_bytes(os.urandom(10), "big")
+    stamp = time_ns() // 1_000_000
+    value = stamp << 80 | 0x7 << 76 | (number >> 68 & 0xFFF) << 64 | 0b10 << 62 | number & (1 << 62) - 1
+    return str(uuid.UUID(int=value))
 
 
 def parse_json_object(body: bytes | str) -> dict[str, Any]:

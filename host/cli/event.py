@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 
 from host.cli.client import request
 from host.cli.output import USED_WRONGLY, AsJson, command, fail, show, table
+from plugin_sdk.events import new_id
 
 app = typer.Typer(help="Publish and look up events.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -28,7 +28,7 @@ def publish(
     """Publish one CloudEvent; it is durable when this returns."""
     event: dict[str, Any] = {
         "specversion": "1.0",
-        "id": id_ or str(uuid.uuid4()),
+        "id": id_ or new_id(),
         "source": source,
         "type": type_,
         "time": datetime.now(UTC).isoformat(),

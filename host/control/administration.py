@@ -121,13 +121,15 @@ class Administration:
         return record
 
     async def uninstall(self, plugin: str, *, purge: bool, actor: str) -> None:
-        """Stop and forget a plugin; `purge` drops its keys, values, cursors, retries and dead letters too."""
+        """Stop and forget a plugin and its place in the log; `purge` drops its keys, values and dead letters too."""
         record = self._registry.get(plugin)
         await self._registry.remove(plugin, purge=purge)
         await self._reconciler.settled(plugin)
         await self._scheduler.forget(plugin)
         if purge:
             await self._log.forget(plugin)
+        else:
+            await self._log.retire(plugin, ())  # a cursor that nobody moves would hold the log for ever
         await self._installer.forget(record.sha256)
         await self._done("plugin.uninstall", plugin, actor, {"purge": purge})
 

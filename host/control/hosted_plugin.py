@@ -117,6 +117,8 @@ class HostedPlugin:
     async def start(self) -> None:
         """Let the runtime start, and events and schedules come; the state tells how it goes."""
         self.supervisor.start()
+        # An earlier release's subscription that is gone must not hold the log for ever.
+        await self._parts.log.retire(self.record.id, {consumer.key for consumer in self.consumers})
         for consumer in self.consumers:
             await consumer.start()
         await self._parts.scheduler.adopt(self.record.id, self.record.description.schedules)

@@ -95,3 +95,15 @@ def test_an_event_survives_the_trip_through_json_both_the_strict_and_the_trustin
 
 def test_binary_data_is_handed_out_decoded():
     assert Event.from_json(json.dumps({**GOOD, "data_base64": "AAH/"})).content == b"\x00\x01\xff"
+
+
+def test_fresh_ids_are_uuids_of_version_7_and_sort_by_the_time_they_were_made():
+    import uuid
+
+    from plugin_sdk.events import new_id
+
+    ids = [new_id() for _ in range(1000)]
+    assert {uuid.UUID(one).version for one in ids} == {7}
+    assert {uuid.UUID(one).variant for one in ids} == {uuid.RFC_4122}
+    assert [one[:13] for one in ids] == sorted(one[:13] for one in ids)
+    assert len(set(ids)) == 1000
