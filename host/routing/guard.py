@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from host.routing.errors import BreakerOpenError, BulkheadFullError, HookTimeoutError, NoSuchDeliveryError
 from host.routing.measures import HookMeasures
 from plugin_sdk.clock import Clock
 from plugin_sdk.errors import Verdict
 from plugin_sdk.resilience import Breaker, BreakerState, Bulkhead
+from plugin_sdk.resumed import Resumed
 
 T = TypeVar("T")
 
@@ -128,7 +129,7 @@ class Guard:
         started = self._now()
         try:
             # The call's first step is driven here, within the current task: a hook that never waits is then
-            # done, and needs no timer. One that waits goes on in `_Rest`, from where the first step stopped.
+            # done, and needs no timer. One that waits goes on in `Resumed`, from where the first step stopped.
             call = invoke().__await__()
             try:
                 waiting = next(call)
@@ -183,7 +184,7 @@ class Guard:
     async def _rest(self, call: Generator[Any, Any, T], waiting: Any, deadline: _Deadline, hook: str) -> T:
         deadline.start()
         try:
-            result = await _Rest(call, waiting)
+            result = await Resumed(call, waiting)
         except asyncio.CancelledError:
             if deadline.end():
                 raise HookTimeoutError(f"{self.plugin}: {hook} did not end within {deadline.seconds:g} s") from None
@@ -196,37 +197,6 @@ class Guard:
 
     def _breaker_changed(self, _old: BreakerState, _new: BreakerState, _reason: str) -> None:
         self._changed.set()
-
-
-class _Rest(Generic[T]):
-    """Awaits a call whose first step was taken already, and yielded `waiting`."""
-
-    __slots__ = ("_call", "_waiting")
-
-    def __init__(self, call: Generator[Any, Any, T], waiting: Any) -> None:
-        self._call = call
-        self._waiting = waiting
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        # This is `yield from self._call`, entered after its first yield (PEP 380 spells it out).
-        waiting = self._waiting
-        while True:
-            try:
-                sent = yield waiting
-            except GeneratorExit:
-                self._call.close()
-                raise
-            except BaseException as error:  # noqa: BLE001 - thrown on into the call, whatever it is
-                try:
-                    waiting = self._call.throw(error)
-                except StopIteration as done:
-                    result: T = done.value
-                    return result
-            else:
-                try:
-                    waiting = self._call.send(sent)
-                except StopIteration as done:
-                    return done.value  # type: ignore[no-any-return]  # a generator's value is T by its type
 
 
 class _Deadline:
