@@ -64,7 +64,7 @@ class LoadedPlugin:
             for implementation in getattr(self.manager.hook, name).get_hookimpls()
             if not inspect.iscoroutinefunction(implementation.function)
         )
-        self._callers = {name: getattr(self.manager.hook, name) for name in self.implements}
+        self._callers = {name: _caller(getattr(self.manager.hook, name)) for name in self.implements}
         self._entries: dict[type, Callable[[Any, Session], Awaitable[Any]]] = {
             EventCall: self._on_event,
             FiringCall: self._on_schedule,
@@ -176,6 +176,26 @@ class LoadedPlugin:
             return asyncio.to_thread(caller, **arguments)
         found: Awaitable[Any] = caller(**arguments)
         return found
+
+
+def _caller(hook: pluggy.HookCaller) -> Callable[..., Any]:
+    """What calls a hook: its one implementation itself, where that is all there is to pluggy's own call.
+
+    pluggy has checked the implementation's arguments when it was registered; with one plain implementation,
+    what its call adds is the search for wrappers and further results.
+    """
+    (first, *others) = hook.get_hookimpls()
+    if others or first.wrapper or first.hookwrapper:
+        return hook
+    function, takes = first.function, first.argnames
+    offered = len(hook.spec.argnames if hook.spec is not None else ())
+    if len(takes) == offered:
+        return function
+
+    def call(**arguments: Any) -> Any:
+        return function(**{name: arguments[name] for name in takes})
+
+    return call
 
 
 async def _nothing() -> None:

@@ -223,7 +223,7 @@ class Worker:
         loop = self._loop
         begun = _Begun(self._call(message))
         context = contextvars.copy_context()
-        task = loop.create_task(begun.rest(), context=context)
+        task = asyncio.Task(begun.rest(), loop=loop, context=context)
         self._tasks[message.id] = task
         asyncio.tasks._enter_task(loop, task)  # noqa: SLF001 - documented in "Extending"
         try:

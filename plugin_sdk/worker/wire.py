@@ -182,7 +182,8 @@ class Wire(asyncio.Protocol, Generic[Message]):
         """Send a message; after the connection is gone, do nothing.
 
         The first message of a turn of the loop leaves at once, so that a single call waits for nothing; what
-        is sent in the same turn after it leaves as one frame at the turn's end.
+        is sent in the same turn after it leaves as one frame at the turn's end. What is sent while received
+        messages are being handled leaves as one frame when they all are.
         """
         if self._in_burst:
             self._outgoing.append(message)
@@ -233,6 +234,7 @@ class Wire(asyncio.Protocol, Generic[Message]):
             data = bytes(self._buffer)
             self._buffer.clear()
         at, end = 0, len(data)
+        handling, self._in_burst = self._in_burst, True
         try:
             while end - at >= _HEAD:
                 size = int.from_bytes(data[at : at + _HEAD], "big")
@@ -248,6 +250,10 @@ class Wire(asyncio.Protocol, Generic[Message]):
             if self._transport is not None:
                 self._transport.abort()
             return
+        finally:
+            self._in_burst = handling
+        if not handling:
+            self._flush()
         if at < end:
             self._buffer += data[at:]
 
