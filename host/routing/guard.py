@@ -7,8 +7,8 @@ context manager is made for a hook that ends without waiting.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from host.routing.errors import BreakerOpenError, BulkheadFullError, HookTimeoutError, NoSuchDeliveryError
 from host.routing.measures import HookMeasures
@@ -105,7 +105,7 @@ class Guard:
 
     # -- the call
 
-    async def run(
+    async def run(  # noqa: C901, PLR0912, PLR0915 - one branch for each way a call can end; splitting costs every call
         self,
         permit: Permit,
         invoke: Callable[[], Awaitable[T]],
@@ -139,7 +139,16 @@ class Guard:
                 deadline = _Deadline(timeout)
                 if delivery_id is not None:
                     self._deadlines[delivery_id] = deadline
-                result = await self._rest(call, waiting, deadline, hook)
+                try:
+                    result = await Resumed(call, waiting)
+                except asyncio.CancelledError:
+                    if deadline.end():
+                        raise HookTimeoutError(f"{self.plugin}: {hook} did not end within {timeout:g} s") from None
+                    raise
+                except BaseException:
+                    deadline.end()
+                    raise
+                deadline.end()
         except asyncio.CancelledError:
             measures.cancelled += 1
             self.ignore(permit)
@@ -181,20 +190,6 @@ class Guard:
         if deadline is not None:
             deadline.restart()
 
-    async def _rest(self, call: Generator[Any, Any, T], waiting: Any, deadline: _Deadline, hook: str) -> T:
-        deadline.start()
-        try:
-            result = await Resumed(call, waiting)
-        except asyncio.CancelledError:
-            if deadline.end():
-                raise HookTimeoutError(f"{self.plugin}: {hook} did not end within {deadline.seconds:g} s") from None
-            raise
-        except BaseException:
-            deadline.end()
-            raise
-        deadline.end()
-        return result
-
     def _breaker_changed(self, _old: BreakerState, _new: BreakerState, _reason: str) -> None:
         self._changed.set()
 
@@ -202,32 +197,26 @@ class Guard:
 class _Deadline:
     """A time limit on the current task that can be started anew; as `asyncio.timeout`, in fewer calls."""
 
-    __slots__ = ("_cancelled", "_expired", "_loop", "_task", "_timer", "seconds")
+    __slots__ = ("_cancelled", "_expired", "_loop", "_seconds", "_task", "_timer")
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+        """Count from now, against the task that makes this."""
+        self._seconds = seconds
         self._expired = False
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[Any] | None = None
-        self._cancelled = 0
-
-    def start(self) -> None:
-        """Count from now, against the task that calls this."""
-        self._task = asyncio.current_task()
-        self._cancelled = 0 if self._task is None else self._task.cancelling()
-        self._timer = self._loop.call_later(self.seconds, self._expire)
+        self._loop = loop = asyncio.get_running_loop()
+        self._task = task = asyncio.current_task(loop)
+        self._cancelled = 0 if task is None else task.cancelling()
+        self._timer = loop.call_later(seconds, self._expire)
 
     def restart(self) -> None:
         """Count from now again."""
-        if self._timer is not None and not self._expired:
+        if not self._expired:
             self._timer.cancel()
-            self._timer = self._loop.call_later(self.seconds, self._expire)
+            self._timer = self._loop.call_later(self._seconds, self._expire)
 
     def end(self) -> bool:
         """The call ended, once; whether a cancellation that came with it was this limit's and nobody else's."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
         if not self._expired or self._task is None:
             return False
         return self._task.uncancel() <= self._cancelled
