@@ -19,7 +19,7 @@ from typing import Any, Final
 import structlog
 import uvloop
 
-from host.api.app import Server, build_app
+from host.api.app import Routes, Server
 from host.api.resources.dead_letters import DeadLetters
 from host.api.resources.events import Events
 from host.api.resources.plugin_routes import PluginRoutes
@@ -333,7 +333,7 @@ class _Builder:
         )
         system.describe(table)
         secret = await core.tokens.bootstrap()
-        server = Server(build_app(table, core.tokens, counts), settings.server.host, settings.server.port)
+        server = Server(Routes(table, core.tokens, counts), settings.server.host, settings.server.port)
         self._stack.push_async_callback(server.stop)
         await server.start()
         self._stack.callback(self._drain, core.bus)

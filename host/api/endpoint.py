@@ -25,6 +25,8 @@ MAX_JSON: Final = 2**20
 """Bytes of a JSON body of the management API."""
 TRACE: Final[web.RequestKey[str]] = web.RequestKey("trace", str)
 TOKEN: Final[web.RequestKey[Token]] = web.RequestKey("token", Token)
+PARTS: Final[web.RequestKey[dict[str, str]]] = web.RequestKey("parts", dict[str, str])
+"""The named parts of the path."""
 
 
 class View(BaseModel):
@@ -68,14 +70,14 @@ class Answer:
 class Call:
     """A request that was let in and checked."""
 
-    request: web.Request
+    request: web.BaseRequest
     query: Any
     body: Any
     token: Token | None
 
     def path(self, name: str) -> str:
         """A part of the path."""
-        return self.request.match_info[name]
+        return self.request[PARTS][name]
 
     @property
     def actor(self) -> str:
@@ -84,7 +86,7 @@ class Call:
 
 
 Handler = Callable[[Call], Awaitable[Answer]]
-RawHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+RawHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ class Endpoint:
     quiet: bool = False
 
 
-def authenticate(request: web.Request, tokens: Tokens, role: Role) -> Token:
+def authenticate(request: web.BaseRequest, tokens: Tokens, role: Role) -> Token:
     """The token that the request carries.
 
     Raises:
@@ -156,7 +158,7 @@ def served(endpoint: Endpoint, tokens: Tokens) -> RawHandler:
             return raw
         needed = role
 
-        async def guarded(request: web.Request) -> web.StreamResponse:
+        async def guarded(request: web.BaseRequest) -> web.StreamResponse:
             authenticate(request, tokens, needed)
             return await raw(request)
 
@@ -166,7 +168,7 @@ def served(endpoint: Endpoint, tokens: Tokens) -> RawHandler:
     if handler is None:
         raise TypeError(f"{endpoint.operation} has no handler")
 
-    async def serve(request: web.Request) -> web.StreamResponse:
+    async def serve(request: web.BaseRequest) -> web.StreamResponse:
         token = None if role is None else authenticate(request, tokens, role)
         query = _query(endpoint, request)
         body = await _body(endpoint, request)
@@ -183,7 +185,7 @@ def served(endpoint: Endpoint, tokens: Tokens) -> RawHandler:
     return serve
 
 
-def _query(endpoint: Endpoint, request: web.Request) -> Any:
+def _query(endpoint: Endpoint, request: web.BaseRequest) -> Any:
     model = endpoint.query
     found = dict(request.query)
     if model is None:
@@ -195,7 +197,7 @@ def _query(endpoint: Endpoint, request: web.Request) -> Any:
     return _validated(model, found, "query_invalid", "the query is not what this takes")
 
 
-async def _body(endpoint: Endpoint, request: web.Request) -> Any:
+async def _body(endpoint: Endpoint, request: web.BaseRequest) -> Any:
     model = endpoint.request
     if model is None:
         return None
@@ -213,7 +215,7 @@ async def _body(endpoint: Endpoint, request: web.Request) -> Any:
     return _validated(model, found, "body_invalid", "the body is not what this takes")
 
 
-async def read_bounded(request: web.Request, limit: int) -> bytes:
+async def read_bounded(request: web.BaseRequest, limit: int) -> bytes:
     """The whole body, of at most `limit` bytes.
 
     Raises:

@@ -35,11 +35,11 @@ _log = structlog.get_logger("api")
 
 
 def edge(
-    counts: RequestCounts, handler: Callable[[web.Request], Awaitable[web.StreamResponse]], *, quiet: bool
-) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    counts: RequestCounts, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], *, quiet: bool
+) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
     """The handler with the edge around it; `quiet` leaves its requests out of the log."""
 
-    async def edged(request: web.Request) -> web.StreamResponse:
+    async def edged(request: web.BaseRequest) -> web.StreamResponse:
         started = time.perf_counter()
         trace = request[TRACE] = _trace_id(request)
         if not quiet:
@@ -77,7 +77,7 @@ def edge(
 
 
 async def _answer(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]], trace: str
+    request: web.BaseRequest, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], trace: str
 ) -> web.StreamResponse:
     try:
         return await handler(request)
@@ -99,7 +99,7 @@ async def _answer(
         )
 
 
-def _trace_id(request: web.Request) -> str:
+def _trace_id(request: web.BaseRequest) -> str:
     """The trace id of a valid `traceparent`; else a new one."""
     parent = request.headers.get("traceparent")
     if parent:

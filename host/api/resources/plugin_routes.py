@@ -6,7 +6,7 @@ from typing import Final
 
 from aiohttp import web
 
-from host.api.endpoint import Endpoint, read_bounded
+from host.api.endpoint import PARTS, Endpoint, read_bounded
 from host.api.errors import NotFoundError
 from host.control.administration import Administration
 from host.control.errors import CallFailedError
@@ -52,15 +52,15 @@ class PluginRoutes:
             ),
         )
 
-    async def serve(self, request: web.Request) -> web.StreamResponse:
+    async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Hand a request to its plugin, and the plugin's answer back."""
-        plugin = request.match_info["plugin"]
+        plugin = request[PARTS]["plugin"]
         hosted = self._administration.running(plugin)
         if not hosted.record.description.routes or not hosted.record.granted.routes:
             raise NotFoundError(f"{plugin} serves no routes")
         found = Request(
             method=request.method,
-            path="/" + request.match_info["path"],
+            path="/" + request[PARTS]["path"],
             query=dict(request.query),
             headers={name.lower(): value for name, value in request.headers.items() if name.lower() not in HIDDEN},
             body=await read_bounded(request, MAX_BODY),

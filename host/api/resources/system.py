@@ -146,17 +146,17 @@ class System:
         self._table = table
         self._document = msgspec.json.encode(document(table, self._version))
 
-    async def live(self, request: web.Request) -> web.StreamResponse:
+    async def live(self, request: web.BaseRequest) -> web.StreamResponse:
         """The loop turns, or this would not answer."""
         return success({"status": "pass"}, request[TRACE])
 
-    async def ready(self, request: web.Request) -> web.StreamResponse:
+    async def ready(self, request: web.BaseRequest) -> web.StreamResponse:
         """The database answers, and the host is not stopping."""
         checks = await self._checks()
         fit = self._ready() and all(check.status != "fail" for check in checks)
         return success({"status": "pass" if fit else "fail"}, request[TRACE], status=200 if fit else 503)
 
-    async def health(self, request: web.Request) -> web.StreamResponse:
+    async def health(self, request: web.BaseRequest) -> web.StreamResponse:
         """Status, uptime; and the checks, for those with a token."""
         report = await self._report()
         try:
@@ -170,7 +170,7 @@ class System:
         """The checks."""
         return Answer(await self._report())
 
-    async def metrics(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002 - as above
+    async def metrics(self, request: web.BaseRequest) -> web.StreamResponse:  # noqa: ARG002 - as above
         """The metrics, in Prometheus's text format."""
         response = web.Response(body=self._metrics.render())
         response.headers["Content-Type"] = CONTENT_TYPE
@@ -193,11 +193,11 @@ class System:
         ]
         return Answer.paged(views, query, total)
 
-    async def openapi(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002 - as above
+    async def openapi(self, request: web.BaseRequest) -> web.StreamResponse:  # noqa: ARG002 - as above
         """The document."""
         return web.Response(body=self._document, content_type="application/json")
 
-    async def docs(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002 - as above
+    async def docs(self, request: web.BaseRequest) -> web.StreamResponse:  # noqa: ARG002 - as above
         """The page."""
         return web.Response(
             text=page(self._table, self._version),
