@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import web
 from pydantic import BaseModel
 
+from host.api.rendered import RenderedResponse
 from host.errors import BusbarError
 
 JSON: Final = "application/json; charset=utf-8"
@@ -77,7 +78,7 @@ def refusal(error: BusbarError, trace_id: str) -> web.Response:
 def _response(body: dict[str, Any], trace_id: str, status: int, headers: Mapping[str, str] | None) -> web.Response:
     body["timestamp"] = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     body["traceId"] = trace_id
-    response = web.Response(body=_encode(body), status=status, headers=headers)
+    response = RenderedResponse(body=_encode(body), status=status, headers=headers)
     response.headers["Content-Type"] = JSON
     return response
 

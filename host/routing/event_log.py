@@ -42,8 +42,7 @@ class Appended(msgspec.Struct, frozen=True):
     duplicate: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(msgspec.Struct, frozen=True):
     """The outcome of one attempt. Times are seconds since the epoch, `duration` seconds.
 
     `noted` says that the delivery has a row in the retry table, which this outcome replaces or removes.

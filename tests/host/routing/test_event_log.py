@@ -6,12 +6,12 @@ import signal
 import subprocess
 import sys
 import uuid
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from host.routing.errors import EventConflictError
 from host.routing.event_log import EventQuery, Outcome, PendingRetry, Settlement
