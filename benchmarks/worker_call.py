@@ -1,7 +1,8 @@
 """The median of one guarded call into a worker, beside a bare echo of the same bytes over a socket pair.
 
 The echo is the least that a round trip between two asyncio processes can be: the same kind of socket pair, a
-protocol that writes back what it reads, the same loops on both sides.
+protocol that writes back what it reads, the same loops on both sides. Near and far sides are pinned to two
+processors, so that the scheduler's choice of the moment is the same for both figures.
 """
 
 from __future__ import annotations
@@ -60,15 +61,18 @@ class _Caller(asyncio.Protocol):
 def run() -> Iterable[Figure]:
     """Measure; the medians of rounds that alternate between the sides."""
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    near, *_, far = sorted(os.sched_getaffinity(0)) * 2
     pid = os.fork()  # before there is a loop: the child runs its own
     if pid == 0:
+        os.sched_setaffinity(0, {far})
         mine.close()
         _serve_echo(theirs)
     theirs.close()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_measure(mine))
+            return runner.run(_measure(mine, near, far))
     finally:
+        os.sched_setaffinity(0, {near, far})
         os.waitpid(pid, 0)
 
 
@@ -86,7 +90,7 @@ def _serve_echo(connection: socket.socket) -> None:
         os._exit(1)
 
 
-async def _measure(connection: socket.socket) -> list[Figure]:
+async def _measure(connection: socket.socket, near: int, far: int) -> list[Figure]:
     connection.setblocking(False)  # noqa: FBT003 - the socket module's own signature
     loop = asyncio.get_running_loop()
     _, echo = await loop.create_unix_connection(_Caller, sock=connection)
@@ -96,6 +100,8 @@ async def _measure(connection: socket.socket) -> list[Figure]:
     ours: list[float] = []
     theirs: list[float] = []
     async with worker.worker() as runtime:
+        os.sched_setaffinity(runtime.snapshot().pid or 0, {far})
+        os.sched_setaffinity(0, {near})
         for _ in range(ROUNDS):
             theirs.append(await _median(lambda: echo.call(body)))
 

@@ -96,7 +96,7 @@ class WorkerRuntime:
         self._loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[ExitReason] = self._loop.create_future()
         self._ready: asyncio.Future[None] = self._loop.create_future()
-        self._wire: Wire[FromWorker] = Wire(FromWorker, self._received, self._lost)
+        self._wire: Wire[FromWorker]
         self._open = False
         self._pid: int | None = None
         self._killed_for = ""
@@ -124,6 +124,7 @@ class WorkerRuntime:
             raise
         finally:
             theirs.close()
+        self._wire = Wire(FromWorker, self._received, self._lost, mine.fileno())
         self._watch = self._loop.create_task(self._watch_exit(exited), name=f"exit of {launch.plugin}")
         await self._loop.create_unix_connection(lambda: self._wire, sock=mine)
         self._open = True

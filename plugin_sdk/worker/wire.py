@@ -8,6 +8,7 @@ cost of a call is shared by its neighbours.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -158,6 +159,7 @@ class Wire(asyncio.Protocol, Generic[Message]):
         incoming: The union of messages that may come.
         received: Called with each message.
         lost: Called once when the connection is gone, with why, or None where the other side just ended it.
+        descriptor: Of the connected socket, non-blocking; given where the loop's own writes are deferred.
     """
 
     def __init__(
@@ -165,6 +167,7 @@ class Wire(asyncio.Protocol, Generic[Message]):
         incoming: Any,
         received: Callable[[Message], None],
         lost: Callable[[Exception | None], None],
+        descriptor: int | None = None,
     ) -> None:
         self._decoder: msgspec.msgpack.Decoder[list[Message]] = msgspec.msgpack.Decoder(list[incoming])
         self._encode = msgspec.msgpack.Encoder().encode
@@ -175,6 +178,7 @@ class Wire(asyncio.Protocol, Generic[Message]):
         self._buffer = bytearray()
         self._outgoing: list[Any] = []
         self._in_burst = False
+        self._descriptor = descriptor
         self._failure: Exception | None = None
         self.paused = False
 
@@ -193,7 +197,21 @@ class Wire(asyncio.Protocol, Generic[Message]):
         if self._transport is not None:
             frame = bytearray()
             self._frame([message], frame)
-            self._transport.write(frame)
+            self._write_now(self._transport, frame)
+
+    def _write_now(self, transport: asyncio.Transport, frame: bytearray) -> None:
+        """Write past the transport where nothing waits in it: uvloop's would hold the frame to the turn's end."""
+        if self._descriptor is not None and transport.get_write_buffer_size() == 0:
+            try:
+                written = os.write(self._descriptor, frame)
+            except BlockingIOError:
+                written = 0
+            except OSError:
+                return  # the other side is gone; the transport is about to say so
+            if written == len(frame):
+                return
+            del frame[:written]
+        transport.write(frame)
 
     def _end_burst(self) -> None:
         self._in_burst = False
@@ -216,6 +234,7 @@ class Wire(asyncio.Protocol, Generic[Message]):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
         self._transport = None
+        self._descriptor = None
         self._outgoing.clear()
         self._lost(self._failure or exc)
 
