@@ -9,8 +9,9 @@ from pathlib import Path
 
 from host.routing.guard import Guard
 from host.runtime.fork_server import ForkServer
-from host.runtime.process import WorkerRuntime
+from host.runtime.process import WorkerRuntime, Workshop
 from host.runtime.runtime import Launch
+from host.runtime.sandbox import Sandbox, SandboxPolicy
 from host.runtime.sdk_path import build_sdk_path
 from plugin_sdk.calls import Delivery, EventCall
 from plugin_sdk.clock import SystemClock
@@ -41,7 +42,9 @@ async def worker() -> AsyncIterator[WorkerRuntime]:
         release = folder / "release"
         release.mkdir()
         (release / "nothing.py").write_text(PLUGIN)
-        fork_server = ForkServer(build_sdk_path(folder))
+        sdk_path = build_sdk_path(folder)
+        fork_server = ForkServer(sdk_path)
+        workshop = Workshop(fork_server, Sandbox(SandboxPolicy(), sdk_path))
         launch = Launch(
             plugin="nothing",
             folder=release,
@@ -54,7 +57,7 @@ async def worker() -> AsyncIterator[WorkerRuntime]:
             timeout=10.0,
             data_folder=folder / "data",
         )
-        runtime = WorkerRuntime(launch, None, fork_server, lambda _lines, _dropped: None)
+        runtime = WorkerRuntime(launch, None, workshop, lambda _lines, _dropped: None)
         await runtime.start()
         try:
             yield runtime

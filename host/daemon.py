@@ -47,10 +47,13 @@ from host.routing.guard import Guard
 from host.routing.router import Router
 from host.routing.settlements import Settlements
 from host.routing.sqlite_log import SQLiteLog
+from host.runtime.data_watch import DataWatch
 from host.runtime.fork_server import ForkServer
 from host.runtime.inline import InlineRuntime
-from host.runtime.process import WorkerExaminer, WorkerRuntime
+from host.runtime.process import WorkerExaminer, WorkerLimits, WorkerRuntime, Workshop
+from host.runtime.requests import RequestRates
 from host.runtime.runtime import Launch, Runtime
+from host.runtime.sandbox import Sandbox, SandboxPolicy
 from host.runtime.sdk_path import build_sdk_path, provided
 from host.runtime.supervisor import SupervisionLimits
 from host.scheduling.scheduler import Scheduler
@@ -190,6 +193,9 @@ class _Builder:
     async def _core(self) -> _Core:
         """What is kept, and the path of an event up to the consumers."""
         clock, stack = self._clock, self._stack
+        if os.geteuid() == 0:
+            # Plugins run as users of their own then, who must be able to pass; what is private says so itself.
+            os.umask(0o022)
         self._state.mkdir(parents=True, exist_ok=True)
         self._lock_state()
         database = await Database.open(self._state / "busbar.db", clock=clock)
@@ -227,9 +233,8 @@ class _Builder:
     async def _hosting(self, core: _Core) -> _Hosting:
         """What runs plugins, and what administrators change it with. Plugins start here."""
         settings, clock = self._settings, self._clock
-        fork_server = ForkServer(await asyncio.to_thread(build_sdk_path, self._state))
-        self._stack.push_async_callback(fork_server.stop)
-        examiner = WorkerExaminer(fork_server, core.logs.sink)
+        workshop = await self._workshop()
+        examiner = WorkerExaminer(workshop, core.logs.sink)
         installer = Installer(
             store=core.store,
             trust=core.trust,
@@ -241,7 +246,7 @@ class _Builder:
         if settings.supply.publishers_directory is not None:
             taken = await core.trust.load_drop_ins(settings.supply.publishers_directory)
             _log.info("publishers_loaded", publishers=taken)
-        parts = self._parts(core, fork_server)
+        parts = self._parts(core, workshop)
 
         async def host_plugin(record: PluginRecord, changed: Callable[[], None]) -> HostedPlugin:
             release = await installer.verify_installed(record.sha256)
@@ -263,9 +268,31 @@ class _Builder:
             audit=core.audit,
             validate_config=lambda release, config: examiner.validate_config(self._examined(release), config),
         )
-        return _Hosting(fork_server, reconciler, administration)
+        return _Hosting(workshop.fork_server, reconciler, administration)
 
-    def _parts(self, core: _Core, fork_server: ForkServer) -> Parts:
+    async def _workshop(self) -> Workshop:
+        """What workers are made with."""
+        settings = self._settings
+        sdk_path = await asyncio.to_thread(build_sdk_path, self._state)
+        fork_server = ForkServer(sdk_path)
+        self._stack.push_async_callback(fork_server.stop)
+        data_watch = DataWatch()
+        self._background(data_watch.run(), "data watch")
+        limits = settings.limits
+        return Workshop(
+            fork_server=fork_server,
+            sandbox=await asyncio.to_thread(Sandbox, SandboxPolicy(**settings.sandbox.model_dump()), sdk_path),
+            limits=WorkerLimits(
+                heartbeat=settings.runtime.heartbeat,
+                unread=limits.unread,
+                messages=limits.messages,
+                log_lines=limits.log_lines,
+                rates=RequestRates(limits.requests, limits.emits, limits.writes),
+            ),
+            data_watch=data_watch,
+        )
+
+    def _parts(self, core: _Core, workshop: Workshop) -> Parts:
         """What every hosted plugin is built from."""
         settings = self._settings
         key_values = KeyValues(core.database)
@@ -273,8 +300,7 @@ class _Builder:
         def make_runtime(launch: Launch, port: HostPort) -> Runtime:
             if launch.isolation == "inline":
                 return InlineRuntime(launch, port, core.logs.sink(launch.plugin))
-            heartbeat = settings.runtime.heartbeat
-            return WorkerRuntime(launch, port, fork_server, core.logs.sink(launch.plugin), heartbeat=heartbeat)
+            return WorkerRuntime(launch, port, workshop, core.logs.sink(launch.plugin))
 
         def make_port(record: PluginRecord, guard: Guard) -> PluginPort:
             return PluginPort(
@@ -386,7 +412,7 @@ class _Builder:
             memory=max(limits.memory, CHECK_MEMORY),
             concurrency=limits.concurrency,
             timeout=limits.timeout,
-            data_folder=self._state / "data" / ".examined",
+            data_folder=self._state / "data" / ".examined" / release.plugin,
         )
 
     async def _prune(self, log: SQLiteLog) -> None:

@@ -85,6 +85,28 @@ class RuntimeSection(_Section):
     healthy_after: Duration = 10.0
     restarts: Annotated[int, Field(ge=1, le=1000)] = 5
     restart_window: Duration = 600.0
+    overdue: Duration = 5.0
+
+
+class SandboxSection(_Section):
+    """`[sandbox]`: what workers are confined to."""
+
+    mode: Literal["require", "prefer", "off"] = "prefer"
+    first_user: Annotated[int, Field(ge=1000, le=2**31 - 2**27)] = 1_879_048_192
+    data: Annotated[Bytes, Field(ge=2**20)] = 256 * 2**20
+    open_files: Annotated[int, Field(ge=64, le=65536)] = 256
+    threads: Annotated[int, Field(ge=16, le=4096)] = 64
+
+
+class LimitsSection(_Section):
+    """`[limits]`: how much a plugin may ask of the host in a second, and how long it may go without reading."""
+
+    requests: Annotated[float, Field(gt=0)] = 1000.0
+    emits: Annotated[float, Field(gt=0)] = 500.0
+    writes: Annotated[float, Field(gt=0)] = 500.0
+    log_lines: Annotated[float, Field(gt=0)] = 500.0
+    messages: Annotated[float, Field(gt=0)] = 4000.0
+    unread: Duration = 5.0
 
 
 class BreakerSection(_Section):
@@ -122,6 +144,8 @@ class Settings(_Section):
     log: Log = Log()
     events: Events = Events()
     runtime: RuntimeSection = RuntimeSection()
+    sandbox: SandboxSection = SandboxSection()
+    limits: LimitsSection = LimitsSection()
     breaker: BreakerSection = BreakerSection()
     supply: Supply = Supply()
     auth: Auth = Auth()

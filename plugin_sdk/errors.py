@@ -77,6 +77,12 @@ class ManifestError(PluginError):
         self.problems = problems
 
 
+class SandboxError(PluginError):
+    """A worker is not confined as the host requires; no plugin is loaded there."""
+
+    code = "sandbox_unavailable"
+
+
 class HostError(PluginError):
     """The host refused a request of the plugin; `word` is the host's own code for why."""
 

@@ -400,6 +400,36 @@ class Bulkhead:
         self._free += 1
 
 
+class TokenBucket:
+    """At most `burst` at once and `rate` a second in the long run.
+
+    It is the "generic cell rate algorithm" of ITU-T I.371: one number, the time at which the bucket would be full
+    again, says everything.
+    """
+
+    __slots__ = ("_full_at", "_now", "burst", "rate")
+
+    def __init__(self, rate: float, burst: float, now: Callable[[], float]) -> None:
+        self.rate = rate
+        self.burst = burst
+        self._now = now
+        self._full_at = now()
+
+    def take(self, count: float = 1.0) -> bool:
+        """Take `count` if they are there."""
+        return self.reserve(0.0, count) is not None
+
+    def reserve(self, longest: float, count: float = 1.0) -> float | None:
+        """Take `count` that will be there within `longest` seconds; the seconds to wait for them, or None."""
+        now = self._now()
+        full_at = max(self._full_at, now) + count / self.rate
+        wait = max(0.0, full_at - now - self.burst / self.rate)
+        if wait > longest:
+            return None
+        self._full_at = full_at
+        return wait
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """How often and how late a failed delivery is tried again. Times are in seconds.

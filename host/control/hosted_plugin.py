@@ -243,6 +243,7 @@ class HostedPlugin:
             concurrency=limits.concurrency,
             timeout=limits.timeout,
             data_folder=self._parts.data / record.id,
+            network=record.granted.network,
         )
         return self._parts.make_runtime(launch, self._port)
 

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -14,10 +15,13 @@ import msgspec
 import structlog
 
 from host.runtime.errors import ForkServerError
-from plugin_sdk.worker.fork_server import Exited, Forked, Kill, Spawn
+from host.runtime.sandbox import Prepared
+from plugin_sdk.worker.fork_server import Door, Exited, Forked, Signal, Spawn
 
 START_SECONDS: Final = 30.0
 MAX_PACKET: Final = 64 * 1024
+MAX_FORKING: Final = 16
+"""Requests to fork that are open at once: they fit into the socket, and more would not start sooner."""
 
 # -I: no environment, no user site, no current directory; -S: no site, so no .pth runs; -B: no bytecode written.
 _BOOT: Final = (
@@ -26,6 +30,19 @@ _BOOT: Final = (
 )
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A worker that was forked.
+
+    `exited` answers its exit status: negative for a signal, None where the fork server went first. `number` is what
+    its door is asked for by.
+    """
+
+    pid: int
+    exited: asyncio.Future[int | None]
+    number: int
 
 
 class ForkServer:
@@ -39,29 +56,33 @@ class ForkServer:
         self._sdk_path = sdk_path
         self._process: asyncio.subprocess.Process | None = None
         self._control: socket.socket | None = None
-        self._forks: dict[int, asyncio.Future[int]] = {}
+        self._forks: dict[int, asyncio.Future[Child]] = {}
         self._exits: dict[int, asyncio.Future[int | None]] = {}
+        self._doors: dict[int, socket.socket] = {}
+        self._numbers: dict[int, int] = {}
         self._number = 0
         self._starting = asyncio.Lock()
+        self._turn = asyncio.Semaphore(MAX_FORKING)
         self._encode = msgspec.msgpack.Encoder().encode
-        self._decode = msgspec.msgpack.Decoder(Forked | Exited).decode
+        self._decode = msgspec.msgpack.Decoder(Forked | Exited | Door).decode
 
     @property
     def pid(self) -> int | None:
         """Its process id, or None while it does not run."""
         return None if self._process is None else self._process.pid
 
-    async def spawn(
-        self, connection: socket.socket, folder: Path, memory: int
-    ) -> tuple[int, asyncio.Future[int | None]]:
-        """Fork a worker that serves `connection`; its pid, and the future of its exit status.
+    async def spawn(self, connection: socket.socket, errors: int, prepared: Prepared) -> Child:
+        """Fork a worker that serves `connection` and writes its last words to the descriptor `errors`.
 
-        The status is negative for a signal, and None where the fork server went first. The server is started
-        where it does not run.
+        The server is started where it does not run.
 
         Raises:
             ForkServerError: it could not be started, or could not fork.
         """
+        async with self._turn:
+            return await self._spawn(connection, errors, prepared)
+
+    async def _spawn(self, connection: socket.socket, errors: int, prepared: Prepared) -> Child:
         async with self._starting:
             if self._control is None:
                 await self._start()
@@ -70,23 +91,28 @@ class ForkServer:
             raise ForkServerError("the fork server ended while it started: see its log lines")
         self._number += 1
         number = self._number
-        forked = self._forks[number] = asyncio.get_running_loop().create_future()
+        forked: asyncio.Future[Child] = asyncio.get_running_loop().create_future()
+        self._forks[number] = forked
         try:
-            packet = self._encode(Spawn(number, str(folder), memory))
-            socket.send_fds(control, [packet], [connection.fileno()])
+            packet = self._encode(Spawn(number, prepared.confinement, prepared.ahead))
+            socket.send_fds(control, [packet], [connection.fileno(), errors])
             async with asyncio.timeout(START_SECONDS):
-                pid = await forked
+                return await forked
         except (OSError, TimeoutError) as error:
             raise ForkServerError(f"the fork server does not fork: {error or 'no answer'}") from None
         finally:
             self._forks.pop(number, None)
-        return pid, self._exits[pid]
+
+    def door(self, child: Child) -> socket.socket | None:
+        """The listening socket in the network namespace of a worker that has said it is confined, if it has one."""
+        self._readable()  # the door was handed over before the worker said so
+        return self._doors.pop(child.number, None)
 
     def kill(self, pid: int, number: signal.Signals) -> None:
         """Send a signal to a worker's process group; nothing happens where it has ended already."""
         if self._control is not None and pid in self._exits:
             try:
-                self._control.send(self._encode(Kill(pid, number)))
+                self._control.send(self._encode(Signal(pid, number)))
             except OSError as error:
                 _log.warning("fork_server_unreachable", error=str(error))
 
@@ -124,12 +150,10 @@ class ForkServer:
         _log.info("fork_server_started", pid=self._process.pid)
 
     def _readable(self) -> None:
-        control = self._control
-        if control is None:
-            return
-        while True:
+        while self._control is not None:
+            descriptors: list[int] = []
             try:
-                packet = control.recv(MAX_PACKET)
+                packet, descriptors, _, _ = socket.recv_fds(self._control, MAX_PACKET, 1)
             except BlockingIOError:
                 return
             except OSError:
@@ -138,10 +162,17 @@ class ForkServer:
                 _log.error("fork_server_ended", workers=len(self._exits))
                 self._lost()
                 return
-            self._told(self._decode(packet))
+            self._told(self._decode(packet), descriptors)
 
-    def _told(self, message: Forked | Exited) -> None:
+    def _told(self, message: Forked | Exited | Door, descriptors: list[int]) -> None:
+        if isinstance(message, Door):
+            for descriptor in descriptors:
+                self._doors[message.id] = socket.socket(fileno=descriptor)
+            return
         if isinstance(message, Exited):
+            door = self._doors.pop(self._numbers.pop(message.pid, 0), None)
+            if door is not None:
+                door.close()
             exited = self._exits.pop(message.pid, None)
             if exited is not None and not exited.done():
                 exited.set_result(message.status)
@@ -152,11 +183,13 @@ class ForkServer:
                 forked.set_exception(ForkServerError(f"a worker cannot be forked: {message.error}"))
             return
         # Noted before anyone asks, because its end may be told in the very next packet.
-        self._exits[message.pid] = asyncio.get_running_loop().create_future()
+        exits: asyncio.Future[int | None]
+        exits = self._exits[message.pid] = asyncio.get_running_loop().create_future()
+        self._numbers[message.pid] = message.id
         if forked is None or forked.done():
             self.kill(message.pid, signal.SIGKILL)
         else:
-            forked.set_result(message.pid)
+            forked.set_result(Child(message.pid, exits, message.id))
 
     def _lost(self) -> None:
         if self._control is not None:
@@ -171,3 +204,7 @@ class ForkServer:
         for exited in exits.values():
             if not exited.done():
                 exited.set_result(None)
+        for door in self._doors.values():
+            door.close()
+        self._doors.clear()
+        self._numbers.clear()

@@ -25,6 +25,7 @@ from plugin_sdk.loading import LoadedPlugin
 from plugin_sdk.worker.wire import LogLine
 
 MAX_TRACEBACK: Final = 16384
+_PARTS: Final = ("session", "descriptors", "limits", "files", "network", "user", "privileges", "systemCalls")
 
 _log = structlog.get_logger(__name__)
 
@@ -106,7 +107,7 @@ class InlineRuntime:
                 _log.warning("stop_hook_failed", plugin=self._launch.plugin, reason=str(error))
         self.kill("stopped")
 
-    def kill(self, why: str) -> None:
+    def kill(self, why: str, *, ask_where: bool = False) -> None:  # noqa: ARG002 - the host's own stack says nothing
         """Forget the plugin. Calls in flight end by themselves or by their time limit."""
         self._plugin = None
         self._unload()
@@ -115,7 +116,19 @@ class InlineRuntime:
 
     def snapshot(self) -> RuntimeSnapshot:
         """How it is; it has no process of its own."""
-        return RuntimeSnapshot("inline", None, None, self._in_flight, 0.0)
+        return RuntimeSnapshot(
+            isolation="inline",
+            started="inline",
+            pid=None,
+            rss_bytes=None,
+            in_flight=self._in_flight,
+            silent_for=0.0,
+            overdue_for=0.0,
+            sandbox=dict.fromkeys(_PARTS, "unavailable: an inline plugin shares the host's process"),
+        )
+
+    async def look_after(self) -> None:
+        """Nothing: what would be looked after is the host itself."""
 
     def _load(self) -> LoadedPlugin:
         folder = str(self._launch.folder)

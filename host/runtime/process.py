@@ -1,17 +1,26 @@
-"""The `process` runtime: a plugin in a worker of its own, spoken to over a socket pair."""
+"""The `process` runtime: a plugin in a worker of its own, spoken to over a socket pair.
+
+Whatever comes from a worker is taken for hostile: one that does not keep to the protocol is killed, one that
+sends more than it may is read more slowly, and nothing that it sends is kept without a bound.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 import structlog
 
+from host.runtime.data_watch import DataWatch
 from host.runtime.errors import (
     ForkServerError,
     HookFailedError,
@@ -20,8 +29,10 @@ from host.runtime.errors import (
     WorkerDiedError,
 )
 from host.runtime.exits import ExitReason, decode
-from host.runtime.fork_server import ForkServer
+from host.runtime.fork_server import Child, ForkServer
+from host.runtime.requests import RequestRates, Requests
 from host.runtime.runtime import Launch, RuntimeSnapshot
+from host.runtime.sandbox import Prepared, Sandbox
 from plugin_sdk.calls import Health, HealthCall, HookCall, Request, Response, StopCall
 from plugin_sdk.context import HostPort
 from plugin_sdk.description import Description
@@ -30,16 +41,16 @@ from plugin_sdk.errors import (
     DescriptionError,
     Drop,
     HostError,
-    InvalidEventError,
-    PermissionDeniedError,
     Retry,
 )
+from plugin_sdk.resilience import TokenBucket
+from plugin_sdk.worker.main import DUMP_SIGNAL
 from plugin_sdk.worker.wire import (
-    MAX_PAYLOAD,
     Answer,
     Ask,
     Call,
     Cancel,
+    Confined,
     FromWorker,
     Heartbeat,
     Inspect,
@@ -55,14 +66,62 @@ from plugin_sdk.worker.wire import (
     Wire,
 )
 
-MAX_ASKS: Final = 128
-"""Requests of a worker that may be open; the SDK keeps to half of it, so one more is an attack."""
 EXIT_SECONDS: Final = 5.0
 EXAMINE_SECONDS: Final = 60.0
-PAGE: Final = 4096
-HEARTBEAT_SECONDS: Final = 0.5
+DUMP_SECONDS: Final = 0.2
+"""How long a worker that is about to be killed has for writing down where its threads stand."""
+PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+PIPE_BYTES: Final = 64 * 1024
+MAX_LAST_WORDS: Final = 16 * 1024
+MAX_LINE: Final = 8192
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLimits:
+    """What the host takes from a worker. Times are in seconds.
+
+    Attributes:
+        heartbeat: Between a worker's signs of life.
+        unread: How long it may leave unread what the host sends.
+        messages: Messages a second that are no answers; above it, it is read more slowly.
+        log_lines: Lines a second that are kept; more are counted and dropped.
+        rates: Its requests.
+    """
+
+    heartbeat: float = 0.5
+    unread: float = 5.0
+    messages: float = 4000.0
+    log_lines: float = 500.0
+    rates: RequestRates = field(default_factory=RequestRates)
+
+
+class Closer(Protocol):
+    """Something that was opened for a worker and is closed when it ends."""
+
+    def close(self) -> None:
+        """End it."""
+        ...
+
+
+class Egress(Protocol):
+    """Serves the doors of workers: the one way to the network."""
+
+    def open(self, plugin: str, granted: tuple[str, ...], listener: socket.socket) -> Closer:
+        """Serve a door, and let through what is granted."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What workers are made with; one for a host."""
+
+    fork_server: ForkServer
+    sandbox: Sandbox
+    limits: WorkerLimits = WorkerLimits()
+    data_watch: DataWatch | None = None
+    egress: Egress | None = None
 
 
 class WorkerRuntime:
@@ -71,40 +130,55 @@ class WorkerRuntime:
     Args:
         launch: What to load.
         port: Serves what the plugin asks of the host; None refuses everything.
-        fork_server: Forks the worker.
+        workshop: What the worker is made with.
         log: Takes the plugin's log lines, and how many were dropped.
         start_hook: Whether the plugin is started, or only looked at.
-        heartbeat: Seconds between the worker's signs of life.
     """
 
     def __init__(
         self,
         launch: Launch,
         port: HostPort | None,
-        fork_server: ForkServer,
+        workshop: Workshop,
         log: Callable[[list[LogLine], int], None],
         *,
         start_hook: bool = True,
-        heartbeat: float = HEARTBEAT_SECONDS,
     ) -> None:
         self._launch = launch
-        self._port = port
-        self._fork_server = fork_server
+        self._workshop = workshop
+        self._limits = workshop.limits
         self._log = log
         self._start_hook = start_hook
-        self._heartbeat = heartbeat
         self._loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[ExitReason] = self._loop.create_future()
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._wire: Wire[FromWorker]
         self._open = False
-        self._pid: int | None = None
+        self._child: Child | None = None
+        self._parts: dict[str, str] = {}
+        self._started = ""
         self._killed_for = ""
         self._number = 0
         self._calls: dict[int, asyncio.Future[Any]] = {}
-        self._asks: set[asyncio.Task[None]] = set()
+        self._given_up: dict[int, float] = {}
+        self._requests = Requests(
+            launch.plugin,
+            port,
+            workshop.limits.rates,
+            now=self._loop.time,
+            answer=self._answer,
+            broken=self._broken,
+            full=lambda full: self._hold("requests") if full else self._release("requests"),
+        )
+        self._messages = TokenBucket(self._limits.messages, self._limits.messages, self._loop.time)
+        self._lines = TokenBucket(self._limits.log_lines, 2 * self._limits.log_lines, self._loop.time)
+        self._holds: set[str] = set()
+        self._told_of_flood = False
         self._watch: asyncio.Task[None] | None = None
         self._heard_at = self._loop.time()
+        self._errors = -1
+        self._last_words = b""
+        self._closing = contextlib.ExitStack()
 
     # -- life
 
@@ -112,40 +186,59 @@ class WorkerRuntime:
         """Fork the worker, load the plugin and run its start hook; errors as in `Runtime.start`."""
         launch = self._launch
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._errors, their_errors = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._closing.callback(os.close, self._errors)
         try:
-            await asyncio.to_thread(launch.data_folder.mkdir, parents=True, exist_ok=True, mode=0o700)
             mine.setblocking(False)  # noqa: FBT003 - the socket module's own signature
-            self._pid, exited = await self._fork_server.spawn(theirs, launch.data_folder, launch.memory)
+            prepared = await asyncio.to_thread(self._workshop.sandbox.prepare, launch)
+            child = await self._workshop.fork_server.spawn(theirs, their_errors, prepared)
         except (ForkServerError, OSError) as error:
             mine.close()
-            raise StartFailedError(f"{launch.plugin}: {error}", retryable=True) from None
+            self._closing.close()
+            self.exited.set_result(ExitReason("start failed", str(error)))
+            raise StartFailedError(f"{launch.plugin} has no worker: {error}", retryable=True) from None
         except BaseException:
             mine.close()
+            self._closing.close()
             raise
         finally:
             theirs.close()
+            os.close(their_errors)
+        self._child = child
+        self._started = "cold" if prepared.ahead else "forked"
         self._wire = Wire(FromWorker, self._received, self._lost, mine.fileno())
-        self._watch = self._loop.create_task(self._watch_exit(exited), name=f"exit of {launch.plugin}")
+        self._watch = self._loop.create_task(self._watch_exit(child.exited), name=f"exit of {launch.plugin}")
         await self._loop.create_unix_connection(lambda: self._wire, sock=mine)
         self._open = True
         self._heard_at = self._loop.time()
+        self._watch_data(prepared)
         self._wire.send(
             Load(
                 launch.plugin,
                 launch.entry_point,
-                [str(launch.folder)],
+                [] if prepared.ahead else [str(launch.folder)],
                 launch.config,
                 launch.secrets,
                 self._start_hook,
-                self._heartbeat,
+                self._limits.heartbeat,
             )
         )
         try:
             await self._ready
         except BaseException:
             self.kill("stopped: it did not start")
-            await asyncio.shield(self.exited)
+            await asyncio.wait((self.exited,), timeout=EXIT_SECONDS)
             raise
+
+    def _watch_data(self, prepared: Prepared) -> None:
+        """Have the data folder watched; one that is full already can only be cleared, and needs no watching."""
+        quota = self._workshop.sandbox.policy.data
+        watch = self._workshop.data_watch
+        if prepared.confinement.clear_only:
+            self._parts["data"] = f"full: over {quota} bytes; it can be cleared, and takes more after a restart"
+        elif watch is not None:
+            why = f"disk quota: over {quota} bytes in its data folder"
+            self._closing.callback(watch.add(self._launch.data_folder, quota, lambda _found: self.kill(why)))
 
     async def stop(self, stop_hook: float, term: float) -> None:
         """Run the stop hook, then end the worker: asked to first, with TERM and KILL if it must be."""
@@ -164,21 +257,45 @@ class WorkerRuntime:
             self._wire.send(Shutdown())
         for number in (signal.SIGTERM, signal.SIGKILL):
             done, _ = await asyncio.wait((self.exited,), timeout=min(1.0, term) if number is signal.SIGTERM else term)
-            if done or self._pid is None:
+            if done or self._child is None:
                 return
-            self._fork_server.kill(self._pid, number)
+            self._workshop.fork_server.kill(self._child.pid, number)
         await asyncio.wait((self.exited,), timeout=EXIT_SECONDS)
 
-    def kill(self, why: str) -> None:
+    def kill(self, why: str, *, ask_where: bool = False) -> None:
         """Kill the worker's whole process group."""
+        child = self._child
+        if child is None or self.exited.done():
+            return
         self._killed_for = self._killed_for or why
-        if self._pid is not None:
-            self._fork_server.kill(self._pid, signal.SIGKILL)
+        kill = self._workshop.fork_server.kill
+        if ask_where:
+            kill(child.pid, DUMP_SIGNAL)
+            self._loop.call_later(DUMP_SECONDS, self.kill, why)
+        else:
+            kill(child.pid, signal.SIGKILL)
 
     def snapshot(self) -> RuntimeSnapshot:
         """How the worker is."""
-        pid = None if self.exited.done() else self._pid
-        return RuntimeSnapshot("process", pid, _rss(pid), len(self._calls), self._loop.time() - self._heard_at)
+        now = self._loop.time()
+        pid = None if self.exited.done() or self._child is None else self._child.pid
+        return RuntimeSnapshot(
+            isolation="process",
+            started=self._started,
+            pid=pid,
+            rss_bytes=_rss(pid),
+            in_flight=len(self._calls),
+            silent_for=0.0 if self._holds else now - self._heard_at,
+            overdue_for=max((now - since for since in self._given_up.values()), default=0.0),
+            sandbox=dict(self._parts),
+        )
+
+    async def look_after(self) -> None:
+        """Take what it wrote to its standard error, and see that it reads."""
+        self._hear_errors()
+        paused_at = self._wire.paused_at
+        if paused_at is not None and self._loop.time() - paused_at > self._limits.unread:
+            self._broken(f"it has left unread for {self._limits.unread:g} s what was sent to it")
 
     # -- calls
 
@@ -197,6 +314,8 @@ class WorkerRuntime:
             value = await answer
         except asyncio.CancelledError:
             if self._calls.pop(number, None) is not None:
+                # Its answer still comes, unless the hook does not heed the cancellation.
+                self._given_up[number] = self._loop.time()
                 self._wire.send(Cancel(number))
             raise
         if value is None:
@@ -213,67 +332,109 @@ class WorkerRuntime:
         found: bytes | None = await answer
         return found
 
-    # -- what comes from the worker; it is taken for hostile
+    # -- what comes from the worker
 
     def _received(self, message: FromWorker) -> None:
         self._heard_at = self._loop.time()
         if isinstance(message, Reply):
-            answer = self._calls.pop(message.id, None)
-            if answer is not None and not answer.done():
+            answer = self._answered(message.id)
+            if answer is not None:
                 answer.set_result(message.value)
-        elif isinstance(message, Heartbeat):
             return
-        elif isinstance(message, Raised):
-            answer = self._calls.pop(message.id, None)
-            if answer is not None and not answer.done():
+        if isinstance(message, Raised):
+            answer = self._answered(message.id)
+            if answer is not None:
                 answer.set_exception(_error(message))
-        elif isinstance(message, Ask):
-            self._take_ask(message)
+            return
+        if not self._messages.take():
+            self._slow_down()
+        if isinstance(message, Heartbeat):
+            return
+        if isinstance(message, Ask):
+            self._requests.take(message)
         elif isinstance(message, LogLines):
-            self._log(message.lines, message.dropped)
+            self._keep_lines(message.lines, message.dropped)
+        elif isinstance(message, Confined):
+            self._confined(message)
+        elif self._ready.done():
+            self._broken("it says a second time whether it is loaded")
         elif isinstance(message, Ready):
-            if not self._ready.done():
-                self._ready.set_result(None)
-        elif not self._ready.done():
+            self._ready.set_result(None)
+        else:
             self._ready.set_exception(_load_error(self._launch.plugin, message))
 
-    def _take_ask(self, message: Ask) -> None:
-        if len(self._asks) >= MAX_ASKS:
-            self.kill(f"protocol error: over {MAX_ASKS} requests at once")
-            return
-        task = self._loop.create_task(self._serve(message), name=f"ask of {self._launch.plugin}")
-        self._asks.add(task)
-        task.add_done_callback(self._asks.discard)
+    def _answered(self, number: int) -> asyncio.Future[Any] | None:
+        """Who waits for the answer to this call, if anyone still does."""
+        answer = self._calls.pop(number, None)
+        if answer is None and self._given_up.pop(number, None) is None:
+            self._broken(f"an answer to a call {number} that nobody made")
+        return None if answer is None or answer.done() else answer
 
-    async def _serve(self, message: Ask) -> None:
-        operation = _OPERATIONS.get(message.operation)
-        if operation is None or len(message.arguments) != len(operation):
-            self.kill(f"protocol error: there is no request '{message.operation[:64]}' of that form")
-            return
-        for argument, kind in zip(message.arguments, operation, strict=True):
-            if not isinstance(argument, kind) or (isinstance(argument, bytes) and len(argument) > MAX_PAYLOAD):
-                self.kill(f"protocol error: '{message.operation}' with a wrong argument")
-                return
-        try:
-            if self._port is None:
-                raise PermissionDeniedError("nothing is granted while a plugin is only looked at")
-            value = await getattr(self._port, message.operation)(*message.arguments)
-            answer = Answer(message.id, value)
-        except HostError as error:
-            denied = isinstance(error, PermissionDeniedError)
-            answer = Answer(message.id, None, str(error) or error.word, error.word, denied)
-        except InvalidEventError as error:
-            answer = Answer(message.id, None, str(error), error.code)
-        except Exception:  # noqa: BLE001 - a failing request must not end the others; logged with its traceback
-            _log.exception("request_failed", plugin=self._launch.plugin, operation=message.operation)
-            answer = Answer(message.id, None, "the host failed at this; its log says how", "internal_error")
+    def _answer(self, answer: Answer) -> None:
         self._wire.send(answer)
+
+    def _confined(self, message: Confined) -> None:
+        if "session" in self._parts or self._child is None:
+            self._broken("it says a second time how it is confined")
+            return
+        self._parts = {**message.parts, **self._parts}
+        door = self._workshop.fork_server.door(self._child)
+        if door is None:
+            return
+        if self._workshop.egress is None:
+            door.close()
+            return
+        served = self._workshop.egress.open(self._launch.plugin, self._launch.network, door)
+        self._closing.callback(served.close)
+
+    def _keep_lines(self, lines: list[LogLine], dropped: int) -> None:
+        kept = [line for line in lines if self._lines.take()]
+        for line in kept:
+            if len(line.message) > MAX_LINE:
+                self._broken(f"a log line of {len(line.message)} characters; at most {MAX_LINE} are taken")
+                return
+        self._log(kept, dropped + len(lines) - len(kept))
+
+    def _hear_errors(self) -> None:
+        """Read what the process wrote to its standard error; the pipe bounds how much there can be."""
+        try:
+            found = os.read(self._errors, PIPE_BYTES)
+        except OSError:
+            return  # nothing there now
+        if found:
+            self._last_words = (self._last_words + found)[-MAX_LAST_WORDS:]
+            now = time.time()
+            lines = found.decode(errors="replace").splitlines()
+            self._keep_lines([LogLine(now, "warning", line[:MAX_LINE]) for line in lines if line.strip()], 0)
+
+    def _slow_down(self) -> None:
+        if not self._told_of_flood:
+            self._told_of_flood = True
+            _log.warning("worker_slowed_down", plugin=self._launch.plugin, messages_per_second=self._limits.messages)
+        if "flood" not in self._holds:
+            self._hold("flood")
+            # A quarter of a second's worth is there again then, and the loop has had the time to itself.
+            self._loop.call_later(0.25, self._release, "flood")
+
+    def _hold(self, why: str) -> None:
+        self._holds.add(why)
+        self._wire.hold()
+
+    def _release(self, why: str) -> None:
+        self._holds.discard(why)
+        if not self._holds:
+            self._heard_at = self._loop.time()
+            self._wire.go_on()
+
+    def _broken(self, why: str) -> None:
+        """The worker does not keep to the protocol."""
+        self._wire.fail(why)
 
     def _lost(self, error: Exception | None) -> None:
         self._open = False
         if error is not None and not self._killed_for:
             self.kill(f"protocol error: {error}")
-        elif self._pid is not None and not self.exited.done():
+        elif self._child is not None and not self.exited.done():
             # The socket went first: the worker is ending, or has given up its socket and must.
             self._loop.call_later(EXIT_SECONDS, self._end_if_left)
 
@@ -283,12 +444,14 @@ class WorkerRuntime:
 
     async def _watch_exit(self, exited: asyncio.Future[int | None]) -> None:
         status = await exited
-        reason = decode(status, self._killed_for)
         self._open = False
         self._wire.close()
-        for task in tuple(self._asks):
-            task.cancel()
+        self._hear_errors()
+        reason = decode(status, self._killed_for, self._last_words.decode(errors="replace"))
+        self._closing.close()
+        self._requests.close()
         calls, self._calls = self._calls, {}
+        self._given_up.clear()
         for answer in calls.values():
             if not answer.done():
                 answer.set_exception(WorkerDiedError(f"{self._launch.plugin}: {reason.evidence}"))
@@ -302,8 +465,8 @@ class WorkerRuntime:
 class WorkerExaminer:
     """Looks at plugins in throw-away workers, without grants, config or secrets."""
 
-    def __init__(self, fork_server: ForkServer, log: Callable[[str], Callable[[list[LogLine], int], None]]) -> None:
-        self._fork_server = fork_server
+    def __init__(self, workshop: Workshop, log: Callable[[str], Callable[[list[LogLine], int], None]]) -> None:
+        self._workshop = workshop
         self._log = log
 
     async def describe(self, launch: Launch) -> Description:
@@ -319,7 +482,7 @@ class WorkerExaminer:
         await self._examine(launch, lambda number: Validate(number, config))
 
     async def _examine(self, launch: Launch, make: Callable[[int], Inspect | Validate]) -> bytes | None:
-        runtime = WorkerRuntime(launch, None, self._fork_server, self._log(launch.plugin), start_hook=False)
+        runtime = WorkerRuntime(launch, None, self._workshop, self._log(launch.plugin), start_hook=False)
         try:
             async with asyncio.timeout(EXAMINE_SECONDS):
                 await runtime.start()
@@ -331,17 +494,6 @@ class WorkerExaminer:
         finally:
             runtime.kill("stopped: it was only looked at")
             await asyncio.wait((runtime.exited,), timeout=EXIT_SECONDS)
-
-
-_OPERATIONS: Final[dict[str, tuple[type, ...]]] = {
-    "emit": (bytes,),
-    "kv_get": (str,),
-    "kv_set": (str, bytes),
-    "kv_delete": (str,),
-    "kv_list": (str, str, int),
-    "extend": (str,),
-}
-"""What a worker may ask for: the methods of `HostPort`, with the types of their arguments."""
 
 
 def _error(message: Raised) -> Exception:
@@ -360,7 +512,9 @@ def _error(message: Raised) -> Exception:
 
 def _load_error(plugin: str, message: LoadFailed) -> StartFailedError:
     sentence = (
-        message.message if message.name in {"DescriptionError", "HostError"} else f"{message.name}: {message.message}"
+        message.message
+        if message.name in {"DescriptionError", "HostError", "SandboxError"}
+        else f"{message.name}: {message.message}"
     )
     return StartFailedError(
         f"{plugin} could not be loaded: {sentence}", retryable=message.retryable, traceback=message.traceback

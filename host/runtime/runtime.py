@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from plugin_sdk.description import Description
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What a runtime needs to start a plugin. `memory` is in bytes, `timeout` in seconds."""
+    """What a runtime needs to start a plugin. `memory` is in bytes, `timeout` in seconds, `network` what is granted."""
 
     plugin: str
     folder: Path
@@ -27,17 +27,29 @@ class Launch:
     concurrency: int
     timeout: float
     data_folder: Path
+    network: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeSnapshot:
-    """A runtime at one instant; an inline one has no process of its own."""
+    """A runtime at one instant; an inline one has no process of its own.
+
+    Attributes:
+        isolation: `process` or `inline`.
+        started: How: `forked` from the fork server, `cold`, or `inline`.
+        sandbox: What became of each part of the sandbox: `enforced`, `off`, or `unavailable: why`.
+        silent_for: Seconds since anything was heard of its loop.
+        overdue_for: Seconds that the oldest call whose time was up has gone on since.
+    """
 
     isolation: str
+    started: str
     pid: int | None
     rss_bytes: int | None
     in_flight: int
     silent_for: float
+    overdue_for: float
+    sandbox: Mapping[str, str]
 
 
 class Runtime(Protocol):
@@ -69,8 +81,15 @@ class Runtime(Protocol):
         """Run the stop hook within `stop_hook` seconds, then end the runtime, by force after `term` more."""
         ...
 
-    def kill(self, why: str) -> None:
-        """End the runtime now; `why` is the cause that `exited` will name."""
+    def kill(self, why: str, *, ask_where: bool = False) -> None:
+        """End the runtime now; `why` is the cause that `exited` will name.
+
+        `ask_where`: give it a moment to write down where its threads stand.
+        """
+        ...
+
+    async def look_after(self) -> None:
+        """What has to be done for a running runtime from time to time; called at every look of the supervisor."""
         ...
 
     def snapshot(self) -> RuntimeSnapshot:

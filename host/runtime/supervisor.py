@@ -51,9 +51,10 @@ _TRANSITIONS: Final = {
 class SupervisionLimits:
     """All times in seconds.
 
-    A runtime whose loop is silent for `silence` is killed; it is looked at every `heartbeat`. After a failure
-    it is started again after `first_restart`, doubled for each failure up to `longest_restart`, with jitter;
-    `healthy_after` of running resets that. `restarts` within `restart_window` are enough: it is `failed`.
+    A runtime whose loop is silent for `silence` is killed, and so is one whose hook goes on for `overdue` after its
+    time was up; it is looked at every `heartbeat`. After a failure it is started again after `first_restart`,
+    doubled for each failure up to `longest_restart`, with jitter; `healthy_after` of running resets that. `restarts`
+    within `restart_window` are enough: it is `failed`.
     """
 
     heartbeat: float = 0.5
@@ -66,6 +67,7 @@ class SupervisionLimits:
     healthy_after: float = 10.0
     restarts: int = 5
     restart_window: float = 600.0
+    overdue: float = 5.0
 
     def restart_delay(self, failures: int, rng: random.Random) -> float:
         """Seconds to wait after so many failures in a row (from 1)."""
@@ -123,7 +125,7 @@ class Supervisor:
         self._failures = 0
         self.restarts = 0
         self.last_error = ""
-        self.last_traceback = ""
+        self.last_stack = ""
         self.status = SupervisedStatus(SupervisedState.STOPPED, clock.now().timestamp())
 
     # -- what others ask of it
@@ -182,7 +184,7 @@ class Supervisor:
             reason = started if isinstance(started, ExitReason) else await self._watch(started)
             self._runs.clear()
             self._runtime = None
-            self.last_error = reason.evidence
+            self.last_error, self.last_stack = reason.evidence, reason.stack
             if not await self._back_off(reason):
                 return
 
@@ -196,7 +198,7 @@ class Supervisor:
             runtime.kill("start limit: it was not ready in time")
             return ExitReason("start limit", f"it was not ready within {self._limits.start:g} s")
         except StartFailedError as error:
-            self.last_error, self.last_traceback = error.message, error.traceback
+            self.last_error, self.last_stack = error.message, error.traceback
             _log.warning("plugin_start_failed", plugin=self._plugin, reason=error.message, retryable=error.retryable)
             if error.retryable:
                 return ExitReason("start failed", error.message)
@@ -216,15 +218,24 @@ class Supervisor:
         limits = self._limits
         began = self._clock.monotonic()
         while True:
-            done, _ = await asyncio.wait((runtime.exited,), timeout=limits.heartbeat)
+            # To the moment where it matters: a loop that blocks is to be found within the limit, not a look later.
+            timeout = min(limits.heartbeat, max(0.01, limits.silence - runtime.snapshot().silent_for))
+            done, _ = await asyncio.wait((runtime.exited,), timeout=timeout)
             if done:
                 return runtime.exited.result()
+            await runtime.look_after()
             if self._failures and self._clock.monotonic() - began >= limits.healthy_after:
                 self._failures = 0
             seen = runtime.snapshot()
-            if seen.silent_for > limits.silence:
-                runtime.kill(f"blocked loop: the worker's loop was silent for over {limits.silence:g} s")
-            elif seen.rss_bytes is not None and seen.rss_bytes > self._memory:
+            if seen.silent_for >= limits.silence:
+                why = f"blocked loop: the worker's loop was silent for over {limits.silence:g} s"
+                runtime.kill(why, ask_where=True)
+                return await asyncio.shield(runtime.exited)
+            if seen.overdue_for > limits.overdue:
+                why = f"deadline: a hook went on for over {limits.overdue:g} s after its time was up"
+                runtime.kill(why, ask_where=True)
+                return await asyncio.shield(runtime.exited)
+            if seen.rss_bytes is not None and seen.rss_bytes > self._memory:
                 runtime.kill(f"out of memory: {seen.rss_bytes} bytes are more than {self._memory}")
 
     async def _back_off(self, reason: ExitReason) -> bool:

@@ -93,6 +93,7 @@ class ReleaseStore:
         _write(staging / ATTESTATIONS, attestations)
         _write(staging / NAME, filename.encode())
         (staging / WHEEL).chmod(0o444)
+        staging.chmod(0o711)  # the worker that describes it may run as another user
         _seal(tree)
 
     def keep(self, staging: Path, sha256: str) -> StoredRelease:

@@ -1,22 +1,25 @@
 """The fork server: a small process that has imported the SDK and nothing of a plugin, and forks workers.
 
 It holds no secret, no database and no listening socket; a worker forked from it shares its memory until it
-writes. One SOCK_SEQPACKET socket leads to the host: a request is one packet, a worker's own socket comes with
-it as a passed descriptor. When the host is gone the socket ends, the fork server ends, and with it every
-worker (PR_SET_PDEATHSIG).
+writes. One SOCK_SEQPACKET socket leads to the host: a request is one packet, and a worker's own socket and the
+pipe for its last words come with it as passed descriptors. When the host is gone the socket ends, the fork
+server ends, and with it every worker (PR_SET_PDEATHSIG).
+
+A worker that must not share the SDK's modules starts cold instead: the same fork, then a new interpreter,
+which is confined before the plugin's folder is on its path.
 """
 
 from __future__ import annotations
 
-import ctypes
+import dataclasses
+import fcntl
 import gc
+import json
 import os
-import resource
 import selectors
 import signal
 import socket
 import sys
-import tempfile
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -26,27 +29,41 @@ import msgspec
 import plugin_sdk
 import plugin_sdk.loading
 import plugin_sdk.worker.main
+from plugin_sdk.worker.sandbox.confinement import CONNECTION, DOOR, LIFELINE, Confinement, confine
+from plugin_sdk.worker.sandbox.libc import PR_SET_PDEATHSIG, prctl
 
-__all__ = ["Exited", "Forked", "Kill", "Spawn", "main"]
+__all__ = ["Door", "Exited", "Forked", "Signal", "Spawn", "main"]
 
 PRELOADED: Final = (plugin_sdk, plugin_sdk.loading, plugin_sdk.worker.main)
 MAX_PACKET: Final = 64 * 1024
-PR_SET_PDEATHSIG: Final = 1
-PR_SET_NO_NEW_PRIVS: Final = 38
-OPEN_FILES: Final = 256
-ADDRESS_SPACE_SLACK: Final = 512 * 2**20
-"""Address space a worker may map beyond its memory: libraries and thread stacks that are never touched."""
+PASSED: Final = 2
+"""Descriptors that come with a `Spawn`: the worker's socket, and its standard error."""
+_ABOVE: Final = 16
+"""Descriptors are moved up here before they are put into their places."""
+
+# What a worker that starts cold runs. The package is a bare name until the process is confined: importing it as
+# usual would import its requirements, which may be the plugin's own.
+_COLD: Final = """
+import json, os, sys, types
+sdk, given = sys.argv[1], json.loads(sys.argv[2])
+bare = types.ModuleType("plugin_sdk")
+bare.__path__ = [os.path.join(sdk, "plugin_sdk")]
+sys.modules["plugin_sdk"] = bare
+sys.path.insert(0, sdk)
+from plugin_sdk.worker.sandbox.cold import start
+start(given)
+"""
 
 
 class Spawn(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """Fork a worker; its socket comes with the packet. `memory` is in bytes."""
+    """Fork a worker, confined as said. `ahead`: start it cold, with these folders ahead of the SDK's modules."""
 
     id: int
-    folder: str
-    memory: int
+    confinement: Confinement
+    ahead: list[str]
 
 
-class Kill(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class Signal(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Send a signal to a worker's process group, if the worker is still a child of this process."""
 
     pid: int
@@ -68,8 +85,14 @@ class Exited(msgspec.Struct, frozen=True, array_like=True, tag=2):
     status: int
 
 
+class Door(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """From a worker, with its door's listening socket; sent before it says that it is confined."""
+
+    id: int
+
+
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Spawn | Kill).decode
+_decode = msgspec.msgpack.Decoder(Spawn | Signal).decode
 
 
 class ForkServer:
@@ -79,6 +102,8 @@ class ForkServer:
         self._control = control
         self._children: set[int] = set()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        # Only this process keeps the writing end, so a worker that finds it closed knows that this one is gone.
+        self._alive_read, self._alive_write = os.pipe2(os.O_CLOEXEC)
 
     def run(self) -> None:
         """Serve until the host closes the control socket."""
@@ -100,13 +125,15 @@ class ForkServer:
                 self._reap()
 
     def _request(self) -> bool:
-        data, descriptors, _, _ = socket.recv_fds(self._control, MAX_PACKET, 1)
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._control, MAX_PACKET, PASSED)
+        except ConnectionResetError:
+            return False  # the host ended with something of ours unread
         if not data:
             return False
         request = _decode(data)
-        if isinstance(request, Kill):
-            if request.pid in self._children:
-                os.killpg(request.pid, request.signal)
+        if isinstance(request, Signal):
+            self._signal(request)
             return True
         try:
             pid = os.fork()
@@ -114,12 +141,21 @@ class ForkServer:
             self._tell(Forked(request.id, 0, str(error)))
         else:
             if pid == 0:
-                _become_worker(request, descriptors[0])
+                os.close(self._alive_write)
+                _become_worker(request, [*descriptors, self._control.fileno(), self._alive_read])
             self._children.add(pid)
             self._tell(Forked(request.id, pid))
         for descriptor in descriptors:
             os.close(descriptor)
         return True
+
+    def _signal(self, request: Signal) -> None:
+        if request.pid not in self._children:
+            return
+        try:
+            os.killpg(request.pid, request.signal)
+        except ProcessLookupError:
+            os.kill(request.pid, request.signal)  # so young that it has no group of its own yet
 
     def _reap(self) -> None:
         while self._children:
@@ -133,59 +169,39 @@ class ForkServer:
         self._control.send(_encode(message))
 
 
-def _become_worker(request: Spawn, descriptor: int) -> NoReturn:
-    """In the child: give up what it does not need, then serve the plugin. Never returns."""
+def _become_worker(request: Spawn, descriptors: list[int]) -> NoReturn:
+    """In the child: put the descriptors in their places, confine, serve the plugin. Never returns."""
     try:
-        _confine(request, descriptor)
-        _serve(descriptor)
+        _place(descriptors)
+        if request.ahead:
+            _start_cold(request)
+        parts = confine(request.confinement, request.id)
+        plugin_sdk.worker.main.run(parts, refused=request.confinement.mode == "require")
     except BaseException as error:  # noqa: BLE001 - the last stop before the process ends
         os.write(2, f"worker: {type(error).__name__}: {error}\n".encode())
     finally:
         os._exit(70)  # EX_SOFTWARE
 
 
-def _confine(request: Spawn, descriptor: int) -> None:
-    server = os.getppid()
-    signal.set_wakeup_fd(-1)
-    for default in (signal.SIGCHLD, signal.SIGTERM):
-        signal.signal(default, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.setsid()
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    if os.getppid() != server:
-        os._exit(0)  # the fork server ended before the signal was armed
+def _place(descriptors: list[int]) -> None:
+    """The worker's socket, its standard error, the control socket and the lifeline, and nothing else."""
+    connection, errors, control, lifeline = (fcntl.fcntl(one, fcntl.F_DUPFD, _ABOVE) for one in descriptors)
     null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
-    kept = os.dup2(descriptor, 3)
-    os.closerange(kept + 1, _highest_descriptor())
-    os.umask(0o077)
-    os.chdir(request.folder)
-    for name in tuple(os.environ):
-        if name not in {"LANG", "LC_ALL", "TZ"}:
-            del os.environ[name]
-    os.environ.update({"HOME": request.folder, "TMPDIR": request.folder, "PATH": "/usr/bin:/bin"})
-    tempfile.tempdir = None
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
-    space = request.memory + ADDRESS_SPACE_SLACK
-    resource.setrlimit(resource.RLIMIT_AS, (space, space))
+    for source, place in ((null, 0), (null, 1), (errors, 2), (connection, CONNECTION), (control, DOOR)):
+        os.dup2(source, place)
+    os.dup2(lifeline, LIFELINE)
+    os.closerange(LIFELINE + 1, max(int(entry.name) for entry in Path("/proc/self/fd").iterdir()) + 1)
 
 
-def _highest_descriptor() -> int:
-    return max(int(entry.name) for entry in Path("/proc/self/fd").iterdir()) + 1
-
-
-def _serve(_descriptor: int) -> None:
-    import asyncio  # noqa: PLC0415 - already loaded; named here, where the worker's own loop begins
-    import random  # noqa: PLC0415 - as above
-
-    random.seed()  # a forked generator would give every worker the same numbers
-    with socket.socket(fileno=3) as connection:
-        connection.setblocking(False)  # noqa: FBT003 - the socket module's own signature
-        asyncio.run(plugin_sdk.worker.main.serve(connection))
+def _start_cold(request: Spawn) -> NoReturn:
+    given = {
+        "id": request.id,
+        "confinement": dataclasses.asdict(request.confinement),
+        "ahead": request.ahead,
+    }
+    sdk = str(Path(plugin_sdk.__file__ or "").parents[1])
+    command = [sys.executable, "-I", "-S", "-B", "-c", _COLD, sdk, json.dumps(given)]
+    os.execv(sys.executable, command)  # noqa: S606 - the interpreter itself, with arguments of ours
 
 
 def main(descriptor: int) -> None:
@@ -193,8 +209,7 @@ def main(descriptor: int) -> None:
     sys.dont_write_bytecode = True
     # An empty prefix: a stray __pycache__ beside a plugin's source is never looked at.
     sys.pycache_prefix = "/nonexistent"
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     gc.collect()
     gc.freeze()
     control = socket.socket(fileno=descriptor)

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import faulthandler
 import io
 import logging
 import os
+import random
+import signal
 import socket
 import sys
 import time
 import traceback
 from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import msgspec
 
@@ -30,15 +33,18 @@ from plugin_sdk.errors import (
     InvalidEventError,
     PermissionDeniedError,
     Retry,
+    SandboxError,
 )
 from plugin_sdk.loading import LoadedPlugin
 from plugin_sdk.resumed import Resumed
+from plugin_sdk.worker.sandbox.confinement import CONNECTION, missing
 from plugin_sdk.worker.wire import (
     MAX_PAYLOAD,
     Answer,
     Ask,
     Call,
     Cancel,
+    Confined,
     Heartbeat,
     Inspect,
     Load,
@@ -59,6 +65,9 @@ MAX_ASKS: Final = 64
 LOG_LINES_PER_SECOND: Final = 500
 MAX_LINE: Final = 8192
 MAX_TRACEBACK: Final = 16384
+
+DUMP_SIGNAL: Final = signal.SIGUSR1
+"""Makes a worker write the stacks of all its threads to its standard error."""
 
 _delivery: contextvars.ContextVar[str] = contextvars.ContextVar("busbar_delivery", default="")
 
@@ -104,9 +113,14 @@ class RemotePort:
 
 
 class Worker:
-    """One plugin behind one socket."""
+    """One plugin behind one socket.
 
-    def __init__(self) -> None:
+    Args:
+        unconfined: Parts of the sandbox that are required and unavailable, with why; a plugin is not loaded then.
+    """
+
+    def __init__(self, unconfined: list[str]) -> None:
+        self._unconfined = unconfined
         self._loop = asyncio.get_running_loop()
         self.wire: Wire[ToWorker] = Wire(ToWorker, self._received, self._host_gone)
         self._plugin: LoadedPlugin | None = None
@@ -121,7 +135,7 @@ class Worker:
         self._asked += 1
         number = self._asked
         answer = self._asks[number] = self._loop.create_future()
-        self.wire.send(Ask(number, operation, arguments))
+        self.wire.send(Ask(number, operation, msgspec.Raw(msgspec.msgpack.encode(arguments))))
         try:
             return await answer
         finally:
@@ -174,6 +188,8 @@ class Worker:
         self._heartbeat()
         retryable = False
         try:
+            if self._unconfined:
+                raise SandboxError("the sandbox is required, and not whole here: " + "; ".join(self._unconfined))
             plugin = LoadedPlugin.load(message.plugin, message.entry_point)
             session = Session(plugin=message.plugin, host=RemotePort(self), secrets=message.secrets)
             self._plugin, self._session = plugin, session
@@ -182,7 +198,7 @@ class Worker:
                 retryable = True
                 await plugin.start(session)
         except BaseException as error:  # noqa: BLE001 - whatever a plugin's import raises is its failure
-            known = isinstance(error, DescriptionError) or (
+            known = isinstance(error, DescriptionError | SandboxError) or (
                 isinstance(error, HostError) and error.word == "config_invalid"
             )
             self.wire.send(
@@ -291,7 +307,7 @@ class _LogHandler(logging.Handler):
         second = int(record.created)
         if second != self._second:
             self._second, self._sent = second, 0
-        if self._sent >= LOG_LINES_PER_SECOND or self._wire.paused:
+        if self._sent >= LOG_LINES_PER_SECOND or self._wire.paused_at is not None:
             self._dropped += 1
             return
         self._sent += 1
@@ -359,14 +375,30 @@ def _traceback(error: BaseException) -> str:
     return text[-MAX_TRACEBACK:]
 
 
-def _end(status: int) -> None:
+def _end(status: int) -> NoReturn:
     # Not sys.exit: threads of sync hooks and atexit handlers of the plugin must not keep the process.
     os._exit(status)
 
 
-async def serve(connection: socket.socket) -> None:
-    """Serve one plugin over a connected socket until the host ends it."""
-    worker = Worker()
+def run(parts: dict[str, str], *, refused: bool) -> NoReturn:
+    """Serve one plugin over the worker's socket until the host ends it. Never returns.
+
+    Args:
+        parts: What became of each part of the sandbox.
+        refused: Whether a plugin must not be loaded where a part is unavailable.
+    """
+    random.seed()  # a forked generator would give every worker the same numbers
+    faulthandler.enable()
+    faulthandler.register(DUMP_SIGNAL, all_threads=True)
+    with socket.socket(fileno=CONNECTION) as connection:
+        connection.setblocking(False)  # noqa: FBT003 - the socket module's own signature
+        asyncio.run(_serve(connection, parts, refused=refused))
+    _end(0)
+
+
+async def _serve(connection: socket.socket, parts: dict[str, str], *, refused: bool) -> None:
+    worker = Worker(missing(parts) if refused else [])
     loop = asyncio.get_running_loop()
     await loop.create_unix_connection(lambda: worker.wire, sock=connection)
+    worker.wire.send(Confined(parts))
     await loop.create_future()

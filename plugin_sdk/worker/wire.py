@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Annotated, Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
@@ -22,6 +22,11 @@ MAX_PAYLOAD: Final = 4 * 2**20
 """Bytes of one value inside a message: an event, an answer."""
 MAX_MESSAGES: Final = 256
 """Messages that one frame carries."""
+MAX_LINES: Final = 64
+"""Log lines that one message carries."""
+MAX_PARTS: Final = 32
+READ_BYTES: Final = 64 * 1024
+"""What is read at once: a bound on the loop's time that one turn of reading may take."""
 _HEAD: Final = 4
 
 Message = TypeVar("Message")
@@ -121,11 +126,14 @@ class Raised(msgspec.Struct, frozen=True, array_like=True, tag=4):
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True, tag=5):
-    """A request of the plugin to its host: a method of `HostPort` and its arguments; answered by `Answer`."""
+    """A request of the plugin to its host, answered by `Answer`: a method of `HostPort`, and its arguments encoded.
+
+    They are decoded by the host when it knows of which types they must be.
+    """
 
     id: int
     operation: str
-    arguments: list[Any]
+    arguments: msgspec.Raw
 
 
 class LogLine(msgspec.Struct, frozen=True, array_like=True):
@@ -140,8 +148,14 @@ class LogLine(msgspec.Struct, frozen=True, array_like=True):
 class LogLines(msgspec.Struct, frozen=True, array_like=True, tag=6):
     """Lines of the plugin's log; `dropped` were too many to send."""
 
-    lines: list[LogLine]
+    lines: Annotated[list[LogLine], msgspec.Meta(max_length=MAX_LINES)]
     dropped: int = 0
+
+
+class Confined(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """The first message: what became of each part of the worker's sandbox."""
+
+    parts: Annotated[dict[str, str], msgspec.Meta(max_length=MAX_PARTS)]
 
 
 class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag=7):
@@ -149,10 +163,10 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag=7):
 
 
 ToWorker = Load | Call | Cancel | Answer | Inspect | Validate | Shutdown
-FromWorker = Ready | LoadFailed | Reply | Raised | Ask | LogLines | Heartbeat
+FromWorker = Ready | LoadFailed | Reply | Raised | Ask | LogLines | Heartbeat | Confined
 
 
-class Wire(asyncio.Protocol, Generic[Message]):
+class Wire(asyncio.BufferedProtocol, Generic[Message]):
     """One end of the wire.
 
     Args:
@@ -160,6 +174,9 @@ class Wire(asyncio.Protocol, Generic[Message]):
         received: Called with each message.
         lost: Called once when the connection is gone, with why, or None where the other side just ended it.
         descriptor: Of the connected socket, non-blocking; given where the loop's own writes are deferred.
+
+    Attributes:
+        paused_at: The loop's time since when the other side has not read what was sent, or None.
     """
 
     def __init__(
@@ -169,18 +186,23 @@ class Wire(asyncio.Protocol, Generic[Message]):
         lost: Callable[[Exception | None], None],
         descriptor: int | None = None,
     ) -> None:
-        self._decoder: msgspec.msgpack.Decoder[list[Message]] = msgspec.msgpack.Decoder(list[incoming])
+        self._decoder: msgspec.msgpack.Decoder[list[Message]] = msgspec.msgpack.Decoder(
+            Annotated[list[incoming], msgspec.Meta(max_length=MAX_MESSAGES)]
+        )
         self._encode = msgspec.msgpack.Encoder().encode
         self._received = received
         self._lost = lost
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._buffer = bytearray()
+        self._chunk = bytearray(READ_BYTES)
+        self._begun = bytearray()
+        self._needed = 0
         self._outgoing: list[Any] = []
         self._in_burst = False
         self._descriptor = descriptor
         self._failure: Exception | None = None
-        self.paused = False
+        self._held = False
+        self.paused_at: float | None = None
 
     def send(self, message: Any) -> None:
         """Send a message; after the connection is gone, do nothing.
@@ -240,41 +262,71 @@ class Wire(asyncio.Protocol, Generic[Message]):
 
     def pause_writing(self) -> None:
         """Called by the loop when the other side reads too slowly."""
-        self.paused = True
+        self.paused_at = self._loop.time()
 
     def resume_writing(self) -> None:
         """Called by the loop when it has caught up."""
-        self.paused = False
+        self.paused_at = None
 
-    def data_received(self, data: bytes) -> None:
-        """Called by the loop: decode every whole frame."""
-        if self._buffer:
-            self._buffer += data
-            data = bytes(self._buffer)
-            self._buffer.clear()
-        at, end = 0, len(data)
+    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - the protocol's own signature
+        """Called by the loop: where to put what it reads."""
+        return self._chunk
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Called by the loop: decode every whole frame; the rest of one that has begun waits for more."""
+        if not self._begun:
+            self._take(self._chunk, nbytes)
+            return
+        self._begun += memoryview(self._chunk)[:nbytes]
+        if len(self._begun) >= self._needed:
+            begun, self._begun = self._begun, bytearray()
+            self._take(begun, len(begun))
+
+    def _take(self, data: bytearray, end: int) -> None:
+        at = 0
         handling, self._in_burst = self._in_burst, True
+        self._needed = _HEAD
+        view = memoryview(data)
         try:
-            while end - at >= _HEAD:
-                size = int.from_bytes(data[at : at + _HEAD], "big")
+            while end - at >= _HEAD and not self._held:
+                size = int.from_bytes(view[at : at + _HEAD], "big")
                 if size > MAX_FRAME:
                     raise ProtocolError(f"a frame of {size} bytes; at most {MAX_FRAME} are taken")
                 if end - at - _HEAD < size:
+                    self._needed = _HEAD + size
                     break
-                for message in self._decoder.decode(memoryview(data)[at + _HEAD : at + _HEAD + size]):
+                for message in self._decoder.decode(view[at + _HEAD : at + _HEAD + size]):
                     self._received(message)
                 at += _HEAD + size
         except (msgspec.MsgspecError, ProtocolError, RecursionError) as error:
-            self._failure = error if isinstance(error, ProtocolError) else ProtocolError(str(error))
-            if self._transport is not None:
-                self._transport.abort()
+            self.fail(str(error))
             return
         finally:
             self._in_burst = handling
         if not handling:
             self._flush()
         if at < end:
-            self._buffer += data[at:]
+            self._begun += view[at:end]
+
+    def fail(self, why: str) -> None:
+        """End the connection at once, with this as the reason."""
+        self._failure = self._failure or ProtocolError(why)
+        if self._transport is not None:
+            self._transport.abort()
+
+    def hold(self) -> None:
+        """Take nothing more from the other side for now, not even what has arrived already."""
+        self._held = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def go_on(self) -> None:
+        """Go on where `hold` stopped."""
+        self._held = False
+        begun, self._begun = self._begun, bytearray()
+        self._take(begun, len(begun))
+        if self._transport is not None and not self._held:
+            self._transport.resume_reading()
 
     def _flush(self) -> None:
         outgoing = self._outgoing

@@ -135,13 +135,18 @@ class CheckView(View):
 
 
 class WorkerView(View):
-    """The plugin's worker process; pid and memory are null where there is none."""
+    """The plugin's worker process; pid and memory are null where there is none.
+
+    `started` is `forked`, `cold` or `inline`; `sandbox` says of each part `enforced`, `off` or `unavailable: why`.
+    """
 
     isolation: str
+    started: str
     pid: int | None
     rss_bytes: int | None
     started_at: str | None
     in_flight: int
+    sandbox: dict[str, str]
 
 
 class HealthView(View):
@@ -159,6 +164,7 @@ class HealthView(View):
     lag: int
     restarts: int
     last_error: str
+    last_stack: str
 
 
 class DeliveryView(View):
@@ -588,17 +594,21 @@ def _health(view: PluginView, record: PluginRecord, hosted: HostedPlugin | None)
         name: getattr(view, name) for name in ("state", "since", "cause", "evidence", "next_action", "next_action_at")
     }
     if hosted is None:
-        return HealthView(**common, checks=[], breaker=None, worker=None, lag=0, restarts=0, last_error="")
+        return HealthView(
+            **common, checks=[], breaker=None, worker=None, lag=0, restarts=0, last_error="", last_stack=""
+        )
     supervisor = hosted.supervisor
     seen = supervisor.snapshot()
     worker = None
     if seen is not None:
         worker = WorkerView(
             isolation=seen.isolation,
+            started=seen.started,
             pid=seen.pid,
             rss_bytes=seen.rss_bytes,
             started_at=written(supervisor.status.since) if supervisor.running else None,
             in_flight=seen.in_flight,
+            sandbox=dict(seen.sandbox),
         )
     breaker = _breaker(record, hosted)
     checks = [
@@ -618,6 +628,7 @@ def _health(view: PluginView, record: PluginRecord, hosted: HostedPlugin | None)
         lag=hosted.lag,
         restarts=supervisor.restarts,
         last_error=supervisor.last_error,
+        last_stack=supervisor.last_stack,
     )
 
 

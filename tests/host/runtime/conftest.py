@@ -4,8 +4,9 @@ import pytest
 
 from host.runtime.fork_server import ForkServer
 from host.runtime.inline import InlineRuntime
-from host.runtime.process import WorkerRuntime
+from host.runtime.process import WorkerLimits, WorkerRuntime, Workshop
 from host.runtime.runtime import Launch
+from host.runtime.sandbox import Sandbox, SandboxPolicy
 from host.runtime.sdk_path import build_sdk_path
 from plugin_sdk.testing import MemoryHost
 
@@ -102,6 +103,11 @@ async def fork_server(sdk_path):
 
 
 @pytest.fixture
+def workshop(fork_server, sdk_path):
+    return Workshop(fork_server, Sandbox(SandboxPolicy(), sdk_path), WorkerLimits(heartbeat=0.05))
+
+
+@pytest.fixture
 def launch(tmp_path):
     release = tmp_path / "release"
     release.mkdir()
@@ -136,7 +142,7 @@ def lines():
 
 
 @pytest.fixture(params=["process", "inline"])
-async def runtime(request, launch, host, lines, fork_server):
+async def runtime(request, launch, host, lines, workshop):
     """A maker of started runtimes of both kinds; each is stopped at the end."""
     made = []
 
@@ -146,7 +152,7 @@ async def runtime(request, launch, host, lines, fork_server):
     async def make(entry_point="example_plugin:Example", **config):
         where = launch(entry_point, **config)
         one = (
-            WorkerRuntime(where, host, fork_server, take, heartbeat=0.05)
+            WorkerRuntime(where, host, workshop, take)
             if request.param == "process"
             else InlineRuntime(where, host, take)
         )

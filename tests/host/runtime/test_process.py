@@ -26,11 +26,11 @@ def event_call(data=None):
 
 
 @pytest.fixture
-async def worker(launch, host, fork_server, lines):
+async def worker(launch, host, workshop, lines):
     made = []
 
     async def make():
-        one = WorkerRuntime(launch(), host, fork_server, lambda found, _: lines.extend(found), heartbeat=0.05)
+        one = WorkerRuntime(launch(), host, workshop, lambda found, _: lines.extend(found))
         await one.start()
         made.append(one)
         return one
@@ -41,14 +41,14 @@ async def worker(launch, host, fork_server, lines):
 
 
 @pytest.fixture
-async def supervised(launch, host, fork_server):
+async def supervised(launch, host, workshop):
     made = []
 
     def make(memory=2**30, **limits):
         numbers = {"heartbeat": 0.05, "silence": 0.5, "first_restart": 0.05, "stop_hook": 1.0, "term": 1.0, **limits}
         one = Supervisor(
             "example",
-            make_runtime=lambda: WorkerRuntime(launch(), host, fork_server, lambda *_: None, heartbeat=0.05),
+            make_runtime=lambda: WorkerRuntime(launch(), host, workshop, lambda *_: None),
             limits=SupervisionLimits(**numbers),
             memory=memory,
             clock=SystemClock(),
@@ -153,8 +153,8 @@ async def test_stopping_while_it_backs_off_ends_at_once(supervised):
     assert one.status.state is SupervisedState.STOPPED
 
 
-async def test_a_plugin_describes_itself_in_a_throw_away_worker_and_leaves_no_process(launch, fork_server):
-    examiner = WorkerExaminer(fork_server, lambda _plugin: lambda *_: None)
+async def test_a_plugin_describes_itself_in_a_throw_away_worker_and_leaves_no_process(launch, workshop, fork_server):
+    examiner = WorkerExaminer(workshop, lambda _plugin: lambda *_: None)
     description = await examiner.describe(launch())
     assert [one.name for one in description.subscriptions] == ["act"]
     assert {one.name for one in description.services} == {"add", "thread", "bad", "import_host"}
@@ -163,11 +163,11 @@ async def test_a_plugin_describes_itself_in_a_throw_away_worker_and_leaves_no_pr
     assert children == []
 
 
-async def test_a_wrong_hook_is_refused_with_a_sentence(launch, fork_server, tmp_path):
+async def test_a_wrong_hook_is_refused_with_a_sentence(launch, workshop, tmp_path):
     (tmp_path / "release" / "wrong.py").write_text(
         "from plugin_sdk import hookimpl\n@hookimpl\ndef on_evnt(event): ...\n"
     )
-    examiner = WorkerExaminer(fork_server, lambda _plugin: lambda *_: None)
+    examiner = WorkerExaminer(workshop, lambda _plugin: lambda *_: None)
     with pytest.raises(StartFailedError, match="no hook 'on_evnt': did you mean 'on_event'"):
         await examiner.describe(launch("wrong"))
 
@@ -197,16 +197,14 @@ async def test_workers_come_back_after_the_fork_server_was_killed(supervised, fo
     [b"\xff" * 64, (MAX_FRAME + 1).to_bytes(4, "big"), b"\x00\x00\x00\x01\xc1", b"\x00\x00\x00\x03\x91\x92\x63"],
     ids=["noise", "huge frame", "no message", "unknown message"],
 )
-async def test_a_worker_that_sends_garbage_is_killed_and_nobody_else_notices(
-    launch, host, fork_server, garbage, tmp_path
-):
+async def test_a_worker_that_sends_garbage_is_killed_and_nobody_else_notices(launch, host, workshop, garbage, tmp_path):
     (tmp_path / "release" / "liar.py").write_text(
         "import os\nfrom plugin_sdk import *\nclass Liar(Plugin):\n"
         "    @service\n    async def lie(self):\n        '''Write into the socket.'''\n"
         f"        os.write(3, {garbage!r} * 2)\n        import asyncio\n        await asyncio.sleep(60)\n"
     )
-    liar = WorkerRuntime(launch("liar:Liar"), host, fork_server, lambda *_: None)
-    honest = WorkerRuntime(launch(), host, fork_server, lambda *_: None)
+    liar = WorkerRuntime(launch("liar:Liar"), host, workshop, lambda *_: None)
+    honest = WorkerRuntime(launch(), host, workshop, lambda *_: None)
     await liar.start()
     await honest.start()
     with pytest.raises(WorkerDiedError, match="protocol error"):
@@ -221,14 +219,15 @@ HOST = """
 import asyncio, sys
 from pathlib import Path
 from host.runtime.fork_server import ForkServer
-from host.runtime.process import WorkerRuntime
+from host.runtime.process import WorkerRuntime, Workshop
 from host.runtime.runtime import Launch
+from host.runtime.sandbox import Sandbox, SandboxPolicy
 
 async def main():
     release, sdk, data = map(Path, sys.argv[1:4])
-    server = ForkServer(sdk)
+    workshop = Workshop(ForkServer(sdk), Sandbox(SandboxPolicy(), sdk))
     launch = Launch("example", release, "example_plugin:Example", {}, {}, "process", 2**28, 8, 5.0, data)
-    one = WorkerRuntime(launch, None, server, lambda *_: None)
+    one = WorkerRuntime(launch, None, workshop, lambda *_: None)
     await one.start()
     print(one.snapshot().pid, flush=True)
     await asyncio.Event().wait()

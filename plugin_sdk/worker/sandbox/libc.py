@@ -1,0 +1,69 @@
+"""The C library, and system calls that it has no function for."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from typing import Final
+
+PR_SET_PDEATHSIG: Final = 1
+PR_SET_SECCOMP: Final = 22
+PR_CAPBSET_DROP: Final = 24
+PR_SET_NO_NEW_PRIVS: Final = 38
+PR_CAP_AMBIENT: Final = 47
+PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
+
+MACHINE: Final = platform.machine()
+
+
+class UnavailableError(Exception):
+    """This part of the sandbox cannot be had here; the sentence says why."""
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def syscall(number: int, *arguments: int | ctypes.Array[ctypes.c_char] | ctypes.Structure | None) -> int:
+    """Make a system call; a structure or a buffer is passed by its address.
+
+    Raises:
+        OSError: it failed.
+    """
+    passed = [
+        ctypes.c_long(argument)
+        if isinstance(argument, int)
+        else ctypes.c_void_p()
+        if argument is None
+        else ctypes.byref(argument)
+        for argument in arguments
+    ]
+    return _checked(_libc.syscall(ctypes.c_long(number), *passed))
+
+
+def prctl(option: int, argument: int = 0, other: int | ctypes.Structure = 0) -> int:
+    """`prctl(2)`.
+
+    Raises:
+        OSError: it failed.
+    """
+    second = ctypes.byref(other) if isinstance(other, ctypes.Structure) else ctypes.c_ulong(other)
+    zero = ctypes.c_ulong(0)
+    return _checked(_libc.prctl(ctypes.c_int(option), ctypes.c_ulong(argument), second, zero, zero))
+
+
+def unshare(flags: int) -> None:
+    """`unshare(2)`.
+
+    Raises:
+        OSError: it failed.
+    """
+    _checked(_libc.unshare(ctypes.c_int(flags)))
+
+
+def _checked(answer: int) -> int:
+    if answer < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return answer

@@ -1,0 +1,47 @@
+"""What the process may no longer become or do by virtue of who runs it.
+
+Source: capabilities(7), prctl(2), credentials(7).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from typing import Final
+
+from plugin_sdk.worker.sandbox.libc import (
+    MACHINE,
+    PR_CAP_AMBIENT,
+    PR_CAP_AMBIENT_CLEAR_ALL,
+    PR_SET_NO_NEW_PRIVS,
+    prctl,
+    syscall,
+)
+
+_CAPSET: Final = {"x86_64": 126, "aarch64": 91}
+_CAPABILITY_VERSION_3: Final = 0x20080522
+
+
+class _Header(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _Capabilities(ctypes.Structure):
+    _fields_ = (("words", ctypes.c_uint32 * 6),)
+
+
+def become(user: int) -> None:
+    """Be this user, with a group of the same number and no others."""
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+
+
+def drop_capabilities() -> None:
+    """Give up every capability, and the way to get one by running a program."""
+    with contextlib.suppress(OSError):  # there are none to clear before Linux 4.3
+        prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    if MACHINE in _CAPSET:
+        syscall(_CAPSET[MACHINE], _Header(_CAPABILITY_VERSION_3, 0), _Capabilities())
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
