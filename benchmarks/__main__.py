@@ -6,7 +6,10 @@ import argparse
 import importlib
 from typing import Final
 
-NAMES: Final = ("inline-call", "worker-call", "worker-call-grpc", "ingest", "append")
+NAMES: Final = (
+    *("inline-call", "worker-call", "worker-call-grpc", "ingest", "append"),
+    *("start-100", "memory-100", "noise"),
+)
 
 
 def main() -> None:

@@ -23,8 +23,11 @@ MAX_ASKS: Final = 128
 """Requests of a worker that may be open; the SDK keeps to half of it, so one more is an attack."""
 MAX_OPEN_BYTES: Final = 16 * 2**20
 """Bytes of all open requests; above it, nothing is read from the worker until some are answered."""
-LONGEST_WAIT: Final = 1.0
-"""Seconds by which a request above the rate is answered late; one that would wait longer is refused then."""
+LONGEST_WAIT: Final = 0.1
+"""Seconds by which a request above the rate is answered late; one that would wait longer is refused then. A plugin
+that asks for one thing after another is only ever slowed down; one that has the SDK's 64 open is refused."""
+BURST_SECONDS: Final = 0.2
+"""A rate's requests that may come at once, in seconds of it."""
 
 _OPERATIONS: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {
     "emit": msgspec.msgpack.Decoder(tuple[bytes]),
@@ -79,9 +82,9 @@ class Requests:
         self._full = full
         self._tasks: set[asyncio.Task[None]] = set()
         self._bytes = 0
-        every = TokenBucket(rates.requests, rates.requests, now)
-        emits = TokenBucket(rates.emits, rates.emits, now)
-        writes = TokenBucket(rates.writes, rates.writes, now)
+        every, emits, writes = (
+            TokenBucket(rate, BURST_SECONDS * rate, now) for rate in (rates.requests, rates.emits, rates.writes)
+        )
         self._buckets: dict[str, tuple[TokenBucket, ...]] = dict.fromkeys(_OPERATIONS, (every,))
         self._buckets |= {"emit": (every, emits), "kv_set": (every, writes), "kv_delete": (every, writes)}
 

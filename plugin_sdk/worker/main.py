@@ -129,6 +129,7 @@ class Worker:
         self._asks: dict[int, asyncio.Future[Any]] = {}
         self._asked = 0
         self._beat = 0.5
+        self._lines: _LogHandler | None = None
 
     async def ask(self, operation: str, arguments: list[Any]) -> Any:
         """Send a request to the host and wait for its answer."""
@@ -178,7 +179,7 @@ class Worker:
 
     async def _load(self, message: Load) -> None:
         sys.path[:0] = message.path
-        handler = _LogHandler(self.wire)
+        handler = self._lines = _LogHandler(self.wire)
         root = logging.getLogger()
         root.addHandler(handler)
         root.setLevel(logging.INFO)
@@ -263,6 +264,8 @@ class Worker:
 
     def _heartbeat(self) -> None:
         self.wire.send(Heartbeat())
+        if self._lines is not None:
+            self._lines.tell_of_dropped()
         self._loop.call_later(self._beat, self._heartbeat)
 
 
@@ -311,8 +314,14 @@ class _LogHandler(logging.Handler):
             self._dropped += 1
             return
         self._sent += 1
-        dropped, self._dropped = self._dropped, 0
-        self._loop.call_soon_threadsafe(self._wire.send, LogLines([line], dropped))
+        self._loop.call_soon_threadsafe(self._wire.send, LogLines([line]))
+
+
+    def tell_of_dropped(self) -> None:
+        """Say how many lines were dropped, where no later line has said so."""
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            self._wire.send(LogLines([], dropped))
 
 
 class _Printed(io.TextIOBase):

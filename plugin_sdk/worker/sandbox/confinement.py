@@ -31,6 +31,8 @@ LIFELINE: Final = 5
 
 ADDRESS_SPACE_SLACK: Final = 512 * 2**20
 """Address space a worker may map beyond its memory: libraries and thread stacks that are never touched."""
+NICENESS: Final = 5
+"""Where processors are short, the host goes first."""
 _KEPT_VARIABLES: Final = frozenset({"LANG", "LC_ALL", "TZ"})
 
 T = TypeVar("T")
@@ -117,6 +119,7 @@ def _leave_session(folder: str) -> None:
         signal.signal(default, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.setsid()
+    os.nice(NICENESS)
     os.umask(0o077)
     os.chdir(folder)
     for name in tuple(os.environ):
