@@ -105,7 +105,7 @@ class LimitsSection(_Section):
     emits: Annotated[float, Field(gt=0)] = 500.0
     writes: Annotated[float, Field(gt=0)] = 500.0
     log_lines: Annotated[float, Field(gt=0)] = 500.0
-    messages: Annotated[float, Field(gt=0)] = 4000.0
+    messages: Annotated[float, Field(gt=0)] = 2000.0
     unread: Duration = 5.0
 
 

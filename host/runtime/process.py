@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 import msgspec
 import structlog
 
+from host.runtime.cpu_watch import CpuWatch
 from host.runtime.data_watch import DataWatch
 from host.runtime.errors import (
     ForkServerError,
@@ -74,6 +75,8 @@ PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 PIPE_BYTES: Final = 64 * 1024
 MAX_LAST_WORDS: Final = 16 * 1024
 MAX_LINE: Final = 8192
+LINES_AT_ONCE: Final = 10
+LINES_PAUSE: Final = 0.005
 
 _log = structlog.get_logger(__name__)
 
@@ -92,7 +95,7 @@ class WorkerLimits:
 
     heartbeat: float = 0.5
     unread: float = 5.0
-    messages: float = 4000.0
+    messages: float = 2000.0
     log_lines: float = 500.0
     rates: RequestRates = field(default_factory=RequestRates)
 
@@ -155,6 +158,7 @@ class WorkerRuntime:
         self._wire: Wire[FromWorker]
         self._open = False
         self._child: Child | None = None
+        self._cpu: CpuWatch | None = None
         self._parts: dict[str, str] = {}
         self._started = ""
         self._killed_for = ""
@@ -170,8 +174,11 @@ class WorkerRuntime:
             broken=self._broken,
             full=lambda full: self._hold("requests") if full else self._release("requests"),
         )
-        self._messages = TokenBucket(self._limits.messages, self._limits.messages, self._loop.time)
+        self._messages = TokenBucket(self._limits.messages, self._limits.messages / 4, self._loop.time)
         self._lines = TokenBucket(self._limits.log_lines, 2 * self._limits.log_lines, self._loop.time)
+        self._pending: list[LogLine] = []
+        self._dropped = 0
+        self._logging = False
         self._holds: set[str] = set()
         self._told_of_flood = False
         self._watch: asyncio.Task[None] | None = None
@@ -205,6 +212,7 @@ class WorkerRuntime:
             theirs.close()
             os.close(their_errors)
         self._child = child
+        self._cpu = CpuWatch(launch.plugin, child.pid)
         self._started = "cold" if prepared.ahead else "forked"
         self._wire = Wire(FromWorker, self._received, self._lost, mine.fileno())
         self._watch = self._loop.create_task(self._watch_exit(child.exited), name=f"exit of {launch.plugin}")
@@ -291,8 +299,10 @@ class WorkerRuntime:
         )
 
     async def look_after(self) -> None:
-        """Take what it wrote to its standard error, and see that it reads."""
+        """Take what it wrote to its standard error; see that it reads, and that it leaves the others a processor."""
         self._hear_errors()
+        if self._cpu is not None:
+            self._cpu.look(self._loop.time())
         paused_at = self._wire.paused_at
         if paused_at is not None and self._loop.time() - paused_at > self._limits.unread:
             self._broken(f"it has left unread for {self._limits.unread:g} s what was sent to it")
@@ -393,7 +403,21 @@ class WorkerRuntime:
             if len(line.message) > MAX_LINE:
                 self._broken(f"a log line of {len(line.message)} characters; at most {MAX_LINE} are taken")
                 return
-        self._log(kept, dropped + len(lines) - len(kept))
+        self._pending += kept
+        self._dropped += dropped + len(lines) - len(kept)
+        if not self._logging:
+            self._logging = True
+            self._log_some()
+
+    def _log_some(self) -> None:
+        """Log a few lines, and the next ones a little later: writing a line takes the loop's time."""
+        lines, self._pending = self._pending[:LINES_AT_ONCE], self._pending[LINES_AT_ONCE:]
+        dropped, self._dropped = self._dropped, 0
+        if lines or dropped:
+            self._log(lines, dropped)
+        self._logging = bool(self._pending)
+        if self._logging:
+            self._loop.call_later(LINES_PAUSE, self._log_some)
 
     def _hear_errors(self) -> None:
         """Read what the process wrote to its standard error; the pipe bounds how much there can be."""
@@ -413,8 +437,8 @@ class WorkerRuntime:
             _log.warning("worker_slowed_down", plugin=self._launch.plugin, messages_per_second=self._limits.messages)
         if "flood" not in self._holds:
             self._hold("flood")
-            # A quarter of a second's worth is there again then, and the loop has had the time to itself.
-            self._loop.call_later(0.25, self._release, "flood")
+            # Half of the bucket is full again then, and the loop has had the time to itself.
+            self._loop.call_later(0.125, self._release, "flood")
 
     def _hold(self, why: str) -> None:
         self._holds.add(why)
