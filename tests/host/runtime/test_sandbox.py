@@ -1,0 +1,117 @@
+"""What the host confines a worker to, and what it does where that cannot be had."""
+
+import os
+import subprocess
+
+import pytest
+
+from host.runtime.errors import StartFailedError
+from host.runtime.process import WorkerRuntime, Workshop
+from host.runtime.sandbox import Sandbox, SandboxPolicy, usage
+from plugin_sdk.calls import Delivery, EventCall, ServiceCall
+from plugin_sdk.events import new_event
+
+
+@pytest.fixture
+def sandboxed(launch, host, fork_server, sdk_path):
+    async def make(entry_point="example_plugin:Example", **policy):
+        one = WorkerRuntime(
+            launch(entry_point),
+            host,
+            Workshop(fork_server, Sandbox(SandboxPolicy(**policy), sdk_path)),
+            lambda *_: None,
+        )
+        await one.start()
+        return one
+
+    return make
+
+
+async def test_a_required_sandbox_that_is_not_whole_loads_no_plugin(sandboxed, monkeypatch):
+    monkeypatch.setattr(Sandbox, "_closed_to_others", lambda *_: "/somewhere cannot be entered by other users")
+    if os.geteuid() != 0:
+        pytest.skip("only a daemon that runs as root has another user to become")
+    with pytest.raises(StartFailedError, match=r"the sandbox is required.*user: /somewhere cannot be entered") as met:
+        await sandboxed(mode="require")
+    assert not met.value.retryable
+
+
+async def test_without_a_sandbox_a_worker_says_so(sandboxed):
+    one = await sandboxed(mode="off")
+    assert one.snapshot().sandbox["files"] == "off"
+    assert one.snapshot().sandbox["session"] == "enforced"
+    await one.stop(1.0, 1.0)
+
+
+def test_a_plugin_has_the_same_user_every_time_and_another_than_its_neighbour(sdk_path):
+    sandbox = Sandbox(SandboxPolicy(first_user=2_000_000), sdk_path)
+    users = {sandbox._user(name) for name in ("a", "b", "c", "a")}
+    assert len(users) == 3
+    assert all(2_000_000 <= user < 2_000_000 + 2**27 for user in users)
+
+
+def test_a_folder_that_others_cannot_enter_is_named_with_the_remedy(launch, sdk_path, tmp_path):
+    closed = tmp_path / "release"
+    closed.chmod(0o700)
+    tmp_path.chmod(0o755)
+    sandbox = Sandbox(SandboxPolicy(), sdk_path)
+    assert "cannot be entered by other users: run `chmod o+x " in sandbox._closed_to_others(launch())
+
+
+async def test_a_full_data_folder_can_be_cleared_and_not_filled(sandboxed, launch, tmp_path):
+    data = launch().data_folder
+    data.mkdir()
+    (data / "old").write_bytes(bytes(3 * 2**20))
+    (tmp_path / "release" / "clearing.py").write_text(
+        "from pathlib import Path\nfrom plugin_sdk import Plugin, service\n"
+        "class Clearing(Plugin):\n"
+        "    @service\n    async def add(self):\n        '''Add a file.'''\n        Path('new').write_text('x')\n"
+        "    @service\n    async def clear(self):\n        '''Remove the file.'''\n        Path('old').unlink()\n"
+    )
+    one = await sandboxed("clearing:Clearing", data=2**20)
+    assert one.snapshot().sandbox["data"].startswith("full: over 1048576 bytes")
+    with pytest.raises(Exception, match="PermissionError"):
+        await one.call(ServiceCall("add", {}))
+    await one.call(ServiceCall("clear", {}))
+    await one.stop(1.0, 1.0)
+    again = await sandboxed("clearing:Clearing", data=2**20)
+    await again.call(ServiceCall("add", {}))
+    assert "data" not in again.snapshot().sandbox
+    await again.stop(1.0, 1.0)
+
+
+def test_usage_counts_what_is_on_the_disk_and_follows_no_link(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "file").write_bytes(bytes(8192))
+    (tmp_path / "link").symlink_to("/usr")
+    assert 8192 <= usage(tmp_path) < 65536
+
+
+async def test_a_plugin_with_its_own_version_of_a_library_of_the_sdks_starts_cold(launch, host, workshop, tmp_path):
+    library = tmp_path / "release" / "packaging"
+    library.mkdir()
+    (library / "__init__.py").write_text("__version__ = 'its own'\n")
+    original = next(path for path in (workshop.sandbox._sdk_path / "packaging").iterdir() if path.suffix == ".py")
+    subprocess.run(["cp", "-rn", f"{original.parent}/.", str(library)], check=True)
+    (tmp_path / "release" / "own.py").write_text(
+        "import os\nimport packaging\nfrom plugin_sdk import Plugin, service\n"
+        "class Own(Plugin):\n"
+        "    @service\n    async def version(self):\n        '''Which it has.'''\n        return packaging.__version__\n"
+        "    @service\n    async def shadow(self):\n        '''Try it.'''\n        return open('/etc/shadow').read()\n"
+    )
+    one = WorkerRuntime(launch("own:Own"), host, workshop, lambda *_: None)
+    await one.start()
+    assert one.snapshot().started == "cold"
+    assert await one.call(ServiceCall("version", {})) == "its own"
+    assert one.snapshot().sandbox["files"] == "enforced"
+    with pytest.raises(Exception, match="PermissionError"):
+        await one.call(ServiceCall("shadow", {}))
+    await one.stop(1.0, 1.0)
+
+
+async def test_a_plugin_that_brings_nothing_of_the_sdks_is_forked(sandboxed):
+    one = await sandboxed()
+    assert one.snapshot().started == "forked"
+    event = EventCall(new_event("example.event", source="/tests"), Delivery("example/act/1", "act", 1, 1))
+    assert await one.call(event) is None
+    await one.stop(1.0, 1.0)

@@ -1,0 +1,207 @@
+"""Each part of the sandbox, in a process of its own: what it refuses afterwards, and how it says that it cannot."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is made of Linux's own parts")
+
+
+def run(script, *arguments):
+    """Run a script in an interpreter of its own; what it printed, as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import json, os, sys, socket\n{script}", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+TRY = """
+def tried(what):
+    try:
+        return [str(what()), ""]
+    except OSError as error:
+        return ["", type(error).__name__]
+"""
+
+
+def test_landlock_leaves_the_paths_that_are_named_and_their_rights(tmp_path):
+    (tmp_path / "read").mkdir()
+    (tmp_path / "read" / "file").write_text("text")
+    (tmp_path / "write").mkdir()
+    (tmp_path / "clear").mkdir()
+    (tmp_path / "clear" / "old").write_text("old")
+    (tmp_path / "secret").write_text("secret")
+    found = run(
+        TRY
+        + """
+from pathlib import Path
+from plugin_sdk.worker.sandbox import landlock
+from plugin_sdk.worker.sandbox.privileges import drop_capabilities
+base = Path(sys.argv[1])
+rules = [(str(base / "read"), landlock.READ), (str(base / "write"), landlock.WRITE),
+         (str(base / "clear"), landlock.CLEAR), (str(base / "not there"), landlock.READ)]
+ruleset = landlock.Ruleset(rules, ports=(), any_network=False)
+drop_capabilities()
+ruleset.enforce()
+print(json.dumps({
+    "read": tried(lambda: (base / "read/file").read_text()),
+    "read write": tried(lambda: (base / "read/file").write_text("x")),
+    "write": tried(lambda: (base / "write/file").write_text("x")),
+    "write fifo": tried(lambda: os.mkfifo(base / "write/fifo")),
+    "clear read": tried(lambda: (base / "clear/old").read_text()),
+    "clear add": tried(lambda: (base / "clear/new").write_text("x")),
+    "clear remove": tried(lambda: (base / "clear/old").unlink()),
+    "secret": tried(lambda: (base / "secret").read_text()),
+    "list": tried(lambda: os.listdir(base)),
+    "out by link": tried(lambda: ((base / "write/link").symlink_to(base / "secret"),
+                                  (base / "write/link").read_text())),
+}))
+""",
+        tmp_path,
+    )
+    assert found == {
+        "read": ["text", ""],
+        "read write": ["", "PermissionError"],
+        "write": ["1", ""],
+        "write fifo": ["", "PermissionError"],
+        "clear read": ["old", ""],
+        "clear add": ["", "PermissionError"],
+        "clear remove": ["None", ""],
+        "secret": ["", "PermissionError"],
+        "list": ["", "PermissionError"],
+        "out by link": ["", "PermissionError"],
+    }
+
+
+def test_the_filter_leaves_threads_timers_and_random_numbers_and_refuses_processes():
+    found = run(
+        TRY
+        + """
+import signal, subprocess, threading, resource
+from plugin_sdk.worker.sandbox.privileges import drop_capabilities
+from plugin_sdk.worker.sandbox.seccomp import refuse_system_calls
+drop_capabilities()
+refuse_system_calls(os.getpid(), network=False)
+done = []
+thread = threading.Thread(target=lambda: done.append(1))
+thread.start()
+thread.join()
+signal.signal(signal.SIGUSR2, lambda *_: done.append(2))
+os.kill(os.getpid(), signal.SIGUSR2)
+import asyncio
+asyncio.run(asyncio.sleep(0))
+print(json.dumps({
+    "done": done,
+    "fork": tried(os.fork),
+    "run": tried(lambda: subprocess.run(["/bin/true"])),
+    "kill parent": tried(lambda: os.kill(os.getppid(), 0)),
+    "kill all": tried(lambda: os.kill(-1, 0)),
+    "own limit": tried(lambda: resource.prlimit(0, resource.RLIMIT_CORE, (0, 0)))[1],
+    "parent's limit": tried(lambda: resource.prlimit(os.getppid(), resource.RLIMIT_CORE)),
+    "unix": tried(lambda: socket.socket(socket.AF_UNIX)),
+    "inet": tried(lambda: socket.socket(socket.AF_INET)),
+    "vsock": tried(lambda: socket.socket(40, socket.SOCK_STREAM)),
+    "packet": tried(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)),
+    "datagram pair": tried(lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)),
+    "stream pair": tried(lambda: socket.socketpair())[1],
+    "memfd": tried(lambda: os.memfd_create("x")),
+    "nice": tried(lambda: os.setpriority(os.PRIO_PROCESS, os.getppid(), 10)),
+}))
+"""
+    )
+    refused = ["", "PermissionError"]
+    assert found == {
+        "done": [1, 2],
+        "own limit": "",
+        "stream pair": "",
+        **dict.fromkeys(
+            [
+                *("fork", "run", "kill parent", "kill all", "parent's limit", "unix", "inet", "vsock", "packet"),
+                *("datagram pair", "memfd", "nice"),
+            ],
+            refused,
+        ),
+    }
+
+
+def test_a_filter_with_a_network_allows_streams_and_no_packets():
+    found = run(
+        TRY
+        + """
+from plugin_sdk.worker.sandbox.privileges import drop_capabilities
+from plugin_sdk.worker.sandbox.seccomp import refuse_system_calls
+drop_capabilities()
+refuse_system_calls(os.getpid(), network=True)
+print(json.dumps([
+    tried(lambda: socket.socket(socket.AF_INET).close()),
+    tried(lambda: socket.socket(socket.AF_INET6).close()),
+    tried(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)),
+    tried(lambda: socket.socket(socket.AF_UNIX)),
+]))
+"""
+    )
+    assert found == [["None", ""], ["None", ""], ["", "PermissionError"], ["", "PermissionError"]]
+
+
+def test_in_a_namespace_of_its_own_there_is_one_door_and_nothing_else():
+    found = run(
+        TRY
+        + """
+from plugin_sdk.worker.sandbox.namespaces import DOOR_PORT, leave_network, open_door
+outside = socket.create_server(("127.0.0.1", 0))
+leave_network()
+unreachable = tried(lambda: socket.create_connection(outside.getsockname(), timeout=1))
+with open_door():
+    through = tried(lambda: socket.create_connection(("127.0.0.1", DOOR_PORT), timeout=1).close())
+    past = tried(lambda: socket.create_connection(outside.getsockname(), timeout=1))
+    away = tried(lambda: socket.create_connection(("192.0.2.1", 80), timeout=1))
+print(json.dumps([unreachable[0], through, past[0], away[1], [name for _, name in socket.if_nameindex()]]))
+"""
+    )
+    assert found == ["", ["None", ""], "", "OSError", ["lo"]]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_another_user_cannot_become_root_again():
+    found = run(
+        TRY
+        + """
+from plugin_sdk.worker.sandbox.privileges import become, drop_capabilities
+become(1900000000)
+drop_capabilities()
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(json.dumps([os.getresuid(), os.getgroups(), tried(lambda: os.setuid(0)), status["CapEff"].strip(),
+                  status["CapPrm"].strip(), status["NoNewPrivs"].strip()]))
+"""
+    )
+    assert found == [[1900000000] * 3, [], ["", "PermissionError"], "0" * 16, "0" * 16, "1"]
+
+
+def test_a_kernel_without_landlock_is_said_to_have_none(monkeypatch):
+    from plugin_sdk.worker.sandbox import landlock, libc
+
+    def refused(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(landlock, "syscall", refused)
+    with pytest.raises(libc.UnavailableError, match="no Landlock"):
+        landlock.Ruleset([], ports=(), any_network=False)
+
+
+def test_a_machine_without_a_table_has_no_filter(monkeypatch):
+    from plugin_sdk.worker.sandbox import libc, seccomp
+
+    monkeypatch.setattr(seccomp, "MACHINE", "riscv64")
+    with pytest.raises(libc.UnavailableError, match="riscv64"):
+        seccomp.refuse_system_calls(1, network=False)
