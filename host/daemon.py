@@ -50,6 +50,7 @@ from host.routing.sqlite_log import SQLiteLog
 from host.runtime.data_watch import DataWatch
 from host.runtime.fork_server import ForkServer
 from host.runtime.inline import InlineRuntime
+from host.runtime.loop_watch import LoopWatch
 from host.runtime.process import WorkerExaminer, WorkerLimits, WorkerRuntime, Workshop
 from host.runtime.requests import RequestRates
 from host.runtime.runtime import Launch, Runtime
@@ -296,10 +297,11 @@ class _Builder:
         """What every hosted plugin is built from."""
         settings = self._settings
         key_values = KeyValues(core.database)
+        loop_watch = LoopWatch()
 
         def make_runtime(launch: Launch, port: HostPort) -> Runtime:
             if launch.isolation == "inline":
-                return InlineRuntime(launch, port, core.logs.sink(launch.plugin))
+                return InlineRuntime(launch, port, core.logs.sink(launch.plugin), loop_watch)
             return WorkerRuntime(launch, port, workshop, core.logs.sink(launch.plugin))
 
         def make_port(record: PluginRecord, guard: Guard) -> PluginPort:

@@ -7,6 +7,7 @@ ends the process; that is what the `process` runtime is for.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 import traceback
@@ -17,6 +18,7 @@ import structlog
 
 from host.runtime.errors import HookFailedError, NotRunningError, StartFailedError
 from host.runtime.exits import ExitReason
+from host.runtime.loop_watch import LoopWatch
 from host.runtime.runtime import Launch, RuntimeSnapshot
 from plugin_sdk.calls import HookCall, StopCall
 from plugin_sdk.context import HostPort, Session
@@ -37,12 +39,21 @@ class InlineRuntime:
         launch: What to load.
         port: Serves what the plugin asks of the host.
         log: Takes the plugin's log lines.
+        loop_watch: Names the plugin when it blocks the host's loop.
     """
 
-    def __init__(self, launch: Launch, port: HostPort, log: Callable[[list[LogLine], int], None]) -> None:
+    def __init__(
+        self,
+        launch: Launch,
+        port: HostPort,
+        log: Callable[[list[LogLine], int], None],
+        loop_watch: LoopWatch | None = None,
+    ) -> None:
         self._launch = launch
         self._port = port
         self._take_line = log
+        self._loop_watch = loop_watch
+        self._closing = contextlib.ExitStack()
         self.exited: asyncio.Future[ExitReason] = asyncio.get_running_loop().create_future()
         self._plugin: LoadedPlugin | None = None
         self._session: Session | None = None
@@ -54,6 +65,8 @@ class InlineRuntime:
         retryable = False
         try:
             await asyncio.to_thread(launch.data_folder.mkdir, parents=True, exist_ok=True, mode=0o700)
+            if self._loop_watch is not None:
+                self._closing.enter_context(self._loop_watch.watching(launch.plugin, launch.folder))
             plugin = self._load()
             log = logging.Logger(  # noqa: LOG001 - apart from the host's tree of loggers, on purpose
                 f"busbar.plugin.{launch.plugin}", logging.INFO
@@ -140,6 +153,7 @@ class InlineRuntime:
 
     def _unload(self) -> None:
         """Forget the modules that came from the release, so that the next release is really imported."""
+        self._closing.close()
         folder = str(self._launch.folder) + "/"
         for name, module in tuple(sys.modules.items()):
             if (getattr(module, "__file__", None) or "").startswith(folder):

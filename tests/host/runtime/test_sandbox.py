@@ -96,7 +96,7 @@ async def test_a_plugin_with_its_own_version_of_a_library_of_the_sdks_starts_col
     (tmp_path / "release" / "own.py").write_text(
         "import os\nimport packaging\nfrom plugin_sdk import Plugin, service\n"
         "class Own(Plugin):\n"
-        "    @service\n    async def version(self):\n        '''Which it has.'''\n        return packaging.__version__\n"
+        "    @service\n    async def version(self):\n        '''Which.'''\n        return packaging.__version__\n"
         "    @service\n    async def shadow(self):\n        '''Try it.'''\n        return open('/etc/shadow').read()\n"
     )
     one = WorkerRuntime(launch("own:Own"), host, workshop, lambda *_: None)
