@@ -48,6 +48,7 @@ from host.routing.router import Router
 from host.routing.settlements import Settlements
 from host.routing.sqlite_log import SQLiteLog
 from host.runtime.data_watch import DataWatch
+from host.runtime.egress import EgressBroker
 from host.runtime.fork_server import ForkServer
 from host.runtime.inline import InlineRuntime
 from host.runtime.loop_watch import LoopWatch
@@ -179,6 +180,7 @@ class _Builder:
         self._rng = random.Random()  # noqa: S311 - jitter, not secrets
         self._state = settings.storage.directory.absolute()
         self._stopping = asyncio.Event()
+        self._egress = EgressBroker()
 
     async def build(self) -> Daemon:
         core = await self._core()
@@ -291,6 +293,7 @@ class _Builder:
                 rates=RequestRates(limits.requests, limits.emits, limits.writes),
             ),
             data_watch=data_watch,
+            egress=self._egress,
         )
 
     def _parts(self, core: _Core, workshop: Workshop) -> Parts:
@@ -330,7 +333,7 @@ class _Builder:
         settings = self._settings
         metrics, counts = Metrics(), RequestCounts()
         metrics.register(counts.metrics)
-        metrics.register(HostMetrics(core.registry, hosting.reconciler, core.bus, core.log).metrics)
+        metrics.register(HostMetrics(core.registry, hosting.reconciler, core.bus, core.log, self._egress).metrics)
         system = System(
             tokens=core.tokens,
             metrics=metrics,

@@ -9,13 +9,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
 from plugin_sdk.calls import Delivery, Firing, Health, Request, Response
+from plugin_sdk.egress import http_session
 from plugin_sdk.errors import HostError
 from plugin_sdk.events import Event, new_event
+
+if TYPE_CHECKING:
+    import aiohttp
 
 __all__ = [
     "Context",
@@ -141,6 +145,19 @@ class Session:
         self.secrets = Secrets(secrets or {})
         self.kv = KeyValueStore(host)
         self.log = log or logging.getLogger(f"busbar.plugin.{plugin}")
+        self._http: aiohttp.ClientSession | None = None
+
+    @property
+    def http(self) -> aiohttp.ClientSession:
+        """The plugin's HTTP client, made when it is first asked for."""
+        if self._http is None or self._http.closed:
+            self._http = http_session()
+        return self._http
+
+    async def close(self) -> None:
+        """End what is open."""
+        if self._http is not None:
+            await self._http.close()
 
     def reconfigure(self, config: Any, secrets: Mapping[str, str]) -> None:
         """Take new config and secrets; hooks that run on see them at their next look."""
@@ -176,6 +193,14 @@ class Context:
     def kv(self) -> KeyValueStore:
         """The plugin's own durable keys and values."""
         return self._session.kv
+
+    @property
+    def http(self) -> aiohttp.ClientSession:
+        """An HTTP client for what `permissions.network` grants; one session for all hooks, closed with the plugin.
+
+        What is not granted raises `PermissionDeniedError`. Other libraries find the same way out in `HTTPS_PROXY`.
+        """
+        return self._session.http
 
     @property
     def log(self) -> logging.Logger:

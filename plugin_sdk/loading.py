@@ -164,8 +164,11 @@ class LoadedPlugin:
         session.reconfigure(self.parse_config(call.config), call.secrets)
         return await self._enter("config_changed", config=session.config, context=Context(session))
 
-    def _stop(self, _call: StopCall, session: Session) -> Awaitable[Any]:
-        return self._enter("stop", context=Context(session))
+    async def _stop(self, _call: StopCall, session: Session) -> Any:
+        try:
+            return await self._enter("stop", context=Context(session))
+        finally:
+            await session.close()
 
     def _enter(self, hook: str, **arguments: Any) -> Awaitable[Any]:
         """What awaits the hook's end; a hook that is no coroutine function runs in a thread."""

@@ -13,17 +13,21 @@ from host.control.states import PluginState
 from host.routing.bus import Bus
 from host.routing.event_log import EventLog
 from host.routing.measures import BUCKETS
+from host.runtime.egress import EgressBroker
 from plugin_sdk.resilience import BreakerState
 
 
 class HostMetrics:
     """Reads the parts at each scrape; nothing is kept here, so a plugin that is gone leaves no series."""
 
-    def __init__(self, registry: Registry, reconciler: Reconciler, bus: Bus, log: EventLog) -> None:
+    def __init__(
+        self, registry: Registry, reconciler: Reconciler, bus: Bus, log: EventLog, egress: EgressBroker
+    ) -> None:
         self._registry = registry
         self._reconciler = reconciler
         self._bus = bus
         self._log = log
+        self._egress = egress
 
     def metrics(self) -> Iterator[Metric]:
         """Everything."""
@@ -35,6 +39,7 @@ class HostMetrics:
         yield from self._plugins()
         yield from self._hosted()
         yield from self._hooks()
+        yield from self._doors()
 
     def _plugins(self) -> Iterator[Metric]:
         info = GaugeMetricFamily("busbar_plugin_info", "Installed plugins.", labels=("plugin", "version", "publisher"))
@@ -76,6 +81,26 @@ class HostMetrics:
             if seen is not None and seen.rss_bytes is not None:
                 resident.add_metric((plugin,), seen.rss_bytes)
         yield from (breakers, rejected, in_use, lag, restarts, resident)
+
+    def _doors(self) -> Iterator[Metric]:
+        connections = CounterMetricFamily(
+            "busbar_egress_connections", "Connections of plugins to the network.", labels=("plugin", "outcome")
+        )
+        passed = CounterMetricFamily(
+            "busbar_egress_bytes", "Bytes between plugins and the network.", labels=("plugin", "direction")
+        )
+        for hosted in self._reconciler.all_hosted():
+            plugin = hosted.record.id
+            counts = self._egress.counts(plugin)
+            if counts is None:
+                continue
+            connections.add_metric((plugin, "connected"), counts.connections)
+            for code, count in counts.refused.items():
+                connections.add_metric((plugin, code), count)
+            passed.add_metric((plugin, "sent"), counts.sent)
+            passed.add_metric((plugin, "received"), counts.received)
+        yield connections
+        yield passed
 
     def _hooks(self) -> Iterator[Metric]:
         calls = CounterMetricFamily("busbar_hook_calls", "Hook calls by outcome.", labels=("plugin", "hook", "outcome"))

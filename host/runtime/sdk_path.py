@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 from host.runtime.errors import ForkServerError
 
-NEEDS: Final = ("pluggy", "pydantic", "msgspec", "packaging")
+NEEDS: Final = ("pluggy", "pydantic", "msgspec", "packaging", "aiohttp")
 """Distributions that `plugin_sdk` imports; a plugin may use them too."""
 
 

@@ -316,7 +316,6 @@ class _LogHandler(logging.Handler):
         self._sent += 1
         self._loop.call_soon_threadsafe(self._wire.send, LogLines([line]))
 
-
     def tell_of_dropped(self) -> None:
         """Say how many lines were dropped, where no later line has said so."""
         if self._dropped:

@@ -159,6 +159,8 @@ def _leave_network(confinement: Confinement, number: int) -> bool:
     if confinement.network:
         # A `Door` of `worker.fork_server` in MessagePack; no library of the SDK's is loaded here.
         packet = b"\x92\x03\xce" + number.to_bytes(4, "big")
+        door = f"http://127.0.0.1:{DOOR_PORT}"
+        os.environ.update(dict.fromkeys(("HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"), door))
         with open_door() as listener, socket.socket(fileno=os.dup(DOOR)) as control:
             socket.send_fds(control, [packet], [listener.fileno()])
     return own_users

@@ -1,14 +1,18 @@
 """What the host confines a worker to, and what it does where that cannot be had."""
 
+import dataclasses
 import os
 import subprocess
 
 import pytest
+from aiohttp import web
 
-from host.runtime.errors import StartFailedError
+from host.runtime.egress import EgressBroker
+from host.runtime.errors import HookFailedError, StartFailedError
 from host.runtime.process import WorkerRuntime, Workshop
 from host.runtime.sandbox import Sandbox, SandboxPolicy, usage
 from plugin_sdk.calls import Delivery, EventCall, ServiceCall
+from plugin_sdk.errors import HostError
 from plugin_sdk.events import new_event
 
 
@@ -115,3 +119,60 @@ async def test_a_plugin_that_brings_nothing_of_the_sdks_is_forked(sandboxed):
     event = EventCall(new_event("example.event", source="/tests"), Delivery("example/act/1", "act", 1, 1))
     assert await one.call(event) is None
     await one.stop(1.0, 1.0)
+
+
+REACHING = """
+import socket, urllib.request
+from plugin_sdk import Plugin, service
+
+class Reaching(Plugin):
+    @service
+    async def fetch(self, context, url):
+        \"\"\"By the plugin's own client.\"\"\"
+        async with context.http.get(url) as answer:
+            return await answer.text()
+
+    @service
+    def fetch_by_proxy(self, url):
+        \"\"\"By another library, which looks for a proxy.\"\"\"
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.read().decode()
+
+    @service
+    def connect(self, host, port):
+        \"\"\"Past the proxy.\"\"\"
+        socket.create_connection((host, port), timeout=2).close()
+"""
+
+
+async def test_a_granted_host_is_reached_through_the_door_and_nothing_else_is(
+    launch, host, fork_server, sdk_path, tmp_path
+):
+    async def answer(_request):
+        return web.Response(text="hello")
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = site._server.sockets[0].getsockname()[1]
+    (tmp_path / "release" / "reaching.py").write_text(REACHING)
+    broker = EgressBroker()
+    workshop = Workshop(fork_server, Sandbox(SandboxPolicy(), sdk_path), egress=broker)
+    granted = dataclasses.replace(launch("reaching:Reaching"), network=(f"localhost:{port}",), timeout=20.0)
+    one = WorkerRuntime(granted, host, workshop, lambda *_: None)
+    await one.start()
+    assert one.snapshot().sandbox["network"] == "enforced"
+    assert await one.call(ServiceCall("fetch", {"url": f"http://localhost:{port}/"})) == "hello"
+    assert await one.call(ServiceCall("fetch_by_proxy", {"url": f"http://localhost:{port}/"})) == "hello"
+    with pytest.raises(HostError, match="localhost:1 is not granted"):
+        await one.call(ServiceCall("fetch", {"url": "http://localhost:1/"}))
+    for target in (("127.0.0.1", port), ("192.0.2.1", 80)):
+        with pytest.raises(HookFailedError, match="PermissionError"):
+            await one.call(ServiceCall("connect", {"host": target[0], "port": target[1]}))
+    assert broker.counts("example").connections == 2
+    assert broker.counts("example").refused == {"network_not_granted": 1}
+    await one.stop(1.0, 1.0)
+    await runner.cleanup()

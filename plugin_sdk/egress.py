@@ -1,0 +1,54 @@
+"""The way out of a worker: an HTTP client that goes through the host's egress broker."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+from plugin_sdk.errors import PermissionDeniedError
+
+if TYPE_CHECKING:
+    import aiohttp
+
+CODE_HEADER: Final = "X-Busbar-Code"
+"""Where the broker's refusals carry their code."""
+PROXY_VARIABLE: Final = "HTTPS_PROXY"
+TOTAL_SECONDS: Final = 60.0
+_OF_THE_GRANTS: Final = frozenset({"network_not_granted", "address_refused"})
+
+
+def http_session() -> aiohttp.ClientSession:
+    """A client session that goes through the broker where there is one; one request takes a minute at most.
+
+    What is not granted raises `PermissionDeniedError`, with the grant that is missing.
+    """
+    import aiohttp  # noqa: PLC0415 - a worker pays for it only where it is used
+
+    async def refusals(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        target = f"{request.url.host}:{request.url.port}"
+        try:
+            response = await handler(request)
+        except aiohttp.ClientHttpProxyError as error:
+            code = "" if error.headers is None else error.headers.get(CODE_HEADER, "")
+            if code in _OF_THE_GRANTS:
+                raise _denied(target, code) from None
+            raise
+        if response.headers.get(CODE_HEADER, "") in _OF_THE_GRANTS and request.url.scheme == "http":
+            code = response.headers[CODE_HEADER]
+            response.close()
+            raise _denied(target, code)
+        return response
+
+    return aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=TOTAL_SECONDS),
+        proxy=os.environ.get(PROXY_VARIABLE),
+        middlewares=(refusals,),
+    )
+
+
+def _denied(target: str, code: str) -> PermissionDeniedError:
+    if code == "address_refused":
+        sentence = f"{target} is at no public address: to reach it, have the address itself granted"
+    else:
+        sentence = f"{target} is not granted: list it under permissions.network in plugin.toml and have it granted"
+    return PermissionDeniedError(sentence, code)
