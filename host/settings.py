@@ -165,7 +165,7 @@ class Settings(_Section):
                 found = tomllib.loads(text)
             except OSError as error:
                 raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
-            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            except (ValueError, RecursionError) as error:  # also of tomllib: a number that is too long to read
                 raise SettingsError(f"{path} is no TOML: {error}") from None
         overridden = _override(found, environment)
         try:
@@ -194,7 +194,11 @@ def _override(found: dict[str, Any], environment: Mapping[str, str]) -> set[tupl
 def _problem(item: Any, path: Path | None, text: str, overridden: set[tuple[str, ...]]) -> str:
     where = tuple(str(part) for part in item["loc"])
     named = PREFIX + "__".join(where[:2]).upper()
-    source = named if where[:2] in overridden else f"{path}, line {_line(text, where)}"
+    source = f"{path}, line {_line(text, where)}"
+    if where[:2] in overridden:
+        source = named
+    elif len(where) == 1 and (variables := [name for name in overridden if name[0] == where[0]]):
+        source = PREFIX + "__".join(variables[0]).upper()
     if item["type"] == "extra_forbidden":
         *parents, key = where
         known = _known(parents)
@@ -212,14 +216,19 @@ def _known(parents: list[str]) -> list[str]:
 
 
 def _line(text: str, where: tuple[str, ...]) -> int:
-    """The line on which an option stands; the section's where the option is not found."""
+    """The line on which an option stands, however it is written; the section's where the option is not found."""
     section, found = "", 0
+    key = rf"[\"']?{re.escape(where[-1])}[\"']?"
+    table = rf"[\"']?{re.escape(where[0])}[\"']?"
+    own, dotted = rf"\s*{key}\s*=", rf"\s*{table}\s*(\.\s*{key}\s*=|=\s*{{.*\b{key}\s*=)"
     for number, line in enumerate(text.splitlines(), 1):
-        bare = line.strip()
-        if bare.startswith("["):
-            section = bare.strip("[] ")
+        header = re.match(r"\s*\[\s*[\"']?([^]\"']*)", line)
+        if header:
+            section = header[1].strip()
             if section == where[0]:
                 found = number
-        elif bare.partition("=")[0].strip(" \"'") == where[-1] and (len(where) == 1 or section == where[0]):
+        elif re.match(own if section or len(where) == 1 else dotted, line) and section in {"", where[0]}:
             return number
+        elif not section and re.match(rf"\s*{table}\s*[.=]", line):
+            found = number
     return found

@@ -15,8 +15,22 @@ from plugin_sdk.errors import DescriptionError
 
 NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 TYPE_GLOB: Final = re.compile(r"[A-Za-z0-9_*-]+(\.[A-Za-z0-9_*-]+)*")
+MAX_TIMEOUT: Final = 3600
 MAX_ITEMS: Final = 256
 """How many subscriptions, schedules or services one plugin may describe."""
+
+
+def type_pattern(glob: str) -> str:
+    """A type pattern as a regular expression; `*` stands for any characters.
+
+    Each piece between two stars is taken where it comes first, for good (an atomic group, as in `fnmatch.translate`):
+    trying other places could not help, and would take exponentially long.
+    """
+    first, *others = map(re.escape, glob.split("*"))
+    if not others:
+        return first
+    *middle, last = others
+    return first + "".join(f"(?>.*?{piece})" for piece in middle) + f".*{last}"
 
 
 class Subscription(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +62,8 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
             raise DescriptionError(f"subscription '{self.name}': attempts must be 1 to 100")
         if not 0 < self.first_retry <= self.longest_retry:
             raise DescriptionError(f"subscription '{self.name}': first_retry must be above 0 and at most longest_retry")
+        if self.timeout is not None and not 0 < self.timeout <= MAX_TIMEOUT:
+            raise DescriptionError(f"subscription '{self.name}': timeout must be above 0 and at most {MAX_TIMEOUT} s")
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,8 +83,10 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         _named("schedule", self.name)
         if sum(rule is not None for rule in (self.cron, self.every, self.at)) != 1:
             raise DescriptionError(f"schedule '{self.name}' takes exactly one of cron, every and at")
-        if self.every is not None and self.every < 1:
+        if self.every is not None and not 1 <= self.every < float("inf"):
             raise DescriptionError(f"schedule '{self.name}': every must be at least 1 second")
+        if self.misfire not in {"once", "skip"}:
+            raise DescriptionError(f"schedule '{self.name}': misfire must be 'once' or 'skip', not '{self.misfire}'")
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,6 @@ Both runtimes use this: the worker in its own process, the inline runtime in the
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import importlib
 import inspect
@@ -30,6 +29,7 @@ from plugin_sdk.calls import (
 from plugin_sdk.context import Context, Session
 from plugin_sdk.description import Description
 from plugin_sdk.errors import DescriptionError, HostError
+from plugin_sdk.plugin import in_thread
 
 HOOKS: Final = tuple(name for name, value in vars(hookspecs).items() if hasattr(value, f"{hookspecs.PROJECT}_spec"))
 
@@ -132,7 +132,10 @@ class LoadedPlugin:
         try:
             return self._config_model.model_validate(config)
         except ValidationError as error:
-            lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+            lines = [
+                ": ".join(filter(None, (".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, "))))
+                for item in error.errors()
+            ]
             raise HostError("; ".join(lines), "config_invalid") from None
 
     def run(self, call: HookCall, session: Session) -> Awaitable[Any]:
@@ -176,7 +179,7 @@ class LoadedPlugin:
         if caller is None:
             return _nothing()
         if hook in self._plain:
-            return asyncio.to_thread(caller, **arguments)
+            return in_thread(caller, **arguments)
         found: Awaitable[Any] = caller(**arguments)
         return found
 

@@ -8,9 +8,18 @@ import tomllib
 from typing import Annotated, Any, Final, Literal
 
 from packaging.requirements import InvalidRequirement, Requirement
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+)
 
-from plugin_sdk.description import TYPE_GLOB, Description
+from plugin_sdk.description import TYPE_GLOB, Description, type_pattern
 from plugin_sdk.errors import ManifestError
 from plugin_sdk.hookspecs import API
 
@@ -67,8 +76,8 @@ def _port(value: str) -> bool:
 def _requirement(value: str) -> str:
     try:
         found = Requirement(value)
-    except InvalidRequirement as error:
-        raise ValueError(f"'{value}' is no requirement (PEP 508): {error}") from None
+    except (InvalidRequirement, RecursionError) as error:
+        raise ValueError(f"'{value[:200]}' is no requirement (PEP 508): {error}") from None
     _plugin_id(found.name)
     return value
 
@@ -86,8 +95,8 @@ def _service(value: str) -> str:
 
 
 PluginId = Annotated[str, AfterValidator(_plugin_id)]
-Bytes = Annotated[int, BeforeValidator(_size)]
-Seconds = Annotated[float, BeforeValidator(_seconds)]
+Bytes = Annotated[int, Field(strict=True), BeforeValidator(_size)]
+Seconds = Annotated[float, Field(strict=True), BeforeValidator(_seconds)]
 Glob = Annotated[str, AfterValidator(_glob)]
 Name = Annotated[str, AfterValidator(_name)]
 
@@ -101,7 +110,7 @@ class PluginPart(_Part):
 
     id: PluginId
     title: Annotated[str, Field(min_length=1, max_length=200)]
-    api: int = API
+    api: StrictInt = API
     description: Annotated[str, Field(max_length=2000)] = ""
     requires: tuple[Annotated[str, AfterValidator(_requirement)], ...] = ()
 
@@ -115,7 +124,7 @@ class Permissions(_Part):
     network: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
     secrets: tuple[Name, ...] = ()
     webhooks: tuple[Name, ...] = ()
-    routes: bool = False
+    routes: StrictBool = False
 
     def beyond(self, granted: Permissions) -> tuple[str, ...]:
         """What these permissions ask for that `granted` does not hold, as `kind: value` in reading order."""
@@ -135,7 +144,7 @@ class RuntimePart(_Part):
 
     isolation: Literal["process", "inline"] = "process"
     memory: Annotated[Bytes, Field(ge=32 * 2**20, le=64 * 2**30)] = 256 * 2**20
-    concurrency: Annotated[int, Field(ge=1, le=1024)] = 8
+    concurrency: Annotated[StrictInt, Field(ge=1, le=1024)] = 8
     timeout: Annotated[Seconds, Field(gt=0, le=3600)] = 10.0
 
 
@@ -154,12 +163,12 @@ class Manifest(_Part):
             ManifestError: no TOML, an unknown key (the nearest known one is named), a bad value, or a
                 contract version that this SDK does not speak; `problems` has one sentence for each.
         """
-        raw = text if isinstance(text, bytes) else text.encode()
+        raw = text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
         if len(raw) > MAX_MANIFEST_BYTES:
             raise ManifestError(f"plugin.toml has at most {MAX_MANIFEST_BYTES} bytes, not {len(raw)}")
         try:
             found = tomllib.loads(raw.decode())
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # also of tomllib: a number that is too long to read
             raise ManifestError(f"plugin.toml is no TOML in UTF-8: {error}") from None
         try:
             manifest = cls.model_validate(found)
@@ -198,12 +207,8 @@ def covered(wanted: str, granted: tuple[str, ...]) -> bool:
     `*` stands for any run of characters, so `wanted` is covered where a granted pattern matches it when
     its own `*` are taken as characters that only a `*` of the granted pattern can stand for.
     """
-    return any(_pattern(pattern).fullmatch(wanted) for pattern in granted)
-
-
-def _pattern(glob: str) -> re.Pattern[str]:
     # A star in `wanted` is matched by `.*` only: a granted pattern without a star holds no star.
-    return re.compile(".*".join(re.escape(piece) for piece in glob.split("*")))
+    return any(re.fullmatch(type_pattern(pattern), wanted) for pattern in granted)
 
 
 def _problem(error: Any) -> str:

@@ -23,7 +23,7 @@ from plugin_sdk.hookspecs import hookimpl
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MARK: Final = "busbar_handles"
-_LIFE: Final = ("start", "stop", "handle_request", "check_health", "config_changed")
+_LIFE: Final = ("describe", "start", "stop", "handle_request", "check_health", "config_changed")
 """Hooks that a subclass overrides by their own name."""
 
 
@@ -40,6 +40,9 @@ def on_event(
     The method takes any of `event` and `context`. The other arguments are those of `Subscription`; `name`
     defaults to the method's and is what the cursor belongs to: renaming it starts a new subscription.
     """
+    for given in types:
+        if not isinstance(given, str):
+            raise DescriptionError("on_event takes the types of events: write @on_event('order.placed')")
 
     def mark(method: F) -> F:
         _takes(method, {"event", "context"})
@@ -67,6 +70,8 @@ def cron(
 
     The method takes any of `firing` and `context`. `misfire` says what becomes of missed instants.
     """
+    if not isinstance(rule, str):
+        raise DescriptionError("cron takes a rule: write @cron('0 8 * * mon')")
 
     def mark(method: F) -> F:
         _takes(method, {"firing", "context"})
@@ -142,15 +147,15 @@ class Plugin:
             schedules=tuple(schedules),
             services=tuple(services),
             routes=type(self).handle_request is not Plugin.handle_request,
-            config_schema=None if self.Config is None else self.Config.model_json_schema(),
+            config_schema=_schema(self.Config),
         )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let an overridden life-cycle method be the hook it overrides, without a decorator of its own."""
         super().__init_subclass__(**kwargs)
         for name in _LIFE:
-            override = cls.__dict__.get(name)
-            if override is not None:
+            override = getattr(cls, name)  # its own, or that of a mixin
+            if override is not getattr(Plugin, name):
                 hookimpl(override)
 
     @hookimpl
@@ -198,7 +203,7 @@ class Plugin:
             raise HostError(f"{context.plugin}.{method}: {error}", "arguments_invalid") from None
         if inspect.iscoroutinefunction(handler):
             return await handler(**arguments)
-        return await asyncio.to_thread(handler, **arguments)
+        return await in_thread(handler, **arguments)
 
     @hookimpl
     async def handle_request(self, request: Request, context: Context) -> Response:  # noqa: ARG002 - the hook's own
@@ -242,7 +247,21 @@ class _Handler:
         if self._awaits:
             found: Awaitable[None] = self._method(**offered)
             return found
-        return asyncio.to_thread(self._method, **offered)
+        return in_thread(self._method, **offered)
+
+
+async def in_thread(function: Callable[..., Any], **arguments: Any) -> Any:
+    """Call a plain function in a thread; what it answers is awaited where it must be, as behind a plain wrapper."""
+    found = await asyncio.to_thread(function, **arguments)
+    return await found if inspect.isawaitable(found) else found
+
+
+def _schema(model: object) -> dict[str, Any] | None:
+    if model is None:
+        return None
+    if not (inspect.isclass(model) and issubclass(model, BaseModel)):
+        raise DescriptionError("Config must be a pydantic model class")
+    return model.model_json_schema()
 
 
 def _takes(method: Callable[..., Any], offered: set[str]) -> None:
@@ -258,5 +277,9 @@ def _takes(method: Callable[..., Any], offered: set[str]) -> None:
 
 
 def _marked(method: F, mark: Subscription | Schedule | Service) -> F:
+    if hasattr(method, _MARK):
+        raise DescriptionError(
+            f"'{method.__qualname__}' has two decorators: one method is for one thing, so write a second that calls it"
+        )
     setattr(method, _MARK, mark)
     return method

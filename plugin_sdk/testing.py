@@ -69,8 +69,12 @@ class MemoryHost:
     async def emit(self, event: bytes) -> int:
         """Keep an event, unless it was emitted already under the same id."""
         parsed = Event.from_json(event)
-        if all((parsed.source, parsed.id) != (known.source, known.id) for known in self.emitted):
-            self.emitted.append(parsed)
+        for known in self.emitted:
+            if (parsed.source, parsed.id) == (known.source, known.id):
+                if (parsed.type, parsed.subject, parsed.data) != (known.type, known.subject, known.data):
+                    raise HostError(f"another event has the id {parsed.id} already", "event_conflict")
+                return len(self.emitted)
+        self.emitted.append(parsed)
         return len(self.emitted)
 
     async def kv_get(self, key: str) -> bytes | None:
@@ -193,8 +197,8 @@ class PluginHarness:
 
     async def check_health(self) -> Health:
         """Ask the plugin how it is."""
-        found: Health = await self._plugin.run(HealthCall(), self._session)
-        return found
+        found = await self._plugin.run(HealthCall(), self._session)
+        return found if isinstance(found, Health) else Health()
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
         """Hand over new config."""

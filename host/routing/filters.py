@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from plugin_sdk.description import type_pattern
 from plugin_sdk.events import Event
 
 
@@ -21,9 +22,7 @@ class Filter:
         self.patterns = tuple(glob for glob in types if "*" in glob)
         self.source = source
         self._globs = (
-            re.compile("|".join(".*".join(map(re.escape, glob.split("*"))) for glob in self.patterns))
-            if self.patterns
-            else None
+            re.compile("|".join(f"(?:{type_pattern(glob)})" for glob in self.patterns)) if self.patterns else None
         )
 
     def takes_type(self, event_type: str) -> bool:
