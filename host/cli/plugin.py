@@ -11,6 +11,7 @@ import typer
 
 from host.cli.building import build_wheel
 from host.cli.client import Answer, request, segment
+from host.cli.dev import dev
 from host.cli.key import load_key
 from host.cli.output import FAILED, USED_WRONGLY, AsJson, command, fail, show, table
 from host.runtime.sdk_path import provided
@@ -27,6 +28,8 @@ Id = Annotated[str, typer.Argument(help="The plugin's id.")]
 
 
 # -- for publishers
+
+app.command()(dev)
 
 
 @app.command()
