@@ -46,7 +46,7 @@ from host.supply.installer import Release
 from plugin_sdk.clock import SystemClock
 from plugin_sdk.context import HostPort
 from plugin_sdk.description import Description
-from plugin_sdk.errors import HostError, ManifestError
+from plugin_sdk.errors import HostError, InvalidEventError, ManifestError
 from plugin_sdk.events import Event
 from plugin_sdk.manifest import Manifest
 from plugin_sdk.resilience import BreakerPolicy
@@ -225,7 +225,7 @@ class DevHost:
             self._tell(f"not published: this is no JSON: {error}")
         except BusbarError as error:
             self._tell(f"not published: {error.message}")
-        except ValueError as error:
+        except InvalidEventError as error:
             self._tell(f"not published: {error}")
 
     # -- inside

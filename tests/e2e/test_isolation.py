@@ -333,7 +333,10 @@ async def test_health_says_of_each_part_of_the_sandbox_what_became_of_it(host):
 
 async def test_every_way_at_once_and_the_others_lose_nothing(host):
     await _running(host)
-    modes = ("raise", "hang", "block", "exit", "segfault", "leak", "flood", "chatter", "fork", "garbage", "fill")
+    modes = (
+        *("raise", "sysexit", "hang", "block", "spin", "stubborn", "exit", "segfault", "fork", "threads", "leak"),
+        *("descriptors", "fill", "chatter", "flood", "hoard", "garbage", "heartbeats", "unread"),
+    )
     async with Load(host):
         for mode in modes:
             await _misbehave(host, mode)
