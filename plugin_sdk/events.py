@@ -194,7 +194,15 @@ def new_id() -> str:
 
 
 def parse_json_object(body: bytes | str) -> dict[str, Any]:
-    """Decode strict JSON (RFC 8259, no duplicate names, no NaN or Infinity) that is one object.
+    """Decode strict JSON that is one object; errors as `parse_json`."""
+    found = parse_json(body)
+    if not isinstance(found, dict):
+        _refuse("body", "must be one JSON object")
+    return found
+
+
+def parse_json(body: bytes | str) -> Any:
+    """Decode strict JSON (RFC 8259, no duplicate names, no NaN or Infinity).
 
     Raises:
         InvalidEventError: with attribute `body`.
@@ -202,12 +210,9 @@ def parse_json_object(body: bytes | str) -> dict[str, Any]:
     try:
         # msgspec would be faster still, but keeps the last of two equal names without a word, which hides
         # one attribute from every check.
-        found = _STRICT.decode(body if isinstance(body, str) else body.decode())
+        return _STRICT.decode(body if isinstance(body, str) else body.decode())
     except (ValueError, RecursionError) as error:
         _refuse("body", f"is not strict JSON in UTF-8: {error}")
-    if not isinstance(found, dict):
-        _refuse("body", "must be one JSON object")
-    return found
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Events over HTTP: publish one, look them up."""
+"""Events over HTTP: publish them, look them up."""
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from typing import Annotated, Any, Final
 
@@ -10,14 +11,29 @@ from pydantic import AwareDatetime, Field
 
 from host.api.endpoint import TRACE, Answer, Call, Endpoint, PageQuery, View, read_bounded
 from host.api.envelope import success, written
-from host.api.errors import NotFoundError, UnsupportedMediaError
+from host.api.errors import BadRequestError, BodyTooLargeError, NotFoundError, UnsupportedMediaError
 from host.control.access import Role
+from host.errors import BusbarError
 from host.routing.bus import Bus
-from host.routing.event_log import EventLog, EventQuery, StoredEvent
+from host.routing.event_log import Appended, EventLog, EventQuery, StoredEvent
+from plugin_sdk.errors import InvalidEventError
+from plugin_sdk.event_http import (
+    PREFIX,
+    STRUCTURED,
+    UnknownFormatError,
+    is_batch,
+    is_structured,
+    media_type,
+    parse_batch,
+    parse_binary,
+)
 from plugin_sdk.events import Event
 
 BASE: Final = "/api/v1/events"
-STRUCTURED: Final = "application/cloudevents+json"
+MAX_BATCH: Final = 1000
+"""Events of one batch."""
+BATCH_BODIES: Final = 8
+"""A batch may have so many times the bytes of an event."""
 
 
 class EventList(PageQuery):
@@ -55,12 +71,21 @@ class Events:
                 "POST",
                 BASE,
                 "publishEvent",
-                "Publish a CloudEvent (structured); 202 once it is durable.",
+                "Publish CloudEvents (structured, binary or batched); 202 once they are durable.",
                 Role.OPERATOR,
                 raw=self.publish,
                 consumes=STRUCTURED,
                 status=202,
                 quiet=True,
+            ),
+            Endpoint(
+                "OPTIONS",
+                BASE,
+                "agreeToEvents",
+                "Which methods there are; with WebHook-Request-Origin, that a sender may send here.",
+                Role.OPERATOR,
+                raw=self.agree,
+                produces="text/plain",
             ),
             Endpoint(
                 "GET",
@@ -85,28 +110,62 @@ class Events:
         )
 
     async def publish(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Publish one structured CloudEvent."""
-        if request.headers.get("Content-Type") != STRUCTURED:  # spelled just so by most; the others are parsed
-            kind = request.content_type
-            if kind not in {STRUCTURED, "application/json"}:
-                raise UnsupportedMediaError(f"send a structured CloudEvent as {STRUCTURED}, not {kind[:100]}")
-        length = request.content_length
-        if length is None or length > self._direct:
-            body = await read_bounded(request, self._max_body)
+        """Publish CloudEvents in whichever of the three modes they come."""
+        content_type = request.headers.get("Content-Type")
+        if content_type == STRUCTURED:  # spelled just so by most; the others are parsed
+            event = Event.from_json(await self._body(request, self._max_body))
         else:
-            body = await request.read()
-        event = Event.from_json(body)
+            media = media_type(content_type)
+            try:
+                if is_batch(media):
+                    return await self._publish_batch(request)
+                structured = is_structured(media)
+            except UnknownFormatError as error:
+                raise UnsupportedMediaError(str(error)) from None
+            body = await self._body(request, self._max_body)
+            if structured or (media == "application/json" and not _has_attributes(request)):
+                event = Event.from_json(body)
+            else:
+                event = parse_binary(request.headers.items(), content_type, body)
         appended = await self._bus.publish(event)
-        return success(
-            {
-                "id": event.id,
-                "source": event.source,
-                "sequence": appended.sequence,
-                "duplicate": appended.duplicate,
-            },
-            request[TRACE],
-            status=202,
-        )
+        return success(_accepted(event, appended), request[TRACE], status=202)
+
+    async def _publish_batch(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Publish each event of a batch by itself; one that is refused does not keep the others."""
+        items = parse_batch(await self._body(request, BATCH_BODIES * self._max_body))
+        if len(items) > MAX_BATCH:
+            raise BodyTooLargeError(f"a batch has at most {MAX_BATCH} events, not {len(items)}: send several")
+        results = await asyncio.gather(*map(self._publish_item, items))
+        if results and all("code" in one for one in results):
+            raise BadRequestError(
+                f"no event of the batch was taken: {results[0]['message']}",
+                errors=[f"{at}: {one['message']}" for at, one in enumerate(results)][:100],
+                code="event_invalid",
+            )
+        return success(results, request[TRACE], status=202)
+
+    async def _publish_item(self, item: Event | InvalidEventError) -> dict[str, Any]:
+        try:
+            if isinstance(item, InvalidEventError):
+                return {"status": 400, "code": item.code, "message": str(item)}
+            return {"status": 202, **_accepted(item, await self._bus.publish(item))}
+        except BusbarError as error:
+            return {"status": error.kind.value, "code": error.word, "message": error.message}
+
+    async def _body(self, request: web.BaseRequest, limit: int) -> bytes:
+        length = request.content_length
+        if length is None or length > min(limit, self._direct):
+            return await read_bounded(request, limit)
+        return await request.read()
+
+    async def agree(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Say which methods there are, and to a sender of web-hooks that it may (CloudEvents web hooks, section 4)."""
+        headers = {"Allow": "GET, OPTIONS, POST"}
+        origin = request.headers.get("WebHook-Request-Origin")
+        if origin is not None:
+            headers["WebHook-Allowed-Origin"] = origin
+            headers["WebHook-Allowed-Rate"] = request.headers.get("WebHook-Request-Rate", "*")
+        return web.Response(status=200, headers=headers)
 
     async def list(self, call: Call) -> Answer:
         """A page of the log."""
@@ -124,6 +183,20 @@ class Events:
         if not found:
             raise NotFoundError("no event of this id is in the log (any more)", code="event_not_found")
         return Answer(_view(found[-1]))
+
+
+def _accepted(event: Event, appended: Appended) -> dict[str, Any]:
+    return {
+        "id": event.id,
+        "source": event.source,
+        "sequence": appended.sequence,
+        "duplicate": appended.duplicate,
+    }
+
+
+def _has_attributes(request: web.BaseRequest) -> bool:
+    """Whether a request says in its headers that it is in binary mode."""
+    return any(name.lower().startswith(PREFIX) for name in request.headers)
 
 
 def _view(stored: StoredEvent) -> StoredView:

@@ -136,7 +136,8 @@ class Misbehaviour:
     async def unread(self, context: Context) -> None:
         """Ask for more than a socket holds, and never read the answers."""
         await context.kv.set("large", "x" * 200_000)
-        asyncio.get_running_loop()._remove_reader(_socket())  # noqa: SLF001 - an attacker knows no manners
+        loop: Any = asyncio.get_running_loop()
+        loop._remove_reader(_socket())  # noqa: SLF001 - an attacker knows no manners
         for _ in range(32):
             asyncio.ensure_future(context.kv.get("large"))  # noqa: RUF006 - nobody waits for it
         await asyncio.Event().wait()
