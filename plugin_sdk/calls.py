@@ -16,7 +16,8 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True):
     """One handing of one event to one subscription.
 
     `id` is the same at every attempt, so it serves as an idempotency key; `attempt` starts at 1.
-    `traceparent` is the W3C trace context that the plugin's own calls should carry on, or empty.
+    `traceparent` is the W3C trace context that the plugin's own calls should carry on, or empty. `event` is the id
+    of the event, `correlation` that of the first event it came from, and `hops` through how many plugins it came.
     """
 
     id: str
@@ -24,6 +25,9 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True):
     attempt: int
     sequence: int
     traceparent: str = ""
+    event: str = ""
+    correlation: str = ""
+    hops: int = 0
 
 
 class Firing(msgspec.Struct, frozen=True, array_like=True):

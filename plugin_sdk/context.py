@@ -15,7 +15,7 @@ import msgspec
 
 from plugin_sdk.calls import Delivery, Firing, Health, Request, Response
 from plugin_sdk.egress import http_session
-from plugin_sdk.errors import HostError
+from plugin_sdk.errors import DeadLetter, HostError
 from plugin_sdk.events import Event, new_event
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ __all__ = [
 
 MAX_KEY_BYTES: Final = 256
 MAX_VALUE_BYTES: Final = 256 * 1024
+MAX_HOPS: Final = 16
+"""Plugins that one event, and what was emitted because of it, may come through."""
 
 
 class HostPort(Protocol):
@@ -220,16 +222,18 @@ class Context:
         """Publish an event; it is durable when this returns.
 
         `source` is the plugin itself. Two emits with one `id` and the same content are one event, so an
-        `id` made from the delivery's makes a repeated delivery harmless. The trace of the delivery travels on.
+        `id` made from the delivery's makes a repeated delivery harmless. The trace of the delivery travels on, and so
+        do its `correlationid`, its event's id as `causationid`, and the count of plugins it came through as `hops`.
 
         Raises:
+            DeadLetter: the delivered event has come through `MAX_HOPS` plugins: something feeds itself.
             InvalidEventError: an attribute is malformed.
             PermissionDeniedError: `type` is not among the plugin's granted `publish` patterns.
             HostError: the host cannot take it now; the sentence says why.
         """
         extras = dict(extensions or {})
-        if self.delivery is not None and self.delivery.traceparent:
-            extras.setdefault("traceparent", self.delivery.traceparent)
+        if self.delivery is not None:
+            extras |= _lineage(self.delivery, extras)
         event = new_event(
             type,
             source=f"/plugins/{self.plugin}",
@@ -251,6 +255,23 @@ class Context:
         if self.delivery is None:
             raise HostError("still_working() extends a delivery, and this hook is not one", "no_delivery")
         await self._session.host.extend(self.delivery.id)
+
+
+def _lineage(delivery: Delivery, given: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
+    """The extensions that tie an emitted event to the one that was delivered."""
+    hops = delivery.hops + 1
+    if hops > MAX_HOPS:
+        raise DeadLetter(
+            f"this event has come through {MAX_HOPS} plugins: some of them feed each other, or one feeds itself; "
+            "look at the events of its correlationid"
+        )
+    found: dict[str, str | int | bool] = {"hops": hops}
+    if delivery.event:
+        found["causationid"] = delivery.event
+        found["correlationid"] = given.get("correlationid", delivery.correlation or delivery.event)
+    if delivery.traceparent and "traceparent" not in given:
+        found["traceparent"] = delivery.traceparent
+    return found
 
 
 def _checked_key(key: str) -> str:

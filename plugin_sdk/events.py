@@ -77,6 +77,15 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return None if self.time is None else datetime.fromisoformat(self.time.upper())
 
     @property
+    def hops(self) -> int:
+        """Through how many plugins it came; 0 where nobody said so in a way that counts."""
+        found = self.extensions.get("hops", 0)
+        try:
+            return max(0, int(found))  # text where it came in a header
+        except ValueError:
+            return 0
+
+    @property
     def content(self) -> bytes | None:
         """The binary payload, decoded; None where the payload is JSON or absent."""
         return None if self.data_base64 is None else base64.b64decode(self.data_base64)

@@ -164,13 +164,16 @@ class PluginHarness:
         source: str = "/tests",
         id: str | None = None,  # noqa: A002 - the attribute's name in the specification
         attempt: int = 1,
+        extensions: dict[str, str | int | bool] | None = None,
     ) -> Delivered:
         """Publish an event and deliver it to every subscription that takes its type; the worst that came of it.
 
         Raises:
             DescriptionError: no subscription takes it, so the test tests nothing.
         """
-        event = new_event(type, source=source, subject=subject, data=data, id=id or str(uuid.uuid4()))
+        event = new_event(
+            type, source=source, subject=subject, data=data, id=id or str(uuid.uuid4()), extensions=extensions
+        )
         takers = [one.name for one in self.description.subscriptions if any(_takes(glob, type) for glob in one.types)]
         if not takers:
             raise DescriptionError(f"no subscription takes '{type}'")
@@ -206,7 +209,10 @@ class PluginHarness:
 
     async def _deliver(self, event: Event, subscription: str, attempt: int) -> Delivered:
         self._number += 1
-        delivery = Delivery(f"{subscription}/{event.id}", subscription, attempt, self._number)
+        correlation = str(event.extensions.get("correlationid", ""))
+        delivery = Delivery(
+            f"{subscription}/{event.id}", subscription, attempt, self._number, "", event.id, correlation, event.hops
+        )
         return await self._outcome(EventCall(event, delivery))
 
     async def _outcome(self, call: EventCall | FiringCall) -> Delivered:

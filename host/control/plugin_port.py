@@ -14,6 +14,7 @@ from host.observe.audit import Audit
 from host.routing.bus import Bus
 from host.routing.filters import Filter
 from host.routing.guard import Guard
+from plugin_sdk.context import MAX_HOPS
 from plugin_sdk.errors import HostError, PermissionDeniedError
 from plugin_sdk.events import Event
 from plugin_sdk.manifest import Permissions
@@ -66,6 +67,8 @@ class PluginPort:
             await self._refuse(
                 f"source: {parsed.source}", f"{self._plugin} publishes as '/plugins/{self._plugin}' only"
             )
+        if parsed.hops > MAX_HOPS:
+            raise HostError(f"an event that came through {parsed.hops} plugins goes no further", "too_many_hops")
         return (await _asked(self._bus.publish(parsed))).sequence
 
     async def kv_get(self, key: str) -> bytes | None:

@@ -45,8 +45,18 @@ class BoundSubscription:
 
     def call_for(self, stored: StoredEvent, attempt: int) -> tuple[Delivery, HookCall]:
         """The delivery of `stored`, and the hook call that hands it over."""
-        traceparent = stored.event.extensions.get("traceparent", "")
-        delivery = Delivery(f"{self.id}/{stored.sequence}", self.name, attempt, stored.sequence, str(traceparent))
+        event = stored.event
+        extensions = event.extensions
+        delivery = Delivery(
+            f"{self.id}/{stored.sequence}",
+            self.name,
+            attempt,
+            stored.sequence,
+            str(extensions.get("traceparent", "")),
+            event.id,
+            str(extensions.get("correlationid", "")),
+            event.hops if extensions else 0,
+        )
         if self.name != SCHEDULES:
             return delivery, EventCall(stored.event, delivery)
         due = stored.event.data["due"]

@@ -66,8 +66,8 @@ REFUSALS = [
         "POST",
         "/api/v1/events",
         {"data": "x", "headers": {"Content-Type": "text/plain"}},
-        415,
-        "unsupported_media_type",
+        400,
+        "event_invalid",
     ),
     ("event is no JSON", "POST", "/api/v1/events", {"data": "{", "headers": STRUCTURED}, 400, "event_invalid"),
     (
