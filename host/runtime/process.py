@@ -75,7 +75,7 @@ PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 PIPE_BYTES: Final = 64 * 1024
 MAX_LAST_WORDS: Final = 16 * 1024
 MAX_LINE: Final = 8192
-LINES_AT_ONCE: Final = 10
+LINES_AT_ONCE: Final = 5
 LINES_PAUSE: Final = 0.005
 
 _log = structlog.get_logger(__name__)

@@ -7,6 +7,7 @@ is answered late and with an error.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,6 +22,8 @@ from plugin_sdk.worker.wire import MAX_PAYLOAD, Answer, Ask
 
 MAX_ASKS: Final = 128
 """Requests of a worker that may be open; the SDK keeps to half of it, so one more is an attack."""
+MAX_SERVED: Final = 8
+"""Requests of a worker that are served at a time; the others wait, so that none takes the loop for long."""
 MAX_OPEN_BYTES: Final = 16 * 2**20
 """Bytes of all open requests; above it, nothing is read from the worker until some are answered."""
 LONGEST_WAIT: Final = 0.1
@@ -49,6 +52,14 @@ class RequestRates:
     requests: float = 1000.0
     emits: float = 500.0
     writes: float = 500.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    number: int
+    operation: str
+    arguments: tuple[Any, ...]
+    size: int
 
 
 class Requests:
@@ -81,6 +92,9 @@ class Requests:
         self._broken = broken
         self._full = full
         self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: deque[_Request] = deque()
+        self._closed = False
+        self._open = 0
         self._bytes = 0
         every, emits, writes = (
             TokenBucket(rate, BURST_SECONDS * rate, now) for rate in (rates.requests, rates.emits, rates.writes)
@@ -98,7 +112,7 @@ class Requests:
         if size > MAX_PAYLOAD:
             self._broken(f"'{message.operation}' with {size} bytes; at most {MAX_PAYLOAD} are taken")
             return
-        if len(self._tasks) >= MAX_ASKS:
+        if self._open >= MAX_ASKS:
             self._broken(f"over {MAX_ASKS} requests at once")
             return
         try:
@@ -106,26 +120,66 @@ class Requests:
         except msgspec.MsgspecError as error:
             self._broken(f"'{message.operation}' with wrong arguments: {error}")
             return
+        request = _Request(message.id, message.operation, arguments, size)
+        self._open += 1
         self._bytes += size
         if self._bytes > MAX_OPEN_BYTES >= self._bytes - size:
             self._full(True)  # noqa: FBT003 - a callback's only argument
-        task = asyncio.get_running_loop().create_task(
-            self._serve(message.id, message.operation, arguments, size), name=f"request of {self._plugin}"
-        )
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        wait, rate = self._reserve(message.operation)
+        later = asyncio.get_running_loop().call_later
+        if rate:
+            later(LONGEST_WAIT, self._refuse, request, rate)  # at once, it would only be asked again at once
+        elif wait:
+            later(wait, self._queue, request)
+        else:
+            self._queue(request)
 
     def close(self) -> None:
         """Give up what is open: nobody is there to hear the answers."""
+        self._closed = True
+        self._waiting.clear()
         for task in tuple(self._tasks):
             task.cancel()
 
-    async def _serve(self, number: int, operation: str, arguments: tuple[Any, ...], size: int) -> None:
+    def _reserve(self, operation: str) -> tuple[float, float]:
+        """The seconds that a request has to wait for its turn; or the rate that it exceeds."""
+        longest = 0.0
+        for bucket in self._buckets[operation]:
+            wait = bucket.reserve(LONGEST_WAIT)
+            if wait is None:
+                return 0.0, bucket.rate
+            longest = max(longest, wait)
+        return longest, 0.0
+
+    def _refuse(self, request: _Request, rate: float) -> None:
+        sentence = (
+            f"{self._plugin} asks for '{request.operation}' more than {rate:g} times a second: "
+            "send less, or send it later"
+        )
+        self._finish(request, Answer(request.number, None, sentence, "rate_limited"))
+
+    def _queue(self, request: _Request) -> None:
+        if not self._closed:
+            self._waiting.append(request)
+            self._serve_next()
+
+    def _serve_next(self) -> None:
+        while self._waiting and len(self._tasks) < MAX_SERVED:
+            serving = self._serve(self._waiting.popleft())
+            task = asyncio.get_running_loop().create_task(serving, name=f"request of {self._plugin}")
+            self._tasks.add(task)
+            task.add_done_callback(self._served)
+
+    def _served(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._serve_next()
+
+    async def _serve(self, request: _Request) -> None:
+        number = request.number
         try:
-            await self._pace(operation)
             if self._port is None:
                 raise PermissionDeniedError("nothing is granted while a plugin is only looked at")
-            value = await getattr(self._port, operation)(*arguments)
+            value = await getattr(self._port, request.operation)(*request.arguments)
             answer = Answer(number, value)
         except HostError as error:
             denied = isinstance(error, PermissionDeniedError)
@@ -133,23 +187,14 @@ class Requests:
         except InvalidEventError as error:
             answer = Answer(number, None, str(error), error.code)
         except Exception:  # noqa: BLE001 - a failing request must not end the others; logged with its traceback
-            _log.exception("request_failed", plugin=self._plugin, operation=operation)
+            _log.exception("request_failed", plugin=self._plugin, operation=request.operation)
             answer = Answer(number, None, "the host failed at this; its log says how", "internal_error")
-        finally:
-            self._bytes -= size
-            if self._bytes <= MAX_OPEN_BYTES < self._bytes + size:
-                self._full(False)  # noqa: FBT003 - as above
-        self._answer(answer)
+        self._finish(request, answer)
 
-    async def _pace(self, operation: str) -> None:
-        for bucket in self._buckets[operation]:
-            wait = bucket.reserve(LONGEST_WAIT)
-            if wait:
-                await asyncio.sleep(wait)
-            elif wait is None:
-                await asyncio.sleep(LONGEST_WAIT)  # a refusal at once would only be asked again at once
-                raise HostError(
-                    f"{self._plugin} asks for '{operation}' more than {bucket.rate:g} times a second: "
-                    "send less, or send it later",
-                    "rate_limited",
-                )
+    def _finish(self, request: _Request, answer: Answer) -> None:
+        self._open -= 1
+        self._bytes -= request.size
+        if self._bytes <= MAX_OPEN_BYTES < self._bytes + request.size:
+            self._full(False)  # noqa: FBT003 - as above
+        if not self._closed:
+            self._answer(answer)

@@ -11,6 +11,7 @@ which is confined before the plugin's folder is on its path.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import fcntl
 import gc
@@ -204,12 +205,25 @@ def _start_cold(request: Spawn) -> NoReturn:
     os.execv(sys.executable, command)  # noqa: S606 - the interpreter itself, with arguments of ours
 
 
+async def _warm_up() -> None:
+    """Do once what every worker does first: what is made on the way, and kept, is then shared by all of them."""
+
+    class Warm(plugin_sdk.Plugin):
+        @plugin_sdk.on_event("warm.up")
+        async def warm(self, event: plugin_sdk.Event, context: plugin_sdk.Context) -> None: ...
+
+    plugin_sdk.worker.main.Worker([])
+    plugin = plugin_sdk.loading.LoadedPlugin("warm", Warm)
+    msgspec.json.encode(plugin.describe())
+
+
 def main(descriptor: int) -> None:
     """Entry point: serve the control socket `descriptor`."""
     sys.dont_write_bytecode = True
     # An empty prefix: a stray __pycache__ beside a plugin's source is never looked at.
     sys.pycache_prefix = "/nonexistent"
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    asyncio.run(_warm_up())
     gc.collect()
     gc.freeze()
     control = socket.socket(fileno=descriptor)

@@ -66,6 +66,8 @@ LOG_LINES_PER_SECOND: Final = 500
 MAX_LINE: Final = 8192
 MAX_TRACEBACK: Final = 16384
 
+READ_BYTES: Final = 16 * 1024
+"""What a worker reads at once: little, because every worker has it."""
 DUMP_SIGNAL: Final = signal.SIGUSR1
 """Makes a worker write the stacks of all its threads to its standard error."""
 
@@ -122,7 +124,7 @@ class Worker:
     def __init__(self, unconfined: list[str]) -> None:
         self._unconfined = unconfined
         self._loop = asyncio.get_running_loop()
-        self.wire: Wire[ToWorker] = Wire(ToWorker, self._received, self._host_gone)
+        self.wire: Wire[ToWorker] = Wire(ToWorker, self._received, self._host_gone, read_bytes=READ_BYTES)
         self._plugin: LoadedPlugin | None = None
         self._session: Session | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}

@@ -174,6 +174,7 @@ class Wire(asyncio.BufferedProtocol, Generic[Message]):
         received: Called with each message.
         lost: Called once when the connection is gone, with why, or None where the other side just ended it.
         descriptor: Of the connected socket, non-blocking; given where the loop's own writes are deferred.
+        read_bytes: What is read at once.
 
     Attributes:
         paused_at: The loop's time since when the other side has not read what was sent, or None.
@@ -185,6 +186,7 @@ class Wire(asyncio.BufferedProtocol, Generic[Message]):
         received: Callable[[Message], None],
         lost: Callable[[Exception | None], None],
         descriptor: int | None = None,
+        read_bytes: int = READ_BYTES,
     ) -> None:
         self._decoder: msgspec.msgpack.Decoder[list[Message]] = msgspec.msgpack.Decoder(
             Annotated[list[incoming], msgspec.Meta(max_length=MAX_MESSAGES)]
@@ -194,7 +196,7 @@ class Wire(asyncio.BufferedProtocol, Generic[Message]):
         self._lost = lost
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._chunk = bytearray(READ_BYTES)
+        self._chunk = bytearray(read_bytes)
         self._begun = bytearray()
         self._needed = 0
         self._outgoing: list[Any] = []

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
 from plugin_sdk.worker.sandbox import landlock
-from plugin_sdk.worker.sandbox.libc import PR_SET_PDEATHSIG, UnavailableError, prctl
+from plugin_sdk.worker.sandbox.libc import PR_SET_PDEATHSIG, UnavailableError, prctl, schedule
 from plugin_sdk.worker.sandbox.namespaces import DOOR_PORT, leave_network, open_door
 from plugin_sdk.worker.sandbox.privileges import become, drop_capabilities
 from plugin_sdk.worker.sandbox.seccomp import refuse_system_calls
@@ -33,6 +33,8 @@ ADDRESS_SPACE_SLACK: Final = 512 * 2**20
 """Address space a worker may map beyond its memory: libraries and thread stacks that are never touched."""
 NICENESS: Final = 5
 """Where processors are short, the host goes first."""
+SLICE_NS: Final = 300_000
+"""How long a worker computes at a time, where others wait: a tenth of what is usual, so that they wait less."""
 _KEPT_VARIABLES: Final = frozenset({"LANG", "LC_ALL", "TZ"})
 
 T = TypeVar("T")
@@ -119,7 +121,7 @@ def _leave_session(folder: str) -> None:
         signal.signal(default, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.setsid()
-    os.nice(NICENESS)
+    schedule(NICENESS, SLICE_NS)
     os.umask(0o077)
     os.chdir(folder)
     for name in tuple(os.environ):
