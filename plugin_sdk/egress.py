@@ -20,7 +20,8 @@ _OF_THE_GRANTS: Final = frozenset({"network_not_granted", "address_refused"})
 def http_session() -> aiohttp.ClientSession:
     """A client session that goes through the broker where there is one; one request takes a minute at most.
 
-    What is not granted raises `PermissionDeniedError`, with the grant that is missing.
+    What is not granted raises `PermissionDeniedError`, with the grant that is missing; what is not reached,
+    `aiohttp.ClientError`.
     """
     import aiohttp  # noqa: PLC0415 - a worker pays for it only where it is used
 
@@ -33,11 +34,14 @@ def http_session() -> aiohttp.ClientSession:
             if code in _OF_THE_GRANTS:
                 raise _denied(target, code) from None
             raise
-        if response.headers.get(CODE_HEADER, "") in _OF_THE_GRANTS and request.url.scheme == "http":
-            code = response.headers[CODE_HEADER]
-            response.close()
+        code = response.headers.get(CODE_HEADER, "")
+        if not code or request.url.scheme != "http" or request.proxy is None:
+            return response
+        sentence = (await response.text()).strip()
+        response.close()
+        if code in _OF_THE_GRANTS:
             raise _denied(target, code)
-        return response
+        raise aiohttp.ClientConnectionError(sentence)
 
     return aiohttp.ClientSession(
         timeout=aiohttp.ClientTimeout(total=TOTAL_SECONDS),

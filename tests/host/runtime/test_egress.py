@@ -84,6 +84,19 @@ async def test_a_plain_request_goes_on_as_the_other_side_expects_it(door, server
     assert counts.connections == 2
 
 
+async def test_what_is_not_reached_is_a_clients_error_and_no_answer(door, monkeypatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    address, _ = door(f"localhost:{port}")
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{address[1]}")
+    async with http_session() as session:
+        with pytest.raises(aiohttp.ClientConnectionError, match=f"localhost:{port} is not reached"):
+            await session.get(f"http://localhost:{port}/")
+        with pytest.raises(aiohttp.ClientError):
+            await session.get(f"https://localhost:{port}/")
+
+
 async def test_what_is_not_granted_is_refused_with_the_missing_grant(door, server, monkeypatch):
     address, counts = door("api.example.com:443")
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{address[1]}")
