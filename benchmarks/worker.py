@@ -9,10 +9,11 @@ from pathlib import Path
 
 from host.routing.guard import Guard
 from host.runtime.fork_server import ForkServer
-from host.runtime.process import WorkerRuntime, Workshop
+from host.runtime.process import WorkerRuntime
 from host.runtime.runtime import Launch
 from host.runtime.sandbox import Sandbox, SandboxPolicy
 from host.runtime.sdk_path import build_sdk_path
+from host.runtime.workshop import Workshop
 from plugin_sdk.calls import Delivery, EventCall
 from plugin_sdk.clock import SystemClock
 from plugin_sdk.events import new_event

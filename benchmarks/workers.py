@@ -9,10 +9,11 @@ from pathlib import Path
 
 from benchmarks.worker import PLUGIN
 from host.runtime.fork_server import ForkServer
-from host.runtime.process import WorkerRuntime, Workshop
+from host.runtime.process import WorkerRuntime
 from host.runtime.runtime import Launch
 from host.runtime.sandbox import Sandbox, SandboxPolicy
 from host.runtime.sdk_path import build_sdk_path
+from host.runtime.workshop import Workshop
 
 COUNT = 100
 

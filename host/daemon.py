@@ -49,15 +49,17 @@ from host.routing.settlements import Settlements
 from host.routing.sqlite_log import SQLiteLog
 from host.runtime.data_watch import DataWatch
 from host.runtime.egress import EgressBroker
+from host.runtime.examiner import WorkerExaminer
 from host.runtime.fork_server import ForkServer
 from host.runtime.inline import InlineRuntime
 from host.runtime.loop_watch import LoopWatch
-from host.runtime.process import WorkerExaminer, WorkerLimits, WorkerRuntime, Workshop
+from host.runtime.process import WorkerRuntime
 from host.runtime.requests import RequestRates
 from host.runtime.runtime import Launch, Runtime
 from host.runtime.sandbox import Sandbox, SandboxPolicy
 from host.runtime.sdk_path import build_sdk_path, provided
 from host.runtime.supervisor import SupervisionLimits
+from host.runtime.workshop import WorkerLimits, Workshop
 from host.scheduling.scheduler import Scheduler
 from host.settings import Settings
 from host.storage.database import Database

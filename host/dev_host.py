@@ -33,13 +33,15 @@ from host.routing.sqlite_log import SQLiteLog
 from host.runtime.data_watch import DataWatch
 from host.runtime.egress import EgressBroker
 from host.runtime.errors import StartFailedError
+from host.runtime.examiner import WorkerExaminer
 from host.runtime.fork_server import ForkServer
 from host.runtime.inline import InlineRuntime
-from host.runtime.process import WorkerExaminer, WorkerRuntime, Workshop
+from host.runtime.process import WorkerRuntime
 from host.runtime.runtime import Launch, Runtime
 from host.runtime.sandbox import Sandbox, SandboxPolicy
 from host.runtime.sdk_path import build_sdk_path
 from host.runtime.supervisor import SupervisionLimits
+from host.runtime.workshop import Workshop
 from host.scheduling.scheduler import Scheduler
 from host.storage.database import Database
 from host.supply.installer import Release

@@ -13,15 +13,13 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 import structlog
 
 from host.runtime.cpu_watch import CpuWatch
-from host.runtime.data_watch import DataWatch
 from host.runtime.errors import (
     ForkServerError,
     HookFailedError,
@@ -30,16 +28,15 @@ from host.runtime.errors import (
     WorkerDiedError,
 )
 from host.runtime.exits import ExitReason, decode
-from host.runtime.fork_server import Child, ForkServer
-from host.runtime.requests import RequestRates, Requests
+from host.runtime.fork_server import Child
+from host.runtime.requests import Requests
 from host.runtime.runtime import Launch, RuntimeSnapshot
-from host.runtime.sandbox import Prepared, Sandbox
+from host.runtime.sandbox import Prepared
+from host.runtime.workshop import Workshop
 from plugin_sdk.calls import Health, HealthCall, HookCall, Request, Response, StopCall
 from plugin_sdk.context import HostPort
-from plugin_sdk.description import Description
 from plugin_sdk.errors import (
     DeadLetter,
-    DescriptionError,
     Drop,
     HostError,
     Retry,
@@ -68,7 +65,6 @@ from plugin_sdk.worker.wire import (
 )
 
 EXIT_SECONDS: Final = 5.0
-EXAMINE_SECONDS: Final = 60.0
 DUMP_SECONDS: Final = 0.2
 """How long a worker that is about to be killed has for writing down where its threads stand."""
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
@@ -79,52 +75,6 @@ LINES_AT_ONCE: Final = 5
 LINES_PAUSE: Final = 0.005
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerLimits:
-    """What the host takes from a worker. Times are in seconds.
-
-    Attributes:
-        heartbeat: Between a worker's signs of life.
-        unread: How long it may leave unread what the host sends.
-        messages: Messages a second that are no answers; above it, it is read more slowly.
-        log_lines: Lines a second that are kept; more are counted and dropped.
-        rates: Its requests.
-    """
-
-    heartbeat: float = 0.5
-    unread: float = 5.0
-    messages: float = 2000.0
-    log_lines: float = 500.0
-    rates: RequestRates = field(default_factory=RequestRates)
-
-
-class Closer(Protocol):
-    """Something that was opened for a worker and is closed when it ends."""
-
-    def close(self) -> None:
-        """End it."""
-        ...
-
-
-class Egress(Protocol):
-    """Serves the doors of workers: the one way to the network."""
-
-    def open(self, plugin: str, granted: tuple[str, ...], listener: socket.socket) -> Closer:
-        """Serve a door, and let through what is granted."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Workshop:
-    """What workers are made with; one for a host."""
-
-    fork_server: ForkServer
-    sandbox: Sandbox
-    limits: WorkerLimits = WorkerLimits()
-    data_watch: DataWatch | None = None
-    egress: Egress | None = None
 
 
 class WorkerRuntime:
@@ -484,40 +434,6 @@ class WorkerRuntime:
             self._ready.set_exception(failed)
             self._ready.exception()  # seen: `start` may have been cancelled
         self.exited.set_result(reason)
-
-
-class WorkerExaminer:
-    """Looks at plugins in throw-away workers, without grants, config or secrets."""
-
-    def __init__(self, workshop: Workshop, log: Callable[[str], Callable[[list[LogLine], int], None]]) -> None:
-        self._workshop = workshop
-        self._log = log
-
-    async def describe(self, launch: Launch) -> Description:
-        """What the plugin's code does; errors as in `Examiner.describe`."""
-        found = await self._examine(launch, Inspect)
-        try:
-            return msgspec.json.decode(found or b"null", type=Description)
-        except (msgspec.MsgspecError, DescriptionError) as error:
-            raise StartFailedError(f"{launch.plugin} describes itself wrongly: {error}", retryable=False) from None
-
-    async def validate_config(self, launch: Launch, config: dict[str, Any]) -> None:
-        """Check a config against the plugin's own model; errors as in `Examiner.validate_config`."""
-        await self._examine(launch, lambda number: Validate(number, config))
-
-    async def _examine(self, launch: Launch, make: Callable[[int], Inspect | Validate]) -> bytes | None:
-        runtime = WorkerRuntime(launch, None, self._workshop, self._log(launch.plugin), start_hook=False)
-        try:
-            async with asyncio.timeout(EXAMINE_SECONDS):
-                await runtime.start()
-                return await runtime.examine(make)
-        except TimeoutError:
-            raise StartFailedError(
-                f"{launch.plugin} did not describe itself within {EXAMINE_SECONDS:g} s", retryable=False
-            ) from None
-        finally:
-            runtime.kill("stopped: it was only looked at")
-            await asyncio.wait((runtime.exited,), timeout=EXIT_SECONDS)
 
 
 def _error(message: Raised) -> Exception:

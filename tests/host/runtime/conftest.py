@@ -4,10 +4,11 @@ import pytest
 
 from host.runtime.fork_server import ForkServer
 from host.runtime.inline import InlineRuntime
-from host.runtime.process import WorkerLimits, WorkerRuntime, Workshop
+from host.runtime.process import WorkerRuntime
 from host.runtime.runtime import Launch
 from host.runtime.sandbox import Sandbox, SandboxPolicy
 from host.runtime.sdk_path import build_sdk_path
+from host.runtime.workshop import WorkerLimits, Workshop
 from plugin_sdk.testing import MemoryHost
 
 PLUGIN = '''

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from host.runtime.errors import NotRunningError, StartFailedError, WorkerDiedError
 from host.runtime.fork_server import Child
-from host.runtime.process import WorkerLimits, WorkerRuntime, Workshop
+from host.runtime.process import WorkerRuntime
 from host.runtime.requests import MAX_ASKS, RequestRates
 from host.runtime.sandbox import Sandbox, SandboxPolicy
+from host.runtime.workshop import WorkerLimits, Workshop
 from plugin_sdk.calls import ServiceCall
 from plugin_sdk.testing import MemoryHost
 from plugin_sdk.worker.wire import (

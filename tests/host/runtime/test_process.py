@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from host.runtime.errors import NotRunningError, StartFailedError, WorkerDiedError
-from host.runtime.process import WorkerExaminer, WorkerRuntime
+from host.runtime.examiner import WorkerExaminer
+from host.runtime.process import WorkerRuntime
 from host.runtime.supervisor import SupervisedState, SupervisionLimits, Supervisor
 from plugin_sdk.calls import Delivery, EventCall, ServiceCall
 from plugin_sdk.clock import SystemClock
@@ -219,7 +220,8 @@ HOST = """
 import asyncio, sys
 from pathlib import Path
 from host.runtime.fork_server import ForkServer
-from host.runtime.process import WorkerRuntime, Workshop
+from host.runtime.process import WorkerRuntime
+from host.runtime.workshop import Workshop
 from host.runtime.runtime import Launch
 from host.runtime.sandbox import Sandbox, SandboxPolicy
 

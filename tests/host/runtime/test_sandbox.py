@@ -9,8 +9,9 @@ from aiohttp import web
 
 from host.runtime.egress import EgressBroker
 from host.runtime.errors import HookFailedError, StartFailedError
-from host.runtime.process import WorkerRuntime, Workshop
+from host.runtime.process import WorkerRuntime
 from host.runtime.sandbox import Sandbox, SandboxPolicy, usage
+from host.runtime.workshop import Workshop
 from plugin_sdk.calls import Delivery, EventCall, ServiceCall
 from plugin_sdk.errors import HostError
 from plugin_sdk.events import new_event
