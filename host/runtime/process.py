@@ -11,7 +11,6 @@ import contextlib
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +31,7 @@ from host.runtime.fork_server import Child
 from host.runtime.requests import Requests
 from host.runtime.runtime import Launch, RuntimeSnapshot
 from host.runtime.sandbox import Prepared
+from host.runtime.worker_lines import WorkerLines
 from host.runtime.workshop import Workshop
 from plugin_sdk.calls import Health, HealthCall, HookCall, Request, Response, StopCall
 from plugin_sdk.context import HostPort
@@ -68,11 +68,6 @@ EXIT_SECONDS: Final = 5.0
 DUMP_SECONDS: Final = 0.2
 """How long a worker that is about to be killed has for writing down where its threads stand."""
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
-PIPE_BYTES: Final = 64 * 1024
-MAX_LAST_WORDS: Final = 16 * 1024
-MAX_LINE: Final = 8192
-LINES_AT_ONCE: Final = 5
-LINES_PAUSE: Final = 0.005
 
 _log = structlog.get_logger(__name__)
 
@@ -100,7 +95,6 @@ class WorkerRuntime:
         self._launch = launch
         self._workshop = workshop
         self._limits = workshop.limits
-        self._log = log
         self._start_hook = start_hook
         self._loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[ExitReason] = self._loop.create_future()
@@ -125,16 +119,11 @@ class WorkerRuntime:
             full=lambda full: self._hold("requests") if full else self._release("requests"),
         )
         self._messages = TokenBucket(self._limits.messages, self._limits.messages / 4, self._loop.time)
-        self._lines = TokenBucket(self._limits.log_lines, 2 * self._limits.log_lines, self._loop.time)
-        self._pending: list[LogLine] = []
-        self._dropped = 0
-        self._logging = False
+        self._lines = WorkerLines(log, self._limits.log_lines, self._broken)
         self._holds: set[str] = set()
         self._told_of_flood = False
         self._watch: asyncio.Task[None] | None = None
         self._heard_at = self._loop.time()
-        self._errors = -1
-        self._last_words = b""
         self._closing = contextlib.ExitStack()
 
     # -- life
@@ -143,8 +132,9 @@ class WorkerRuntime:
         """Fork the worker, load the plugin and run its start hook; errors as in `Runtime.start`."""
         launch = self._launch
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._errors, their_errors = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._closing.callback(os.close, self._errors)
+        errors, their_errors = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._closing.callback(os.close, errors)
+        self._lines.listen_to(errors)
         try:
             mine.setblocking(False)  # noqa: FBT003 - the socket module's own signature
             prepared = await asyncio.to_thread(self._workshop.sandbox.prepare, launch)
@@ -250,7 +240,7 @@ class WorkerRuntime:
 
     async def look_after(self) -> None:
         """Take what it wrote to its standard error; see that it reads, and that it leaves the others a processor."""
-        self._hear_errors()
+        self._lines.hear_errors()
         if self._cpu is not None:
             self._cpu.look(self._loop.time())
         paused_at = self._wire.paused_at
@@ -313,7 +303,7 @@ class WorkerRuntime:
         if isinstance(message, Ask):
             self._requests.take(message)
         elif isinstance(message, LogLines):
-            self._keep_lines(message.lines, message.dropped)
+            self._lines.keep(message.lines, message.dropped)
         elif isinstance(message, Confined):
             self._confined(message)
         elif self._ready.done():
@@ -346,40 +336,6 @@ class WorkerRuntime:
             return
         served = self._workshop.egress.open(self._launch.plugin, self._launch.network, door)
         self._closing.callback(served.close)
-
-    def _keep_lines(self, lines: list[LogLine], dropped: int) -> None:
-        kept = [line for line in lines if self._lines.take()]
-        for line in kept:
-            if len(line.message) > MAX_LINE:
-                self._broken(f"a log line of {len(line.message)} characters; at most {MAX_LINE} are taken")
-                return
-        self._pending += kept
-        self._dropped += dropped + len(lines) - len(kept)
-        if not self._logging:
-            self._logging = True
-            self._log_some()
-
-    def _log_some(self) -> None:
-        """Log a few lines, and the next ones a little later: writing a line takes the loop's time."""
-        lines, self._pending = self._pending[:LINES_AT_ONCE], self._pending[LINES_AT_ONCE:]
-        dropped, self._dropped = self._dropped, 0
-        if lines or dropped:
-            self._log(lines, dropped)
-        self._logging = bool(self._pending)
-        if self._logging:
-            self._loop.call_later(LINES_PAUSE, self._log_some)
-
-    def _hear_errors(self) -> None:
-        """Read what the process wrote to its standard error; the pipe bounds how much there can be."""
-        try:
-            found = os.read(self._errors, PIPE_BYTES)
-        except OSError:
-            return  # nothing there now
-        if found:
-            self._last_words = (self._last_words + found)[-MAX_LAST_WORDS:]
-            now = time.time()
-            lines = found.decode(errors="replace").splitlines()
-            self._keep_lines([LogLine(now, "warning", line[:MAX_LINE]) for line in lines if line.strip()], 0)
 
     def _slow_down(self) -> None:
         if not self._told_of_flood:
@@ -420,8 +376,8 @@ class WorkerRuntime:
         status = await exited
         self._open = False
         self._wire.close()
-        self._hear_errors()
-        reason = decode(status, self._killed_for, self._last_words.decode(errors="replace"))
+        self._lines.hear_errors()
+        reason = decode(status, self._killed_for, self._lines.last_words)
         self._closing.close()
         self._requests.close()
         calls, self._calls = self._calls, {}
