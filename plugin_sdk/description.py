@@ -11,11 +11,11 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from plugin_sdk.delivery import DeliveryPolicy
 from plugin_sdk.errors import DescriptionError
 
 NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 TYPE_GLOB: Final = re.compile(r"[A-Za-z0-9_*-]+(\.[A-Za-z0-9_*-]+)*")
-MAX_TIMEOUT: Final = 3600
 MAX_ITEMS: Final = 256
 """How many subscriptions, schedules or services one plugin may describe."""
 
@@ -33,20 +33,16 @@ def type_pattern(glob: str) -> str:
     return first + "".join(f"(?>.*?{piece})" for piece in middle) + f".*{last}"
 
 
-class Subscription(msgspec.Struct, frozen=True, kw_only=True):
-    """Which events one hook of the plugin gets, and how.
+class Subscription(DeliveryPolicy, frozen=True, kw_only=True):
+    """Which events one hook of the plugin gets, and, in the fields of `DeliveryPolicy`, how.
 
-    `types` are event types, `*` standing for any run of characters: `milestone.*`.
-    `attempts` counts deliveries in all, the first included; retries wait `first_retry` seconds and twice
-    as long each time, up to `longest_retry`. `timeout` is in seconds; None for the manifest's.
+    `types` are event types, `*` standing for any run of characters: `milestone.*`. `filters` narrow them down: each
+    is an object with one of the dialects of `plugin_sdk.filters`, and all of them must hold.
     """
 
     name: str
     types: tuple[str, ...]
-    attempts: int = 8
-    first_retry: float = 1.0
-    longest_retry: float = 3600.0
-    timeout: float | None = None
+    filters: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         _named("subscription", self.name)
@@ -58,12 +54,10 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
                     f"subscription '{self.name}': '{glob}' is no event type; "
                     "write dotted words, with * for any characters, such as 'milestone.*'"
                 )
-        if not 1 <= self.attempts <= 100:  # noqa: PLR2004 - the bound is the rule
-            raise DescriptionError(f"subscription '{self.name}': attempts must be 1 to 100")
-        if not 0 < self.first_retry <= self.longest_retry:
-            raise DescriptionError(f"subscription '{self.name}': first_retry must be above 0 and at most longest_retry")
-        if self.timeout is not None and not 0 < self.timeout <= MAX_TIMEOUT:
-            raise DescriptionError(f"subscription '{self.name}': timeout must be above 0 and at most {MAX_TIMEOUT} s")
+        try:
+            DeliveryPolicy.__post_init__(self)
+        except DescriptionError as error:
+            raise DescriptionError(f"subscription '{self.name}': {error}") from None
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):

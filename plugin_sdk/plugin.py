@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, Final, Literal, TypeVar
+from typing import Any, ClassVar, Final, Literal, TypeVar, Unpack
 
 from pydantic import BaseModel
 
 from plugin_sdk.context import Context, Firing, Health, Request, Response, joined
+from plugin_sdk.delivery import PolicyOptions
 from plugin_sdk.description import Description, Schedule, Service, Subscription
 from plugin_sdk.errors import DeadLetter, DescriptionError, HostError
 from plugin_sdk.events import Event
@@ -28,17 +29,13 @@ _LIFE: Final = ("describe", "start", "stop", "handle_request", "check_health", "
 
 
 def on_event(
-    *types: str,
-    name: str | None = None,
-    attempts: int = 8,
-    first_retry: float = 1.0,
-    longest_retry: float = 3600.0,
-    timeout: float | None = None,
+    *types: str, name: str | None = None, filters: Sequence[dict[str, Any]] = (), **policy: Unpack[PolicyOptions]
 ) -> Callable[[F], F]:
     """Deliver events of these types (`*` stands for any characters) to the method.
 
-    The method takes any of `event` and `context`. The other arguments are those of `Subscription`; `name`
-    defaults to the method's and is what the cursor belongs to: renaming it starts a new subscription.
+    The method takes any of `event` and `context`. `filters` narrow the events down as `Subscription` says; the other
+    arguments are those of `DeliveryPolicy`. `name` defaults to the method's and is what the cursor belongs to:
+    renaming it starts a new subscription.
     """
     for given in types:
         if not isinstance(given, str):
@@ -46,15 +43,9 @@ def on_event(
 
     def mark(method: F) -> F:
         _takes(method, {"event", "context"})
-        subscription = Subscription(
-            name=name or method.__name__,
-            types=types,
-            attempts=attempts,
-            first_retry=first_retry,
-            longest_retry=longest_retry,
-            timeout=timeout,
+        return _marked(
+            method, Subscription(name=name or method.__name__, types=types, filters=tuple(filters), **policy)
         )
-        return _marked(method, subscription)
 
     return mark
 

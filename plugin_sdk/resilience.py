@@ -9,12 +9,14 @@ open it too, and the open time doubles each time that probes fail. Everything de
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, Literal
 
 from plugin_sdk.clock import Clock
 
@@ -349,14 +351,15 @@ class Breaker:
 
 
 class Bulkhead:
-    """At most `limit` calls at once; those who wait are served in the order in which they came."""
+    """At most `limit` calls at once; of those who wait the highest priority is served first, then who came first."""
 
-    __slots__ = ("_free", "_waiting", "limit")
+    __slots__ = ("_free", "_tickets", "_waiting", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._free = limit
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._tickets = itertools.count()
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
 
     @property
     def in_use(self) -> int:
@@ -366,34 +369,34 @@ class Bulkhead:
     @property
     def waiting(self) -> int:
         """How many wait for a place."""
-        return len(self._waiting)
+        return sum(not place.done() for _, _, place in self._waiting)
 
     def try_acquire(self) -> bool:
         """Take a place if there is one and nobody waits for it."""
-        if self._free > 0 and not self._waiting:
+        if self._free > 0:  # a place that somebody waits for is handed over, and never free
             self._free -= 1
             return True
         return False
 
-    async def acquire(self) -> None:
-        """Take a place, waiting for one."""
+    async def acquire(self, priority: int = 0) -> None:
+        """Take a place, waiting for one; the higher `priority` is served first."""
         if self.try_acquire():
             return
         place = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
+        heapq.heappush(self._waiting, (-priority, next(self._tickets), place))
         try:
             await place
         except asyncio.CancelledError:
             if place.done() and not place.cancelled():
                 self.release()  # it was handed over in the moment of the cancellation
-            elif place in self._waiting:
-                self._waiting.remove(place)
+            else:
+                place.cancel()  # whoever hands out places passes over it
             raise
 
     def release(self) -> None:
-        """Give a place back; it goes to whoever waits the longest."""
+        """Give a place back; it goes to whoever is first among those who wait."""
         while self._waiting:
-            place = self._waiting.popleft()
+            _, _, place = heapq.heappop(self._waiting)
             if not place.done():
                 place.set_result(None)
                 return
@@ -434,8 +437,9 @@ class TokenBucket:
 class RetryPolicy:
     """How often and how late a failed delivery is tried again. Times are in seconds.
 
-    The wait before attempt n+1 is `first` times `factor` to the power n-1, at most `longest`, and up to
-    `jitter` of it more or less, so that what failed together does not come back together.
+    The wait before attempt n+1 is `first` times `factor` to the power n-1 (`exponential`) or `first` times n
+    (`linear`), at most `longest`; or the nth of `delays`, where there are any, and the last of them from then on.
+    Up to `jitter` of it is added or taken away by chance, so that what failed together does not come back together.
     """
 
     attempts: int = 8
@@ -443,11 +447,19 @@ class RetryPolicy:
     longest: float = 3600.0
     factor: float = 2.0
     jitter: float = 0.2
+    growth: Literal["exponential", "linear"] = "exponential"
+    delays: tuple[float, ...] = ()
 
     def delay(self, attempt: int, *, rng: random.Random | None = None) -> float:
         """Seconds to wait after attempt number `attempt` (from 1) failed."""
-        exponent = min(max(attempt, 1) - 1, 64)
-        wait = min(self.first * self.factor**exponent, self.longest)
+        number = min(max(attempt, 1), 1024)
+        if self.delays:
+            longest = max(self.delays)
+            wait = self.delays[min(number, len(self.delays)) - 1]
+        else:
+            longest = self.longest
+            wait = self.first * (number if self.growth == "linear" else self.factor ** min(number - 1, 64))
+        wait = min(wait, longest)
         if rng is not None:
             wait *= 1 + self.jitter * (2 * rng.random() - 1)
-        return min(wait, self.longest)
+        return min(wait, longest)
