@@ -7,14 +7,15 @@ These are plain values that cross the wire; each checks itself when it is made.
 from __future__ import annotations
 
 import re
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
 from plugin_sdk.delivery import DeliveryPolicy
 from plugin_sdk.errors import DescriptionError
+from plugin_sdk.names import check_name
+from plugin_sdk.schedule import Schedule as Schedule  # noqa: PLC0414 - authors import it from here, too
 
-NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 TYPE_GLOB: Final = re.compile(r"[A-Za-z0-9_*-]+(\.[A-Za-z0-9_*-]+)*")
 MAX_ITEMS: Final = 256
 """How many subscriptions, schedules or services one plugin may describe."""
@@ -45,7 +46,7 @@ class Subscription(DeliveryPolicy, frozen=True, kw_only=True):
     filters: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        _named("subscription", self.name)
+        check_name("subscription", self.name)
         if not self.types:
             raise DescriptionError(f"subscription '{self.name}' must name at least one event type")
         for glob in self.types:
@@ -60,29 +61,6 @@ class Subscription(DeliveryPolicy, frozen=True, kw_only=True):
             raise DescriptionError(f"subscription '{self.name}': {error}") from None
 
 
-class Schedule(msgspec.Struct, frozen=True, kw_only=True):
-    """When a firing comes due: exactly one of `cron`, `every` (seconds) and `at` (RFC 3339).
-
-    `misfire` says what becomes of instants missed while nothing ran: one firing, or none.
-    """
-
-    name: str
-    cron: str | None = None
-    every: float | None = None
-    at: str | None = None
-    timezone: str = "UTC"
-    misfire: Literal["once", "skip"] = "once"
-
-    def __post_init__(self) -> None:
-        _named("schedule", self.name)
-        if sum(rule is not None for rule in (self.cron, self.every, self.at)) != 1:
-            raise DescriptionError(f"schedule '{self.name}' takes exactly one of cron, every and at")
-        if self.every is not None and not 1 <= self.every < float("inf"):
-            raise DescriptionError(f"schedule '{self.name}': every must be at least 1 second")
-        if self.misfire not in {"once", "skip"}:
-            raise DescriptionError(f"schedule '{self.name}': misfire must be 'once' or 'skip', not '{self.misfire}'")
-
-
 class Service(msgspec.Struct, frozen=True, kw_only=True):
     """A method of the plugin that others can call by `plugin.name`."""
 
@@ -90,7 +68,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     summary: str = ""
 
     def __post_init__(self) -> None:
-        _named("service", self.name)
+        check_name("service", self.name)
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,10 +93,3 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
             for name in names:
                 if names.count(name) > 1:
                     raise DescriptionError(f"two {what}s are named '{name}'")
-
-
-def _named(what: str, name: str) -> None:
-    if not NAME.fullmatch(name):
-        raise DescriptionError(
-            f"'{name}' is no name for a {what}: write lower-case letters, digits and _, a letter first"
-        )

@@ -10,16 +10,17 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, Final, Literal, TypeVar, Unpack
+from typing import Any, ClassVar, Final, TypeVar, Unpack
 
 from pydantic import BaseModel
 
 from plugin_sdk.context import Context, Firing, Health, Request, Response, joined
 from plugin_sdk.delivery import PolicyOptions
-from plugin_sdk.description import Description, Schedule, Service, Subscription
+from plugin_sdk.description import Description, Service, Subscription
 from plugin_sdk.errors import DeadLetter, DescriptionError, HostError
 from plugin_sdk.events import Event
 from plugin_sdk.hookspecs import hookimpl
+from plugin_sdk.schedule import Schedule, ScheduleOptions, fields_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,50 +51,35 @@ def on_event(
     return mark
 
 
-def cron(
-    rule: str,
-    *,
-    timezone: str = "UTC",
-    name: str | None = None,
-    misfire: Literal["once", "skip"] = "once",
-) -> Callable[[F], F]:
+def cron(rule: str, *, timezone: str = "UTC", **options: Unpack[ScheduleOptions]) -> Callable[[F], F]:
     """Call the method by a cron rule (five or six fields, Debian semantics) in a time zone.
 
-    The method takes any of `firing` and `context`. `misfire` says what becomes of missed instants.
+    The method takes any of `firing` and `context`. The options are the policies of `Schedule`: what becomes of missed
+    instants (`misfire`, `misfire_limit`, `grace`) and of firings that would overlap (`overlap`, `max_running`),
+    `jitter`, `start`, `end` and `max_runtime`; spans are seconds or timedeltas. `name` defaults to the method's.
     """
     if not isinstance(rule, str):
         raise DescriptionError("cron takes a rule: write @cron('0 8 * * mon')")
-
-    def mark(method: F) -> F:
-        _takes(method, {"firing", "context"})
-        schedule = Schedule(name=name or method.__name__, cron=rule, timezone=timezone, misfire=misfire)
-        return _marked(method, schedule)
-
-    return mark
+    return _scheduled({"cron": rule, "timezone": timezone}, options)
 
 
-def every(
-    interval: float | timedelta, *, name: str | None = None, misfire: Literal["once", "skip"] = "once"
-) -> Callable[[F], F]:
+def every(interval: float | timedelta, **options: Unpack[ScheduleOptions]) -> Callable[[F], F]:
     """Call the method every `interval` seconds (at least 1); otherwise as `cron`."""
     seconds = interval.total_seconds() if isinstance(interval, timedelta) else float(interval)
-
-    def mark(method: F) -> F:
-        _takes(method, {"firing", "context"})
-        return _marked(method, Schedule(name=name or method.__name__, every=seconds, misfire=misfire))
-
-    return mark
+    return _scheduled({"every": seconds}, options)
 
 
-def at(
-    instant: datetime | str, *, name: str | None = None, misfire: Literal["once", "skip"] = "once"
-) -> Callable[[F], F]:
+def at(instant: datetime | str, **options: Unpack[ScheduleOptions]) -> Callable[[F], F]:
     """Call the method once, at an instant (aware datetime or RFC 3339); otherwise as `cron`."""
-    text = instant if isinstance(instant, str) else instant.isoformat()
+    return _scheduled({"at": instant if isinstance(instant, str) else instant.isoformat()}, options)
+
+
+def _scheduled(rule: dict[str, Any], options: ScheduleOptions) -> Callable[[F], F]:
+    name, fields = options.get("name"), fields_of(options)
 
     def mark(method: F) -> F:
         _takes(method, {"firing", "context"})
-        return _marked(method, Schedule(name=name or method.__name__, at=text, misfire=misfire))
+        return _marked(method, Schedule(name=name or method.__name__, **rule, **fields))
 
     return mark
 
