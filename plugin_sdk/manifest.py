@@ -64,7 +64,9 @@ def _glob(value: str) -> str:
 
 
 def _network(value: str) -> str:
-    if not re.fullmatch(r"([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):\d{1,5}", value) or not _port(value):
+    if value == "*:*":
+        return value
+    if not re.fullmatch(r"([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]|\*):\d{1,5}", value) or not _port(value):
         raise ValueError(f"'{value}' is no network target; write host:port, such as 'api.example.com:443'")
     return value
 

@@ -10,21 +10,28 @@ import ipaddress
 from collections.abc import Iterable
 from typing import Final
 
-_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
-_LOOPBACK_NAME: Final = "localhost"
+from plugin_sdk.addresses import is_public, standing_for
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_LOOPBACK_NAME: Final = "localhost"
+_ANY: Final = "*"
 
 
 class Destinations:
-    """The hosts and ports that one plugin is granted, each written `host:port` or `[address]:port`."""
+    """The hosts and ports that one plugin is granted, each written `host:port` or `[address]:port`.
+
+    `*:443` grants that port of every public address, by whatever name; `*:*` every port of them.
+    """
 
     def __init__(self, granted: Iterable[str]) -> None:
-        self._granted = {(normal(host), int(port)) for host, _, port in (one.rpartition(":") for one in granted)}
+        split = (one.rpartition(":") for one in granted)
+        self._granted = {(normal(host), port if port == _ANY else str(int(port))) for host, _, port in split}
 
     def holds(self, host: str, port: int) -> bool:
         """Whether this host and port are granted, by the name or the address as it is asked for."""
-        return (normal(host), port) in self._granted
+        wanted = normal(host)
+        if (wanted, str(port)) in self._granted:
+            return True
+        return not self._granted.isdisjoint({(_ANY, str(port)), (_ANY, _ANY)}) and _maybe_public(wanted)
 
 
 def normal(host: str) -> str:
@@ -43,24 +50,18 @@ def reachable(address: str, host: str) -> bool:
     metadata), shared, reserved or multicast may only where the grant names that very address; loopback also where it
     names `localhost`. IPv6 addresses that stand for an IPv4 one are taken for that.
     """
-    found = _standing_for(ipaddress.ip_address(address.partition("%")[0]))
+    found = standing_for(ipaddress.ip_address(address.partition("%")[0]))
     wanted = normal(host)
     if wanted in {address, str(found)}:
         return True
     if wanted == _LOOPBACK_NAME:
         return found.is_loopback
-    return found.is_global and not found.is_multicast
+    return is_public(found)
 
 
-def _standing_for(address: Address) -> Address:
-    if isinstance(address, ipaddress.IPv4Address):
-        return address
-    if address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    if address.sixtofour is not None:
-        return address.sixtofour
-    if address.teredo is not None:
-        return address.teredo[1]
-    if address in _NAT64:
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address
+def _maybe_public(wanted: str) -> bool:
+    """Whether a host may stand behind a wildcard: a public address, or a name, whose addresses are judged later."""
+    try:
+        return is_public(ipaddress.ip_address(wanted))
+    except ValueError:
+        return wanted != _LOOPBACK_NAME

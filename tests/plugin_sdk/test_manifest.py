@@ -65,6 +65,12 @@ def test_every_key_of_a_manifest_is_read() -> None:
     )
 
 
+@pytest.mark.parametrize("target", ["*:443", "*:*"])
+def test_a_manifest_may_ask_for_every_public_host(target: str) -> None:
+    text = f'plugin.id = "milestones"\nplugin.title = "Milestones"\npermissions.network = ["{target}"]'
+    assert Manifest.parse(text).permissions.network == (target,)
+
+
 def test_a_manifest_of_two_lines_asks_for_nothing_and_lives_in_a_process_of_its_own() -> None:
     least = Manifest.parse(b'plugin.id = "milestones"\nplugin.title = "Milestones"')
     assert least.permissions == Permissions()
@@ -113,6 +119,9 @@ REFUSED: list[tuple[str, str, str]] = [
     ("permissions", 'network = ["example.com"]', f"permissions.network.0: 'example.com' {TARGET}"),
     ("permissions", 'network = ["https://example.com:443"]', f"'https://example.com:443' {TARGET}"),
     ("permissions", 'network = ["*.example.com:443"]', f"'*.example.com:443' {TARGET}"),
+    ("permissions", 'network = ["example.com:*"]', f"'example.com:*' {TARGET}"),
+    ("permissions", 'network = ["*:0"]', f"'*:0' {TARGET}"),
+    ("permissions", 'network = ["*"]', f"'*' {TARGET}"),
     ("permissions", 'network = ["::1:443"]', f"'::1:443' {TARGET}"),
     ("permissions", 'network = ["example.com:0"]', f"'example.com:0' {TARGET}"),
     ("permissions", 'network = ["example.com:65536"]', f"'example.com:65536' {TARGET}"),

@@ -125,6 +125,20 @@ async def test_a_name_that_leads_inside_is_refused_whatever_else_it_leads_to(doo
     assert counts.refused == {"address_refused": 1}
 
 
+async def test_a_wildcard_grants_public_addresses_and_nothing_inside(door, server):
+    async def resolve(host, port):
+        return ["127.0.0.1"]
+
+    address, counts = door("*:*", resolve=resolve)
+    for host in ("localhost", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "169.254.169.254"):
+        answer = await exchange(address, f"CONNECT {host}:{server} HTTP/1.1\r\n\r\n".encode())
+        assert b"network_not_granted" in answer
+    for host in ("rebound.example.com", "2130706433", "0x7f.1"):
+        answer = await exchange(address, f"CONNECT {host}:{server} HTTP/1.1\r\n\r\n".encode())
+        assert b"address_refused" in answer
+    assert counts.refused == {"network_not_granted": 5, "address_refused": 3}
+
+
 async def test_a_name_without_an_address_and_a_port_without_a_listener_are_said(door):
     async def nowhere(_host, _port):
         raise OSError("no such name")
