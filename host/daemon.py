@@ -20,23 +20,30 @@ import structlog
 import uvloop
 
 from host.api.app import Routes, Server
-from host.api.resources.dead_letters import DeadLetters
+from host.api.resources.dead_letters import DeadLetterResource
+from host.api.resources.deliveries import PluginDeliveries
 from host.api.resources.events import Events
+from host.api.resources.filter_tests import FilterTests
 from host.api.resources.plugin_routes import PluginRoutes
 from host.api.resources.plugins import Plugins
 from host.api.resources.publishers import Publishers
+from host.api.resources.replays import ReplayResource
 from host.api.resources.schedules import Schedules
 from host.api.resources.system import Check, System
 from host.api.resources.tokens import TokenResource
 from host.control.access import Tokens
 from host.control.administration import Administration
+from host.control.dead_letters import DeadLetters
+from host.control.deliveries import DeliveryParts
 from host.control.drop_ins import install_drop_ins
 from host.control.host_metrics import HostMetrics
 from host.control.hosted_plugin import HostedPlugin, Parts
 from host.control.key_values import KeyValues
 from host.control.plugin_port import PluginPort
+from host.control.policies import Policies
 from host.control.reconciler import Reconciler
 from host.control.registry import PluginRecord, Registry
+from host.control.replays import Replays
 from host.errors import BusbarError
 from host.observe import logging as host_logging
 from host.observe.audit import Audit
@@ -44,6 +51,8 @@ from host.observe.logging import PluginLogs
 from host.observe.metrics import Metrics, RequestCounts
 from host.routing.bus import Bus
 from host.routing.guard import Guard
+from host.routing.log_budget import LogBudget
+from host.routing.replay_store import ReplayStore
 from host.routing.router import Router
 from host.routing.settlements import Settlements
 from host.routing.sqlite_log import SQLiteLog
@@ -69,10 +78,8 @@ from host.supply.release_store import ReleaseStore
 from host.supply.trust_store import TrustStore
 from plugin_sdk.clock import Clock, SystemClock
 from plugin_sdk.context import HostPort
-from plugin_sdk.resilience import BreakerPolicy
+from plugin_sdk.resilience import BreakerPolicy, TokenBucket
 
-PRUNE_SECONDS: Final = 300.0
-"""How often the log is pruned."""
 COLLECT_AFTER: Final = 50_000
 """Objects made, less those freed, before the garbage collector looks for cycles among the young ones."""
 CHECK_MEMORY: Final = 256 * 2**20
@@ -101,6 +108,8 @@ class _Core:
     store: ReleaseStore
     log: SQLiteLog
     bus: Bus
+    budget: LogBudget
+    replays: ReplayStore
     router: Router
     settlements: Settlements
     scheduler: Scheduler
@@ -188,7 +197,6 @@ class _Builder:
         core = await self._core()
         hosting = await self._hosting(core)
         daemon = await self._listen(core, hosting)
-        self._background(self._prune(core.log), "prune")
         folder = self._settings.supply.drop_in_directory
         if folder is not None:
             self._background(install_drop_ins(folder, hosting.administration, core.registry), "drop-ins")
@@ -220,6 +228,7 @@ class _Builder:
         scheduler = Scheduler(database, log, clock)
         scheduler.start()
         stack.push_async_callback(scheduler.stop)
+        bus, budget = self._ingress(log)
         return _Core(
             database=database,
             audit=Audit(database, clock),
@@ -228,12 +237,29 @@ class _Builder:
             trust=TrustStore(database, clock),
             store=store,
             log=log,
-            bus=Bus(log, max_body=self._settings.server.event_body),
+            bus=bus,
+            budget=budget,
+            replays=ReplayStore(database, clock),
             router=Router(log),
             settlements=settlements,
             scheduler=scheduler,
             logs=PluginLogs(),
         )
+
+    def _ingress(self, log: SQLiteLog) -> tuple[Bus, LogBudget]:
+        """The way into the log, and what bounds it."""
+        settings = self._settings.events
+
+        async def announce(event_type: str, subject: str, data: object) -> None:
+            await bus.announce(event_type, subject=subject, data=data)
+
+        budget = LogBudget(
+            log, keep_for=settings.keep_for, keep_bytes=settings.keep_bytes, clock=self._clock, announce=announce
+        )
+        rate = TokenBucket(settings.rate, max(1.0, settings.rate), self._clock.monotonic) if settings.rate else None
+        bus = Bus(log, max_body=self._settings.server.event_body, budget=budget, rate=rate)
+        self._background(budget.run(), "log budget")
+        return bus, budget
 
     async def _hosting(self, core: _Core) -> _Hosting:
         """What runs plugins, and what administrators change it with. Plugins start here."""
@@ -269,6 +295,7 @@ class _Builder:
             reconciler=reconciler,
             installer=installer,
             log=core.log,
+            replays=core.replays,
             scheduler=core.scheduler,
             audit=core.audit,
             validate_config=lambda release, config: examiner.validate_config(self._examined(release), config),
@@ -315,10 +342,16 @@ class _Builder:
             )
 
         return Parts(
-            log=core.log,
+            deliveries=DeliveryParts(
+                log=core.log,
+                replays=core.replays,
+                router=core.router,
+                settlements=core.settlements,
+                clock=self._clock,
+                rng=self._rng,
+                max_dead_letters=settings.events.dead_letters,
+            ),
             bus=core.bus,
-            router=core.router,
-            settlements=core.settlements,
             scheduler=core.scheduler,
             make_runtime=make_runtime,
             make_port=make_port,
@@ -349,7 +382,6 @@ class _Builder:
             administration=hosting.administration,
             registry=core.registry,
             reconciler=hosting.reconciler,
-            log=core.log,
             logs=core.logs,
             spool=core.store.staging,
             max_wheel=settings.server.wheel,
@@ -357,7 +389,14 @@ class _Builder:
         table = (
             *plugins.endpoints(),
             *Events(core.bus, core.log, settings.server.event_body).endpoints(),
-            *DeadLetters(core.log, core.router, core.audit).endpoints(),
+            *DeadLetterResource(DeadLetters(core.log, core.router, core.audit)).endpoints(),
+            *PluginDeliveries(
+                core.registry, Policies(core.registry, hosting.reconciler, core.audit), core.log
+            ).endpoints(),
+            *ReplayResource(
+                Replays(core.replays, core.log, core.registry, hosting.reconciler, core.audit, self._clock)
+            ).endpoints(),
+            *FilterTests().endpoints(),
             *Schedules(core.scheduler, core.audit).endpoints(),
             *Publishers(core.trust, core.audit).endpoints(),
             *TokenResource(core.tokens, core.audit).endpoints(),
@@ -421,18 +460,6 @@ class _Builder:
             timeout=limits.timeout,
             data_folder=self._state / "data" / ".examined" / release.plugin,
         )
-
-    async def _prune(self, log: SQLiteLog) -> None:
-        events = self._settings.events
-        while True:
-            try:
-                older_than = self._clock.now().timestamp() - events.keep_for
-                pruned = await log.prune(older_than, events.keep_bytes)
-                if pruned.events or pruned.held_by:
-                    _log.info("log_pruned", events=pruned.events, held_by=pruned.held_by)
-            except BusbarError as error:
-                _log.warning("log_not_pruned", error=error.message)
-            await asyncio.sleep(PRUNE_SECONDS)
 
     async def _checks(self, core: _Core, hosting: _Hosting) -> Sequence[Check]:
         started = time.perf_counter()

@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 
 import msgspec
 
+from host.control.deliveries import DeliveryParts
 from host.control.hosted_plugin import HostedPlugin, Parts
 from host.control.key_values import KeyValues
 from host.control.plugin_port import PluginPort
@@ -27,6 +28,7 @@ from host.observe.logging import PluginLogs
 from host.routing.bus import Bus
 from host.routing.event_log import Outcome, Settlement, StoredEvent
 from host.routing.guard import Guard
+from host.routing.replay_store import ReplayStore
 from host.routing.router import Router
 from host.routing.settlements import Settlements, Settler
 from host.routing.sqlite_log import SQLiteLog
@@ -59,6 +61,7 @@ LOAD_SECONDS: Final = 60.0
 UNLIMITED_SECONDS: Final = 7 * 86400.0
 """The time limit of a hook while somebody may be looking at it in a debugger."""
 MAX_BODY: Final = 2**20
+MAX_DEAD_LETTERS: Final = 1000
 
 Tell = Callable[[str], None]
 
@@ -157,18 +160,25 @@ class DevHost:
                     record.id, granted=record.granted, bus=bus, key_values=key_values, guard=guard, audit=audit
                 )
 
+            rng = random.Random()  # noqa: S311 - jitter, not secrets
             parts = Parts(
-                log=log,
+                deliveries=DeliveryParts(
+                    log=log,
+                    replays=ReplayStore(database, clock),
+                    router=Router(log),
+                    settlements=settlements,
+                    clock=clock,
+                    rng=rng,
+                    max_dead_letters=MAX_DEAD_LETTERS,
+                ),
                 bus=bus,
-                router=Router(log),
-                settlements=settlements,
                 scheduler=scheduler,
                 make_runtime=make_runtime,
                 make_port=make_port,
                 data=folder / "data",
                 logs=logs,
                 clock=clock,
-                rng=random.Random(),  # noqa: S311 - jitter, not secrets
+                rng=rng,
                 breaker=BreakerPolicy(),
                 supervision=SupervisionLimits(start=UNLIMITED_SECONDS if options.inline else LOAD_SECONDS),
             )
@@ -269,6 +279,7 @@ class DevHost:
             generation=0,
             config_revision=0,
             breaker="disabled",  # an author who makes mistakes wants to see each
+            policies={},
             installed_at=now,
             changed_at=now,
         )

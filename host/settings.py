@@ -66,10 +66,12 @@ class Log(_Section):
 
 
 class Events(_Section):
-    """`[events]`: how long events are kept."""
+    """`[events]`: how long events are kept, how fast they may come, and how many dead letters are kept."""
 
     keep_for: Duration = 7 * 86400.0
     keep_bytes: Annotated[Bytes, Field(ge=2**20)] = 2 * 2**30
+    rate: Annotated[float, Field(ge=0)] = 0.0
+    dead_letters: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
 
 
 class RuntimeSection(_Section):

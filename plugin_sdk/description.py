@@ -13,6 +13,7 @@ import msgspec
 
 from plugin_sdk.delivery import DeliveryPolicy
 from plugin_sdk.errors import DescriptionError
+from plugin_sdk.filters import compile_filters
 from plugin_sdk.names import check_name
 from plugin_sdk.schedule import Schedule as Schedule  # noqa: PLC0414 - authors import it from here, too
 
@@ -57,6 +58,7 @@ class Subscription(DeliveryPolicy, frozen=True, kw_only=True):
                 )
         try:
             DeliveryPolicy.__post_init__(self)
+            compile_filters(self.filters)
         except DescriptionError as error:
             raise DescriptionError(f"subscription '{self.name}': {error}") from None
 

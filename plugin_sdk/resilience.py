@@ -12,7 +12,6 @@ import asyncio
 import heapq
 import itertools
 import random
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum

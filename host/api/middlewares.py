@@ -18,7 +18,7 @@ from host.api.endpoint import TRACE
 from host.api.envelope import failure, refusal
 from host.errors import BusbarError
 from host.observe.metrics import RequestCounts
-from plugin_sdk.errors import InvalidEventError
+from plugin_sdk.errors import DescriptionError, InvalidEventError
 
 TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 """W3C Trace Context, section 3.2."""
@@ -85,6 +85,8 @@ async def _answer(
         return refusal(error, trace)
     except InvalidEventError as error:
         return failure(error.code, str(error), trace, status=400, errors=(error.attribute,))
+    except DescriptionError as error:
+        return failure(error.code, str(error), trace, status=400)
     except web.HTTPException as error:
         code, message = _CODES.get(error.status, ("http_error", error.reason))
         kept = {name: value for name, value in error.headers.items() if name in {"Allow", "Location"}}

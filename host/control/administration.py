@@ -29,6 +29,7 @@ from host.control.states import SETTLED, PluginState, PluginStatus
 from host.errors import BusbarError
 from host.observe.audit import Audit
 from host.routing.event_log import EventLog
+from host.routing.replay_store import ReplayStore
 from host.runtime.errors import HookFailedError
 from host.scheduling.rules import check_rule
 from host.scheduling.scheduler import Scheduler
@@ -56,6 +57,7 @@ class Administration:
         reconciler: Reconciler,
         installer: Installer,
         log: EventLog,
+        replays: ReplayStore,
         scheduler: Scheduler,
         audit: Audit,
         validate_config: Callable[[Release, dict[str, Any]], Awaitable[None]],
@@ -64,6 +66,7 @@ class Administration:
         self._reconciler = reconciler
         self._installer = installer
         self._log = log
+        self._replays = replays
         self._scheduler = scheduler
         self._audit = audit
         self._validate_config = validate_config
@@ -126,6 +129,7 @@ class Administration:
         await self._registry.remove(plugin, purge=purge)
         await self._reconciler.settled(plugin)
         await self._scheduler.forget(plugin)
+        await self._replays.cancel_all(plugin)
         if purge:
             await self._log.forget(plugin)
         else:

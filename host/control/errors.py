@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 from host.errors import BusbarError, ErrorKind
@@ -93,3 +94,27 @@ class KeyValueRefusedError(ControlError):
 
     code = "kv_quota_exceeded"
     kind = ErrorKind.TOO_LARGE
+
+
+class SubscriptionNotFoundError(ControlError):
+    """The plugin has no subscription of that name."""
+
+    code = "subscription_not_found"
+    kind = ErrorKind.NOT_FOUND
+
+    def __init__(self, plugin: str, name: str, names: Iterable[str]) -> None:
+        super().__init__(f"{plugin} has no subscription '{name}': it has {', '.join(names) or 'none'}")
+
+
+class PolicyRefusedError(ControlError):
+    """A delivery policy that cannot be meant."""
+
+    code = "policy_invalid"
+    kind = ErrorKind.UNPROCESSABLE
+
+
+class NothingToReplayError(ControlError):
+    """The log has no event of the time that is to be replayed."""
+
+    code = "nothing_to_replay"
+    kind = ErrorKind.UNPROCESSABLE

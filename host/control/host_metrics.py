@@ -74,7 +74,7 @@ class HostMetrics:
                 breakers.add_metric((plugin, state.value), int(state is breaker.state))
             rejected.add_metric((plugin,), breaker.rejected)
             in_use.add_metric((plugin,), hosted.guard.bulkhead.in_use)
-            for consumer in hosted.consumers:
+            for consumer in hosted.deliveries.consumers:
                 lag.add_metric((plugin, consumer.subscription.name), consumer.lag)
             restarts.add_metric((plugin,), hosted.supervisor.restarts)
             seen = hosted.supervisor.snapshot()

@@ -1,4 +1,4 @@
-"""One release of one plugin while it is meant to run: guard, supervised runtime, consumers and schedules."""
+"""One release of one plugin while it is meant to run: guard, supervised runtime, deliveries and schedules."""
 
 from __future__ import annotations
 
@@ -11,18 +11,14 @@ from typing import Any, Final
 
 import structlog
 
+from host.control.deliveries import Deliveries, DeliveryParts
 from host.control.plugin_port import PluginPort
 from host.control.registry import PluginRecord
 from host.control.states import PluginState, PluginStatus
 from host.errors import BusbarError
 from host.observe.logging import PluginLogs
 from host.routing.bus import Bus
-from host.routing.consumer import Consumer
-from host.routing.event_log import EventLog
 from host.routing.guard import Guard
-from host.routing.router import Router
-from host.routing.settlements import Settlements
-from host.routing.subscriptions import bind
 from host.runtime.runtime import Launch, Runtime
 from host.runtime.supervisor import SupervisedState, SupervisionLimits, Supervisor
 from host.scheduling.scheduler import Scheduler
@@ -44,10 +40,8 @@ _log = structlog.get_logger(__name__)
 class Parts:
     """What every hosted plugin is built from; made once, in the composition root."""
 
-    log: EventLog
+    deliveries: DeliveryParts
     bus: Bus
-    router: Router
-    settlements: Settlements
     scheduler: Scheduler
     make_runtime: Callable[[Launch, HostPort], Runtime]
     make_port: Callable[[PluginRecord, Guard], PluginPort]
@@ -92,19 +86,13 @@ class HostedPlugin:
             rng=parts.rng,
             on_change=changed,
         )
-        self.consumers = tuple(
-            Consumer(
-                subscription,
-                log=parts.log,
-                router=parts.router,
-                settlements=parts.settlements,
-                guard=self.guard,
-                target=self,
-                clock=parts.clock,
-                rng=parts.rng,
-                note_first=limits.isolation == "inline",
-            )
-            for subscription in bind(record.id, record.description, limits.timeout)
+        self.deliveries = Deliveries(
+            record.id,
+            parts.deliveries,
+            guard=self.guard,
+            target=self,
+            timeout=limits.timeout,
+            note_first=limits.isolation == "inline",
         )
         self.health = Health()
         self._health_task: asyncio.Task[None] | None = None
@@ -117,10 +105,7 @@ class HostedPlugin:
     async def start(self) -> None:
         """Let the runtime start, and events and schedules come; the state tells how it goes."""
         self.supervisor.start()
-        # An earlier release's subscription that is gone must not hold the log for ever.
-        await self._parts.log.retire(self.record.id, {consumer.key for consumer in self.consumers})
-        for consumer in self.consumers:
-            await consumer.start()
+        await self.deliveries.start(self.record)
         await self._parts.scheduler.adopt(self.record.id, self.record.description.schedules)
         self._health_task = asyncio.create_task(self._watch_health(), name=f"health {self.record.id}")
 
@@ -130,9 +115,7 @@ class HostedPlugin:
             self._health_task.cancel()
             await asyncio.wait((self._health_task,))
         await self._parts.scheduler.suspend(self.record.id)
-        async with asyncio.TaskGroup() as group:
-            for consumer in self.consumers:
-                group.create_task(consumer.stop(grace))
+        await self.deliveries.stop(grace)
         await self.supervisor.stop()
         if self._announcements:
             await asyncio.wait(tuple(self._announcements))
@@ -169,6 +152,11 @@ class HostedPlugin:
             call = ConfigCall(record.effective_config, record.granted_secrets)
             await self.supervisor.call(call)
 
+    async def change_policies(self, record: PluginRecord, grace: float) -> None:
+        """Deliver under other policies from now on; the plugin runs on."""
+        self.record = record
+        await self.deliveries.change_policies(record, grace)
+
     def apply_breaker(self, wanted: str) -> None:
         """Override the breaker (`open`, `closed`, `disabled`), or let it be (`auto`)."""
         breaker = self.guard.breaker
@@ -183,11 +171,6 @@ class HostedPlugin:
                 breaker.auto("released by an operator")
 
     # -- what it is doing
-
-    @property
-    def lag(self) -> int:
-        """Events of the log that the slowest subscription has not settled."""
-        return max((consumer.lag for consumer in self.consumers), default=0)
 
     def status(self) -> PluginStatus:
         """The plugin's state, and why."""

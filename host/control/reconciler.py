@@ -113,6 +113,8 @@ class Keeper:
             await self._start(record, wanted)
         elif self.hosted is not None and record.config_revision != self._config_revision:
             await self._reconfigure(record)
+        if self.hosted is not None and record.policies != self.hosted.record.policies:
+            await self.hosted.change_policies(record, self._grace)
         if self.hosted is not None and record.breaker != self.hosted.record.breaker:
             self.hosted.record = record
             self.hosted.apply_breaker(record.breaker)

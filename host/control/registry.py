@@ -21,10 +21,10 @@ from plugin_sdk.manifest import Permissions
 
 _COLUMNS: Final = (
     "id, sha256, version, publisher, sequence, title, description, requested, granted, config, secrets, "
-    "enabled, generation, config_revision, breaker, installed_at, changed_at"
+    "enabled, generation, config_revision, breaker, policies, installed_at, changed_at"
 )
 _SELECT: Final = f"SELECT {_COLUMNS} FROM plugins"
-_SAVE: Final = f"INSERT OR REPLACE INTO plugins ({_COLUMNS}) VALUES ({', '.join('?' * 17)})"
+_SAVE: Final = f"INSERT OR REPLACE INTO plugins ({_COLUMNS}) VALUES ({', '.join('?' * 18)})"
 _REMEMBER: Final = (
     "INSERT OR REPLACE INTO plugin_history (id, version, sha256, publisher, sequence) VALUES (?, ?, ?, ?, ?)"
 )
@@ -36,7 +36,8 @@ class PluginRecord:
     """What is wanted of one plugin.
 
     `generation` grows with every asked-for restart, `config_revision` with every change of config;
-    `breaker` is an operator's standing override, or `auto`.
+    `breaker` is an operator's standing override, or `auto`; `policies` are fields of delivery policies that an
+    administrator overrides, by the name of the subscription.
     """
 
     id: str
@@ -54,6 +55,7 @@ class PluginRecord:
     generation: int
     config_revision: int
     breaker: str
+    policies: dict[str, dict[str, Any]]
     installed_at: float
     changed_at: float
 
@@ -181,6 +183,7 @@ class Registry:
             generation=0 if before is None else before.generation + 1,
             config_revision=0 if before is None else before.config_revision,
             breaker="auto" if before is None else before.breaker,
+            policies={} if before is None else before.policies,
             installed_at=now if before is None else before.installed_at,
             changed_at=now,
         )
@@ -241,6 +244,7 @@ class Registry:
             record.generation,
             record.config_revision,
             record.breaker,
+            msgspec.json.encode(record.policies).decode(),
             record.installed_at,
             record.changed_at,
         )
@@ -263,6 +267,7 @@ class Registry:
             generation=row["generation"],
             config_revision=row["config_revision"],
             breaker=row["breaker"],
+            policies=msgspec.json.decode(row["policies"]),
             installed_at=row["installed_at"],
             changed_at=row["changed_at"],
         )

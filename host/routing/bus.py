@@ -4,25 +4,33 @@ from __future__ import annotations
 
 from typing import Final
 
-from host.routing.errors import EventRefusedError
+from host.routing.errors import EventRefusedError, PublishRateError
 from host.routing.event_log import Appended, EventLog
+from host.routing.log_budget import LogBudget
 from plugin_sdk.events import Event, new_event
+from plugin_sdk.resilience import TokenBucket
 
 RESERVED: Final = "busbar."
 """Types that only the host publishes; a plugin or client that could forge them could fire schedules."""
 
 
 class Bus:
-    """Checks size and type of what is published, and answers once it is durable.
+    """Checks size, type and rate of what is published, and answers once it is durable.
 
     Args:
         log: Where events go.
         max_body: Bytes that one event may have as JSON.
+        budget: Says whether there is room; None where the log has no bound.
+        rate: Limits how many events a second are taken in; None for no limit.
     """
 
-    def __init__(self, log: EventLog, *, max_body: int) -> None:
+    def __init__(
+        self, log: EventLog, *, max_body: int, budget: LogBudget | None = None, rate: TokenBucket | None = None
+    ) -> None:
         self._log = log
         self._max_body = max_body
+        self._budget = budget
+        self._rate = rate
         self._open = True
         self.published = 0
         self.duplicates = 0
@@ -37,22 +45,31 @@ class Bus:
         Raises:
             EventRefusedError: the host is stopping, the event is too large, or its type is the host's own.
             EventConflictError: the log has another event under the same source and id.
+            PublishRateError: more events come than a second may have.
+            LogFullError: the log has no room.
         """
         if event.type.startswith(RESERVED):
             raise EventRefusedError.reserved(event.type)
+        if self._rate is not None and not self._rate.take():
+            raise PublishRateError(
+                f"this host takes {self._rate.rate:g} events a second: slow down, or have events.rate raised",
+                retry_after=max(1.0, 1 / self._rate.rate),
+            )
         return await self._append(event)
 
     async def announce(self, event_type: str, *, subject: str, data: object) -> Appended:
-        """Append an event of the host's own, such as a breaker that opened."""
+        """Append an event of the host's own, such as a breaker that opened; taken even where the log is full."""
         event = new_event(RESERVED + event_type, source="/busbar/host", subject=subject, data=data)
-        return await self._append(event)
+        return await self._append(event, own=True)
 
-    async def _append(self, event: Event) -> Appended:
+    async def _append(self, event: Event, *, own: bool = False) -> Appended:
         if not self._open:
             raise EventRefusedError.stopping()
         body = event.to_json()
         if len(body) > self._max_body:
             raise EventRefusedError.too_large(len(body), self._max_body)
+        if self._budget is not None and not own:
+            self._budget.admit(len(body))
         appended = await self._log.append(event, body)
         if appended.duplicate:
             self.duplicates += 1

@@ -2,7 +2,7 @@
 
 It is fed from memory by the commit that just happened while it keeps up, and reads batches from the log
 while it does not; both ways are bounded. An event that fails steps aside into the retry table, so the
-ones behind it go on.
+ones behind it go on, unless the subscription asks for order.
 """
 
 from __future__ import annotations
@@ -10,56 +10,43 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable
-from functools import partial
-from typing import Any, Final, Protocol
+from collections.abc import Callable
+from typing import Final
 
 import structlog
 
 from host.errors import BusbarError
+from host.routing.admission import Admission, Target
+from host.routing.attempts import Attempts
 from host.routing.event_log import EventLog, Outcome, PendingRetry, Settlement, StoredEvent
 from host.routing.guard import Guard, Permit
+from host.routing.lanes import Lanes
 from host.routing.progress import Progress
 from host.routing.router import Router
 from host.routing.settlements import Settlements
-from host.routing.subscriptions import BoundSubscription
-from host.runtime.errors import NotRunningError
-from plugin_sdk.calls import HookCall
+from host.routing.subscriptions import SCHEDULES, BoundSubscription
 from plugin_sdk.clock import Clock
-from plugin_sdk.errors import DeadLetter, Drop, Retry
 
 LIVE_EVENTS: Final = 1024
 """Events held in memory for a consumer that keeps up; one more and it reads from the log instead."""
 READ_EVENTS: Final = 256
 READ_RETRY_SECONDS: Final = 1.0
-REFUSED_SECONDS: Final = 0.5
-"""Wait before a delivery that no runtime took is offered again."""
+MAX_PARKED: Final = 1024
+"""Events that wait in memory behind others of their lane; with more the consumer reads no further."""
+MAX_AHEAD: Final = 65_536
+"""Events settled above the cursor; with more the consumer waits for the one that holds the cursor."""
+MAX_RETRIES: Final = 10_000
+"""Deliveries of one subscription that wait for their next attempt; with more it takes no new event."""
+SUPERSEDED: Final = "superseded: the schedule came due again"
 
 _log = structlog.get_logger(__name__)
-
-
-class Target(Protocol):
-    """The plugin's runtime, as a consumer needs it."""
-
-    @property
-    def running(self) -> bool:
-        """Whether a call would reach the plugin now."""
-        ...
-
-    async def wait_running(self) -> None:
-        """Wait until the plugin's runtime runs."""
-        ...
-
-    def call(self, call: HookCall) -> Awaitable[Any]:
-        """Enter the hook; raises `NotRunningError` where no runtime took the call."""
-        ...
 
 
 class Consumer:
     """Delivers the events of one subscription.
 
     Args:
-        subscription: What it takes, and how failures are retried.
+        subscription: What it takes, and by which policy.
         log: Where events, cursors and retries are.
         router: Offers new events.
         settlements: Takes the outcomes.
@@ -69,6 +56,10 @@ class Consumer:
         rng: For the jitter of retries.
         note_first: Write each attempt down before the hook is called, because the hook could take the
             host down with it (an inline runtime).
+        max_dead_letters: How many dead letters of the plugin are kept.
+        stretch: The first and the last sequence it delivers, for a replay: it ends once all of them are settled.
+            None for one that follows the log.
+        ended: Called when it ended.
     """
 
     def __init__(
@@ -83,35 +74,61 @@ class Consumer:
         clock: Clock,
         rng: random.Random,
         note_first: bool = False,
+        max_dead_letters: int = 10_000,
+        stretch: tuple[int, int] | None = None,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
         self.subscription = subscription
         self.key = subscription.id
         self._events = log
         self._router = router
         self._settlements = settlements
-        self._guard = guard
-        self._target = target
         self._clock = clock
-        self._rng = rng
         self._note_first = note_first
+        self._first = None if stretch is None else stretch[0]
+        self._last = None if stretch is None else stretch[1]
+        self._ended = ended
+        self._admission = Admission(subscription, settlements=settlements, guard=guard, target=target, clock=clock)
+        self._attempts = Attempts(
+            subscription,
+            guard=guard,
+            target=target,
+            clock=clock,
+            rng=rng,
+            letters_full=lambda: log.kept_letters(subscription.plugin) >= max_dead_letters,
+        )
+        self._lanes = Lanes(subscription.policy.order, subscription.policy.at_failure)
         self._progress = Progress(0)
         self._queue: deque[StoredEvent] = deque()
         self._live = False
         self._arrived = asyncio.Event()
+        self._settled = asyncio.Event()
         self._retries_changed = asyncio.Event()
+        self._waiting_retries = 0
         self._retrying: set[int] = set()
         self._just_written: set[int] = set()
+        self._queued: set[asyncio.Task[None] | None] = set()
         self._feeders: list[asyncio.Task[None]] = []
+        self._running: dict[int, asyncio.Task[None] | None] = {}
+        self._superseded: set[int] = set()
+        self._stopping = False
         self._task: asyncio.Task[None] | None = None
 
     # -- life
 
     async def start(self) -> None:
         """Take up the cursor where it stands and follow the log; a new subscription starts at its end."""
-        position = await self._events.cursor(self.key, start=self._router.dispatched)
+        start = self._router.dispatched if self._first is None else self._first - 1
+        holds = self.subscription.policy.behind == "hold"
+        position = await self._events.cursor(self.key, start=start, holds=holds)
         self._progress = Progress(position, await self._events.ahead(self.key))
+        self._waiting_retries = await self._events.waiting_retries(self.key)
+        if self._lanes.blocks:
+            for stored in await self._events.waiting_events(self.key, MAX_RETRIES):
+                self._lanes.occupy(stored)
         self._settlements.attach(self, position)
-        self._router.attach(self)
+        if self._last is None:
+            self._router.attach(self)
         self._task = asyncio.create_task(self._run(), name=f"consumer {self.key}")
 
     async def stop(self, grace: float) -> None:
@@ -119,9 +136,11 @@ class Consumer:
 
         What does not end in time is cancelled; it counts for nothing and is delivered again.
         """
+        self._stopping = True
         self._router.detach(self)
-        for feeder in self._feeders:
-            feeder.cancel()
+        for waiting in (*self._feeders, *self._queued):
+            if waiting is not None:
+                waiting.cancel()
         if self._task is not None:
             done, _ = await asyncio.wait((self._task,), timeout=grace)
             if not done:
@@ -138,6 +157,19 @@ class Consumer:
     def in_flight(self) -> int:
         """Deliveries taken from the log and not settled."""
         return self._progress.outstanding
+
+    @property
+    def waiting_retries(self) -> int:
+        """Deliveries that wait for their next attempt."""
+        return self._waiting_retries
+
+    def cancel(self, sequence: int) -> bool:
+        """Cancel the running delivery of a firing, which is then dropped; False where none runs."""
+        task = self._running.get(sequence)
+        if task is None:
+            return False
+        self._superseded.add(sequence)
+        return task.cancel()
 
     # -- what router and settlements call
 
@@ -168,56 +200,89 @@ class Consumer:
         if changed:
             self._retries_changed.set()
 
-    def retries_changed(self) -> None:
-        """Someone else put something into the retry table: look again."""
+    def retries_added(self, count: int) -> None:
+        """Someone else put deliveries into the retry table: look again."""
+        self._waiting_retries += count
         self._retries_changed.set()
 
     # -- the two feeders
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            self._feeders = [
-                group.create_task(self._follow(group), name=f"follow {self.key}"),
-                group.create_task(self._retry(group), name=f"retry {self.key}"),
-            ]
+            follow = group.create_task(self._follow(group), name=f"follow {self.key}")
+            retry = group.create_task(self._retry(group), name=f"retry {self.key}")
+            self._feeders = [follow, retry]
+            if self._last is not None:
+                await asyncio.wait((follow,))
+                await self._all_settled()
+                retry.cancel()
+        if self._last is not None:
+            self._ended()
+
+    async def _all_settled(self) -> None:
+        """Wait until nothing is in flight and no retry waits."""
+        while self._progress.outstanding or self._waiting_retries:
+            self._settled.clear()
+            await self._settled.wait()
 
     async def _follow(self, group: asyncio.TaskGroup) -> None:
         while True:
             if not self._queue:
-                await self._refill()
+                if not await self._refill():
+                    return
                 continue
             # The event leaves the queue only when it is taken: a consumer that is stopped while it
             # waits for admission must not count it as read.
             stored = self._queue[0]
-            if not self.subscription.filter.takes(stored.event):
+            if not self.subscription.takes(stored):
                 self._progress.read = stored.sequence
             else:
-                permit = await self._admitted()
-                if self._progress.take(stored.sequence):
-                    group.create_task(self._deliver(stored, 1, permit))
+                await self._room()
+                permit = await self._admission.admit()
+                if not self._progress.take(stored.sequence):
+                    self._admission.give_back(permit)
+                elif self._lanes.enter(stored):
+                    group.create_task(self._deliver(group, stored, 1, permit))
                 else:
-                    permit.give_back()
+                    self._admission.give_back(permit)
             self._queue.popleft()
 
-    async def _refill(self) -> None:
-        """Wait for an event while this consumer keeps up, else read a batch of the log."""
+    async def _room(self) -> None:
+        """Wait while as much as may be is parked, set aside, or settled above the cursor."""
+        while (
+            self._lanes.parked >= MAX_PARKED
+            or self._waiting_retries >= MAX_RETRIES
+            or self._progress.ahead >= MAX_AHEAD
+        ):
+            self._settled.clear()
+            await self._settled.wait()
+
+    async def _refill(self) -> bool:
+        """Wait for an event while this consumer keeps up, else read a batch; False where there is no more to come."""
         if self._live:
             self._arrived.clear()
             await self._arrived.wait()
-            return
+            return True
+        dispatched = self._router.dispatched
         try:
             batch = await self._events.read(after=self._progress.read, limit=READ_EVENTS)
         except BusbarError as error:
             _log.warning("log_not_read", subscription=self.key, error=error.message)
             await asyncio.sleep(READ_RETRY_SECONDS)
-            return
+            return True
+        if self._last is not None:
+            batch = [stored for stored in batch if stored.sequence <= self._last]
+            if not batch:
+                self._progress.read = max(self._progress.read, self._last)
+                return False
         self._queue.extend(batch)
-        # Nothing awaits between this look and the switch, so no commit can slip in between.
-        if not batch and self._progress.read >= self._router.dispatched:
-            self._live = True
-        elif not batch:
-            # The log ends below what was dispatched only where pruning took the rest.
-            self._progress.read = self._router.dispatched
+        if not batch:
+            # What was dispatched before this read and is not in the log was pruned. What came while it read may be
+            # missing from its snapshot only: then the next read has it.
+            self._progress.read = max(self._progress.read, dispatched)
+            # Nothing awaits between this look and the switch, so no commit can slip in between.
+            self._live = self._progress.read >= self._router.dispatched
+        return True
 
     async def _retry(self, group: asyncio.TaskGroup) -> None:
         while True:
@@ -243,109 +308,82 @@ class Consumer:
         busy = self._retrying | self._just_written
         fresh = [(pending, stored) for pending, stored in due if pending.sequence not in busy]
         for pending, stored in fresh:
-            permit = await self._admitted()
+            permit = await self._admission.admit()
             self._retrying.add(pending.sequence)
-            group.create_task(self._deliver(stored, pending.attempt + 1, permit))
+            group.create_task(self._deliver(group, stored, pending.attempt + 1, permit, pending.error))
         if len(due) >= limit:
             return 0.0
         following = await self._events.next_due(self.key, after=now)
         return None if following is None else max(0.0, following - self._clock.now().timestamp())
 
-    async def _admitted(self) -> Permit:
-        """Wait for the disk, the runtime, the bulkhead and the breaker; none of this is an attempt."""
-        while True:
-            await self._settlements.room()
-            await self._target.wait_running()
-            permit = await self._guard.admit()
-            if self._target.running:
-                return permit
-            permit.give_back()
-
     # -- one delivery
 
-    async def _deliver(self, stored: StoredEvent, attempt: int, permit: Permit) -> None:
-        subscription = self.subscription
-        delivery, call = subscription.call_for(stored, attempt)
-        if attempt > subscription.retry.attempts:
-            permit.give_back()
-            lost = "the host or the worker stopped during the last attempt"
-            self._settle(stored, attempt - 1, self._clock.now().timestamp(), 0.0, Outcome.DEAD_LETTERED, lost)
-            return
-        started_at = self._clock.now().timestamp()
-        started = self._clock.monotonic()
-        outcome, reason, traceback = Outcome.DELIVERED, "", ""
-        retry_after: float | None = None
+    async def _deliver(
+        self, group: asyncio.TaskGroup, stored: StoredEvent, attempt: int, permit: Permit, last: str = ""
+    ) -> None:
         try:
-            if self._note_first:
-                await self._note(stored.sequence, attempt)
-            await self._guard.run(
-                permit, partial(self._target.call, call), subscription.hook, subscription.timeout, delivery.id
-            )
-        except Retry as verdict:
-            outcome, reason, retry_after = (
-                Outcome.RETRIED,
-                verdict.reason or "the plugin asked",
-                verdict.after,
-            )
-        except Drop as verdict:
-            outcome, reason = Outcome.DROPPED, verdict.reason
-        except DeadLetter as verdict:
-            outcome, reason = Outcome.DEAD_LETTERED, verdict.reason
-        except NotRunningError as error:
-            outcome, reason, retry_after, attempt = (
-                Outcome.RETRIED,
-                error.message,
-                REFUSED_SECONDS,
-                attempt - 1,
-            )
-        except Exception as error:  # noqa: BLE001 - whatever a plugin raises is an outcome, never the host's end
-            outcome, reason = Outcome.RETRIED, f"{_named(error)}"
-            traceback = getattr(error, "traceback", "")
-        duration = self._clock.monotonic() - started
-        if outcome is Outcome.RETRIED and attempt >= subscription.retry.attempts:
-            outcome, reason = Outcome.DEAD_LETTERED, f"gave up after {attempt} attempts: {reason}"
-        retry_at = None
-        if outcome is Outcome.RETRIED:
-            delay = subscription.retry.delay(max(attempt, 1), rng=self._rng)
-            retry_at = self._clock.now().timestamp() + (delay if retry_after is None else retry_after)
-        self._settle(stored, attempt, started_at, duration, outcome, reason, traceback, retry_at)
+            settlement = await self._attempt(stored, attempt, permit, last)
+        finally:
+            self._admission.left()
+        self._settle(group, settlement)
+
+    async def _attempt(self, stored: StoredEvent, attempt: int, permit: Permit, last: str) -> Settlement:
+        sequence, attempts = stored.sequence, self._attempts
+        given_up = attempts.beyond(stored, attempt, last)
+        if given_up:
+            permit.give_back()
+            return attempts.give_up(stored, attempt - 1, given_up, noted=sequence in self._retrying)
+        if self._note_first:
+            try:
+                await self._note(sequence, attempt)
+            except BaseException as error:
+                permit.give_back()
+                if not isinstance(error, BusbarError):
+                    raise
+                return attempts.put_off(stored, attempt - 1, error.message, noted=sequence in self._retrying)
+        if self.subscription.name != SCHEDULES:
+            return await attempts.make(stored, attempt, permit, noted=sequence in self._retrying)
+        self._running[sequence] = task = asyncio.current_task()
+        try:
+            return await attempts.make(stored, attempt, permit, noted=sequence in self._retrying)
+        except asyncio.CancelledError:
+            if sequence not in self._superseded or task is None or task.uncancel():
+                raise
+            return attempts.drop(stored, attempt, SUPERSEDED, noted=sequence in self._retrying)
+        finally:
+            self._superseded.discard(sequence)
+            del self._running[sequence]
+
+    async def _deliver_next(self, group: asyncio.TaskGroup, stored: StoredEvent) -> None:
+        """Deliver an event that waited behind another of its lane."""
+        try:
+            permit = await self._admission.admit()
+        finally:
+            self._queued.discard(asyncio.current_task())
+        await self._deliver(group, stored, 1, permit)
 
     async def _note(self, sequence: int, attempt: int) -> None:
         """Make the attempt durable before the hook runs, so that a hook that ends the host is counted."""
-        self._retrying.add(sequence)
         now = self._clock.now().timestamp()
-        await self._events.begin([PendingRetry(self.key, sequence, attempt, now, "started")])
+        await self._events.begin([PendingRetry(self.key, sequence, attempt, now, "")])
+        if sequence not in self._retrying:
+            self._retrying.add(sequence)
+            self._waiting_retries += 1
 
-    def _settle(
-        self,
-        stored: StoredEvent,
-        attempt: int,
-        started_at: float,
-        duration: float,
-        outcome: Outcome,
-        reason: str,
-        traceback: str = "",
-        retry_at: float | None = None,
-    ) -> None:
-        subscription = self.subscription
+    def _settle(self, group: asyncio.TaskGroup, settlement: Settlement) -> None:
+        stored, outcome = settlement.stored, settlement.outcome
+        again = outcome is Outcome.RETRIED
+        self._waiting_retries += again - settlement.noted
         self._progress.settle(stored.sequence)
-        self._settlements.add(
-            self,
-            Settlement(
-                subscription=subscription.id,
-                plugin=subscription.plugin,
-                stored=stored,
-                attempt=attempt,
-                outcome=outcome,
-                started_at=started_at,
-                duration=duration,
-                error=reason,
-                traceback=traceback,
-                retry_at=retry_at,
-                noted=stored.sequence in self._retrying,
-            ),
-        )
+        self._settlements.add(self, settlement)
+        self._settled.set()
+        # What no runtime took was never tried: it keeps its place in any case.
+        if self._lanes.ordered and (not again or not (self._lanes.blocks or settlement.attempt == 0)):
+            following = self._lanes.leave(stored)
+            if following is not None and not self._stopping:
+                self._queued.add(group.create_task(self._deliver_next(group, following)))
         if outcome is not Outcome.DELIVERED:
+            subscription = self.subscription
             _log.warning(
                 "delivery_" + outcome.value.replace("-", "_"),
                 plugin=subscription.plugin,
@@ -353,8 +391,8 @@ class Consumer:
                 event_id=stored.event.id,
                 event_type=stored.event.type,
                 delivery=f"{subscription.id}/{stored.sequence}",
-                attempt=attempt,
-                reason=reason,
+                attempt=settlement.attempt,
+                reason=settlement.error,
             )
 
     def _position(self) -> int:
@@ -362,9 +400,3 @@ class Consumer:
         if self._live and not self._queue:
             self._progress.read = max(self._progress.read, self._router.dispatched)
         return self._progress.position
-
-
-def _named(error: Exception) -> str:
-    if isinstance(error, BusbarError):
-        return error.message
-    return f"{type(error).__name__}: {error}"

@@ -87,3 +87,27 @@ class NoSuchDeliveryError(RoutingError):
 
     code = "no_such_delivery"
     kind = ErrorKind.NOT_FOUND
+
+
+class ReplayNotFoundError(RoutingError):
+    """No replay of that id."""
+
+    code = "replay_not_found"
+    kind = ErrorKind.NOT_FOUND
+
+    def __init__(self, replay: object) -> None:
+        super().__init__(f"replay {replay} not found: GET /api/v1/replays lists them")
+
+
+class LogFullError(RoutingError):
+    """The event log has no room for another event."""
+
+    code = "log_full"
+    kind = ErrorKind.UNAVAILABLE
+
+
+class PublishRateError(RoutingError):
+    """Events come faster than the operator allows."""
+
+    code = "rate_limited"
+    kind = ErrorKind.BUSY

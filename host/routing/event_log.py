@@ -87,6 +87,8 @@ class DeadLetterRecord:
     traceback: str
     attempts: int
     at: float
+    history: str
+    """Every attempt as a JSON array of objects `attempt`, `at` (seconds since the epoch), `duration`, `error`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +117,38 @@ class EventQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class LetterQuery:
+    """Which dead letters: `type` may hold `*`; `since` is included, `until` is not; `below` is an id."""
+
+    plugin: str | None = None
+    subscription: str | None = None
+    type: str | None = None
+    since: float | None = None
+    until: float | None = None
+    letter: int | None = None
+    below: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryQuery:
+    """Which lines of the attempt log."""
+
+    outcome: Outcome | None = None
+    event_id: str | None = None
+    subscription: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Pruned:
-    """What pruning removed, and which subscriptions kept it from removing more."""
+    """What pruning removed, and which subscriptions kept it from removing more.
+
+    `skipped` has the subscriptions that do without what is too old, and how many places of the log, and deliveries
+    to be tried again, each of them has lost by it.
+    """
 
     events: int
     held_by: tuple[str, ...]
+    skipped: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +205,11 @@ class EventLog(Protocol):
         """The events with this id, one for each source that used it."""
         ...
 
-    async def cursor(self, subscription: str, *, start: int) -> int:
-        """Where a subscription stands; a new one is made to stand at `start`."""
+    async def cursor(self, subscription: str, *, start: int, holds: bool = True) -> int:
+        """Where a subscription stands; a new one is made to stand at `start`.
+
+        `holds` says whether events above it stay in the log until it has passed them.
+        """
         ...
 
     async def ahead(self, subscription: str) -> set[int]:
@@ -191,7 +223,15 @@ class EventLog(Protocol):
         ...
 
     async def begin(self, attempts: Sequence[PendingRetry]) -> None:
-        """Write down attempts that are about to be made."""
+        """Write down attempts that are about to be made: a reader who starts anew finds them among the retries."""
+        ...
+
+    async def waiting_retries(self, subscription: str) -> int:
+        """How many deliveries wait for their next attempt."""
+        ...
+
+    async def waiting_events(self, subscription: str, limit: int) -> list[StoredEvent]:
+        """The events whose delivery failed and is to be made again, in order; not those of dead letters."""
         ...
 
     async def due(self, subscription: str, now: float, limit: int) -> list[tuple[PendingRetry, StoredEvent]]:
@@ -202,26 +242,34 @@ class EventLog(Protocol):
         """When the next retry after the instant `after` comes due."""
         ...
 
-    async def dead_letters(self, plugin: str | None, offset: int, limit: int) -> tuple[list[DeadLetterRecord], int]:
-        """A page of dead letters, the newest first, and how many there are."""
+    def kept_letters(self, plugin: str) -> int:
+        """How many dead letters of a plugin are kept."""
         ...
 
-    async def revive(self, letter: int) -> DeadLetterRecord | None:
-        """Move a dead letter back to be delivered, with no attempt counted; None where there is none."""
+    async def dead_letters(self, query: LetterQuery, offset: int, limit: int) -> tuple[list[DeadLetterRecord], int]:
+        """A page of dead letters, the newest first, and how many fit."""
         ...
 
-    async def discard(self, letter: int) -> DeadLetterRecord | None:
-        """Remove a dead letter for good; None where there is none."""
+    async def revive(self, letters: Collection[int]) -> list[DeadLetterRecord]:
+        """Move dead letters back to be delivered, with no attempt counted; those that there were."""
+        ...
+
+    async def discard(self, letters: Collection[int]) -> list[DeadLetterRecord]:
+        """Remove dead letters for good; those that there were."""
         ...
 
     async def deliveries(
-        self, plugin: str, outcome: Outcome | None, offset: int, limit: int
+        self, plugin: str, query: DeliveryQuery, offset: int, limit: int
     ) -> tuple[list[DeliveryRecord], int]:
-        """A page of the attempt log of a plugin, the newest first, and how many lines it has."""
+        """A page of the attempt log of a plugin, the newest first, and how many lines fit."""
         ...
 
     async def forget(self, plugin: str) -> None:
         """Drop a plugin's cursors, retries, dead letters and attempt log."""
+        ...
+
+    async def release(self, subscription: str) -> None:
+        """Drop the cursor and the retries of one subscription."""
         ...
 
     async def retire(self, plugin: str, kept: Collection[str]) -> None:
@@ -233,6 +281,10 @@ class EventLog(Protocol):
 
     async def prune(self, older_than: float, max_bytes: int) -> Pruned:
         """Remove events that are too old or beyond the budget, and that no subscription still needs."""
+        ...
+
+    async def used_bytes(self) -> int:
+        """Bytes that the log and what belongs to it hold on the disk."""
         ...
 
     async def stats(self) -> LogStats:

@@ -1,26 +1,31 @@
-"""Which events a subscription takes: event type patterns compiled once, and an optional exact source."""
+"""Which events a subscription takes: type patterns compiled once, an optional exact source, and the filter language."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
+from host.routing.type_index import most_selective
 from plugin_sdk.description import type_pattern
 from plugin_sdk.events import Event
+from plugin_sdk.filters import CompiledFilters
 
 
 class Filter:
-    """Takes an event whose type is one of `types` (`*` stands for any characters) and whose source fits.
+    """Takes an event whose type is one of `types`, whose source fits, and for which all of `filters` hold.
 
-    `exact` holds the types without a star, so that an index can find the filter without asking it.
+    In `types`, `*` stands for any characters. The attribute `types` has the patterns by which an index finds the
+    filter: the given ones, or those that follow from its filters where they say more.
     """
 
-    __slots__ = ("_globs", "exact", "patterns", "source")
+    __slots__ = ("_filters", "_globs", "exact", "patterns", "source", "types")
 
-    def __init__(self, types: Sequence[str], source: str | None = None) -> None:
+    def __init__(self, types: Sequence[str], source: str | None = None, filters: CompiledFilters | None = None) -> None:
         self.exact = frozenset(glob for glob in types if "*" not in glob)
         self.patterns = tuple(glob for glob in types if "*" in glob)
         self.source = source
+        self.types = tuple(most_selective(types, filters.types if filters else None))
+        self._filters = filters
         self._globs = (
             re.compile("|".join(f"(?:{type_pattern(glob)})" for glob in self.patterns)) if self.patterns else None
         )
@@ -31,4 +36,8 @@ class Filter:
 
     def takes(self, event: Event) -> bool:
         """Whether the subscription gets this event."""
-        return self.takes_type(event.type) and (self.source is None or event.source == self.source)
+        return (
+            self.takes_type(event.type)
+            and (self.source is None or event.source == self.source)
+            and (self._filters is None or self._filters.matches(event))
+        )

@@ -76,14 +76,17 @@ class Guard:
             )
         return Permit(self, token)
 
-    async def admit(self) -> Permit:
-        """A permit as soon as there is one, for a delivery that can wait; waiting is no attempt."""
+    async def admit(self, priority: int = 0) -> Permit:
+        """A permit as soon as there is one, for a delivery that can wait; waiting is no attempt.
+
+        Of those who wait for a place in the bulkhead, the highest `priority` gets it.
+        """
         if self.bulkhead.try_acquire():
             token = self.breaker.try_acquire()
             if token is not None:
                 return Permit(self, token)
             self.bulkhead.release()
-        await self.bulkhead.acquire()
+        await self.bulkhead.acquire(priority)
         try:
             while (token := self.breaker.try_acquire()) is None:
                 self._changed.clear()

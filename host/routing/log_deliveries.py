@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
 
-from host.routing.event_log import DeadLetterRecord, DeliveryRecord, Outcome, Settlement
+from host.routing.event_log import DeadLetterRecord, DeliveryQuery, DeliveryRecord, LetterQuery, Outcome, Settlement
 from host.routing.log_appending import chunk_size
+from host.routing.subscriptions import home
 from host.storage.database import Database
 
 KEPT_DELIVERIES: Final = 100_000
@@ -19,7 +20,7 @@ MAX_REASON: Final = 4_096
 
 _BURY: Final = (
     "INSERT INTO dead_letters (plugin, subscription, sequence, event_id, event_type, body, reason, "
-    "traceback, attempts, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "traceback, attempts, at, history) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _LETTER: Final = "SELECT * FROM dead_letters WHERE id = ?"
 _DROP_LETTER: Final = "DELETE FROM dead_letters WHERE id = ?"
@@ -55,14 +56,17 @@ def insert_deliveries(connection: sqlite3.Connection, outcomes: Sequence[Settlem
         at += size
 
 
-def bury(connection: sqlite3.Connection, outcomes: Sequence[Settlement], now: float) -> None:
-    """Keep a dead letter for each outcome, with its own copy of the event."""
+def bury(connection: sqlite3.Connection, outcomes: Sequence[Settlement], histories: Sequence[str], now: float) -> None:
+    """Keep a dead letter for each outcome, with its own copy of the event and the history of its attempts.
+
+    One that a replay gave up on belongs to the subscription that was replayed.
+    """
     connection.executemany(
         _BURY,
         [
             (
                 one.plugin,
-                one.subscription,
+                home(one.subscription),
                 one.stored.sequence,
                 one.stored.event.id,
                 one.stored.event.type,
@@ -71,8 +75,9 @@ def bury(connection: sqlite3.Connection, outcomes: Sequence[Settlement], now: fl
                 one.traceback[-MAX_TRACEBACK:],
                 one.attempt,
                 now,
+                history,
             )
-            for one in outcomes
+            for one, history in zip(outcomes, histories, strict=True)
         ],
     )
 
@@ -92,10 +97,18 @@ def trim(connection: sqlite3.Connection) -> None:
 
 
 async def letters(
-    database: Database, plugin: str | None, offset: int, limit: int
+    database: Database, query: LetterQuery, offset: int, limit: int
 ) -> tuple[list[DeadLetterRecord], int]:
-    """A page of dead letters, the newest first, and how many there are."""
-    where, values = ("WHERE plugin = ?", (plugin,)) if plugin is not None else ("", ())
+    """A page of dead letters, the newest first, and how many fit."""
+    where, values = _where(
+        ("plugin = ?", query.plugin),
+        ("subscription GLOB ?", None if query.subscription is None else glob(query.subscription)),
+        ("event_type GLOB ?", None if query.type is None else glob(query.type)),
+        ("at >= ?", query.since),
+        ("at < ?", query.until),
+        ("id = ?", query.letter),
+        ("id < ?", query.below),
+    )
     counted = await database.read(f"SELECT count(*) FROM dead_letters {where}", values)
     rows = await database.read(
         f"SELECT * FROM dead_letters {where} ORDER BY id DESC LIMIT ? OFFSET ?", (*values, limit, offset)
@@ -104,12 +117,15 @@ async def letters(
 
 
 async def lines(
-    database: Database, plugin: str, outcome: Outcome | None, offset: int, limit: int
+    database: Database, plugin: str, query: DeliveryQuery, offset: int, limit: int
 ) -> tuple[list[DeliveryRecord], int]:
-    """A page of a plugin's attempt log, the newest first, and how many lines it has."""
-    where, values = "WHERE plugin = ?", [plugin]
-    if outcome is not None:
-        where, values = where + " AND outcome = ?", [plugin, outcome.value]
+    """A page of a plugin's attempt log, the newest first, and how many lines fit."""
+    where, values = _where(
+        ("plugin = ?", plugin),
+        ("outcome = ?", None if query.outcome is None else query.outcome.value),
+        ("event_id = ?", query.event_id),
+        ("subscription = ?", query.subscription),
+    )
     counted = await database.read(f"SELECT count(*) FROM deliveries {where}", values)
     rows = await database.read(
         f"SELECT {_LINE} FROM deliveries {where} ORDER BY number DESC LIMIT ? OFFSET ?",
@@ -117,3 +133,15 @@ async def lines(
     )
     found = [DeliveryRecord(**{**dict(row), "outcome": Outcome(row["outcome"])}) for row in rows]
     return found, int(counted[0][0])
+
+
+def glob(pattern: str) -> str:
+    """A type pattern for GLOB: only `*` is a wildcard of ours, the others of SQLite's stand for themselves."""
+    return pattern.replace("[", "[[]").replace("?", "[?]")
+
+
+def _where(*conditions: tuple[str, Any]) -> tuple[str, list[Any]]:
+    """The conditions that have a value as a WHERE clause, and the values."""
+    given = [(clause, value) for clause, value in conditions if value is not None]
+    clause = " AND ".join(clause for clause, _ in given)
+    return (f"WHERE {clause}" if clause else ""), [value for _, value in given]

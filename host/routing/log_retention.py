@@ -1,8 +1,12 @@
-"""What may leave the log, and its leaving: old events and those beyond the budget, never one still needed."""
+"""What may leave the log, and its leaving: old events and those beyond the budget, never one still needed.
+
+Needed is what a subscription has not had, unless its policy says that it does without what is too old.
+"""
 
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from typing import Final
 
 from host.routing.event_log import Pruned
@@ -16,14 +20,20 @@ _ANY_AGE: Final = 2**63 - 1
 # A retry that carries its own body needs no event; one whose subscription is gone is nobody's any more.
 _FLOORS: Final = (
     "SELECT subscription, min(position) AS position FROM ("
-    "SELECT subscription, position FROM cursors UNION ALL "
+    "SELECT subscription, position FROM cursors WHERE holds UNION ALL "
     "SELECT subscription, sequence - 1 FROM retries WHERE body IS NULL AND subscription IN "
-    "(SELECT subscription FROM cursors)) GROUP BY subscription ORDER BY position"
+    "(SELECT subscription FROM cursors WHERE holds)) GROUP BY subscription ORDER BY position"
 )
 # Only the oldest chunk is looked at, so that a log with nothing to remove is not read to its end.
 _OLDEST: Final = (
     "SELECT sequence FROM (SELECT sequence, appended_at FROM events WHERE sequence <= ? "
     "ORDER BY sequence LIMIT ?) WHERE appended_at < ? ORDER BY sequence"
+)
+_PASSED_OVER: Final = "SELECT subscription, ? - position AS passed FROM cursors WHERE NOT holds AND position < ?"
+_MOVE_ON: Final = "UPDATE cursors SET position = ? WHERE NOT holds AND position < ?"
+_LOST_RETRIES: Final = (
+    "DELETE FROM retries WHERE body IS NULL AND sequence <= ? AND subscription IN "
+    "(SELECT subscription FROM cursors WHERE NOT holds) RETURNING subscription"
 )
 _REMOVE: Final = "DELETE FROM events WHERE sequence BETWEEN ? AND ? AND appended_at < ?"
 _KEEP_HEAD: Final = "UPDATE log_head SET sequence = max(sequence, (SELECT coalesce(max(sequence), 0) FROM events))"
@@ -43,11 +53,11 @@ async def prune(database: Database, head: int, older_than: float, max_bytes: int
     floors = await database.read(_FLOORS)
     floor = min(int(floors[0]["position"]), head) if floors else head
     cutoff = int(older_than * 1_000_000)
-    removed = 0
-    while found := await _remove_oldest(database, floor, cutoff):
+    removed, skipped = 0, Counter[str]()
+    while found := await _remove_oldest(database, floor, cutoff, skipped):
         removed += found
     while await used_bytes(database) > max_bytes:
-        found = await _remove_oldest(database, floor, _ANY_AGE)
+        found = await _remove_oldest(database, floor, _ANY_AGE, skipped)
         if not found:
             break
         removed += found
@@ -55,16 +65,22 @@ async def prune(database: Database, head: int, older_than: float, max_bytes: int
     first = await database.read(_FIRST)
     kept_too_much = bool(first) and (first[0][0] < cutoff or await used_bytes(database) > max_bytes)
     held_by = tuple(row["subscription"] for row in floors if row["position"] == floor)
-    return Pruned(removed, held_by if kept_too_much else ())
+    return Pruned(removed, held_by if kept_too_much else (), dict(skipped))
 
 
-async def _remove_oldest(database: Database, floor: int, cutoff: int) -> int:
+async def _remove_oldest(database: Database, floor: int, cutoff: int, skipped: Counter[str]) -> int:
     rows = await database.read(_OLDEST, (floor, PRUNE_CHUNK, cutoff))
     if not rows:
         return 0
+    first, last = rows[0][0], rows[-1][0]
 
-    def remove(connection: sqlite3.Connection) -> int:
+    def remove(connection: sqlite3.Connection) -> tuple[int, Counter[str]]:
         connection.execute(_KEEP_HEAD)
-        return connection.execute(_REMOVE, (rows[0][0], rows[-1][0], cutoff)).rowcount
+        lost = Counter({row[0]: int(row[1]) for row in connection.execute(_PASSED_OVER, (last, last))})
+        connection.execute(_MOVE_ON, (last, last))
+        lost.update(row[0] for row in connection.execute(_LOST_RETRIES, (last,)).fetchall())
+        return connection.execute(_REMOVE, (first, last, cutoff)).rowcount, lost
 
-    return await database.write(remove)
+    removed, lost = await database.write(remove)
+    skipped.update(lost)
+    return removed

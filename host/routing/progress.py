@@ -32,6 +32,11 @@ class Progress:
         """How many events are taken and not settled."""
         return len(self._outstanding)
 
+    @property
+    def ahead(self) -> int:
+        """How many events are settled above the cursor, or were at the last checkpoint."""
+        return len(self._ahead)
+
     def take(self, sequence: int) -> bool:
         """Note an event that matched; False where it was settled before a restart and must not run again."""
         self.read = max(self.read, sequence)

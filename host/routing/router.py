@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from host.routing.event_log import EventLog, StoredEvent
+from host.routing.type_index import TypeIndex
 
 if TYPE_CHECKING:
     from host.routing.consumer import Consumer
-
-MAX_KNOWN_TYPES: Final = 4096
-"""Types whose consumers are remembered; at the bound the memory is emptied and filled anew."""
 
 
 class Router:
@@ -19,20 +17,23 @@ class Router:
 
     def __init__(self, log: EventLog) -> None:
         self._consumers: dict[str, Consumer] = {}
-        self._by_type: dict[str, tuple[Consumer, ...]] = {}
+        self._index: TypeIndex[Consumer] = TypeIndex()
         self.dispatched = log.head()
         log.listen(self._committed)
 
     def attach(self, consumer: Consumer) -> None:
-        """Offer new events to this consumer from now on."""
-        self._consumers[consumer.subscription.id] = consumer
-        self._by_type.clear()
+        """Offer new events to this consumer from now on, instead of to another of its subscription."""
+        before = self._consumers.get(consumer.key)
+        if before is not None:
+            self._index.remove(before)
+        self._consumers[consumer.key] = consumer
+        self._index.add(consumer, consumer.subscription.filter.types)
 
     def detach(self, consumer: Consumer) -> None:
         """Offer it nothing more."""
-        if self._consumers.get(consumer.subscription.id) is consumer:
-            del self._consumers[consumer.subscription.id]
-            self._by_type.clear()
+        if self._consumers.get(consumer.key) is consumer:
+            del self._consumers[consumer.key]
+            self._index.remove(consumer)
 
     def consumer(self, subscription: str) -> Consumer | None:
         """The attached consumer of a subscription id."""
@@ -43,21 +44,10 @@ class Router:
         return tuple(self._consumers.values())
 
     def _committed(self, events: Sequence[StoredEvent]) -> None:
+        candidates = self._index.candidates
         for stored in events:
             event = stored.event
-            consumers = self._by_type.get(event.type)
-            if consumers is None:
-                consumers = self._find(event.type)
-            for consumer in consumers:
+            for consumer in candidates(event.type):
                 if consumer.subscription.filter.takes(event):
                     consumer.offer(stored)
             self.dispatched = stored.sequence
-
-    def _find(self, event_type: str) -> tuple[Consumer, ...]:
-        if len(self._by_type) >= MAX_KNOWN_TYPES:
-            self._by_type.clear()
-        found = tuple(
-            consumer for consumer in self._consumers.values() if consumer.subscription.filter.takes_type(event_type)
-        )
-        self._by_type[event_type] = found
-        return found

@@ -1,21 +1,25 @@
-"""`SQLiteLog`: the embedded event log, and the SQL of its cursors and retries.
+"""`SQLiteLog`: the embedded event log, and the SQL of its events.
 
-Appending is in `log_appending`, outcomes' rows in `log_deliveries`, pruning in `log_retention`.
+Appending is in `log_appending`, cursors and retries in `log_progress`, attempts and dead letters in
+`log_deliveries`, pruning in `log_retention`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
-from host.routing import log_deliveries, log_retention
+from host.routing import log_deliveries, log_progress, log_retention
 from host.routing.event_log import (
     Appended,
     DeadLetterRecord,
+    DeliveryQuery,
     DeliveryRecord,
     EventQuery,
+    LetterQuery,
     LogStats,
     Outcome,
     PendingRetry,
@@ -42,18 +46,7 @@ _READ: Final = (
     f"WHERE before < {MAX_READ_BYTES}) ORDER BY sequence"
 )
 _FIND: Final = "SELECT sequence, appended_at, body FROM events WHERE id = ? ORDER BY sequence LIMIT 100"
-_CURSOR: Final = "SELECT position FROM cursors WHERE subscription = ?"
-_NEW_CURSOR: Final = "INSERT OR IGNORE INTO cursors (subscription, position) VALUES (?, ?)"
-_MOVE: Final = "UPDATE cursors SET position = max(position, ?) WHERE subscription = ?"
 _AHEAD: Final = "SELECT sequence FROM settled_ahead WHERE subscription = ?"
-_ADD_AHEAD: Final = "INSERT OR IGNORE INTO settled_ahead (subscription, sequence) VALUES (?, ?)"
-_LEAVE_AHEAD: Final = "DELETE FROM settled_ahead WHERE subscription = ? AND sequence <= ?"
-_RETRY: Final = (
-    "INSERT INTO retries (subscription, sequence, attempt, due_at, error) VALUES (?, ?, ?, ?, ?) "
-    "ON CONFLICT (subscription, sequence) DO UPDATE SET "
-    "attempt = excluded.attempt, due_at = excluded.due_at, error = excluded.error"
-)
-_SETTLED: Final = "DELETE FROM retries WHERE subscription = ? AND sequence = ?"
 _DUE: Final = (
     "SELECT r.subscription, r.sequence, r.attempt, r.due_at, r.error, coalesce(r.body, e.body) AS body, "
     "coalesce(e.appended_at, 0) AS appended_at FROM retries r LEFT JOIN events e USING (sequence) "
@@ -61,13 +54,12 @@ _DUE: Final = (
     "ORDER BY r.due_at LIMIT ?"
 )
 _NEXT_DUE: Final = "SELECT min(due_at) FROM retries WHERE subscription = ? AND due_at > ?"
-_REVIVE: Final = (
-    "INSERT INTO retries (subscription, sequence, attempt, due_at, error, body) VALUES (?, ?, 0, ?, ?, ?) "
-    "ON CONFLICT (subscription, sequence) DO UPDATE SET "
-    "attempt = 0, due_at = excluded.due_at, body = excluded.body"
+_WAITING: Final = "SELECT count(*) FROM retries WHERE subscription = ?"
+_WAITING_EVENTS: Final = (
+    "SELECT e.sequence, e.appended_at, e.body FROM retries r JOIN events e USING (sequence) "
+    "WHERE r.subscription = ? AND r.body IS NULL ORDER BY sequence LIMIT ?"
 )
-_OF_PLUGIN: Final = "SELECT subscription FROM cursors WHERE substr(subscription, 1, ?) = ?"
-_PER_SUBSCRIPTION: Final = ("cursors", "settled_ahead", "retries")
+_LETTERS: Final = "SELECT plugin, count(*) FROM dead_letters GROUP BY plugin"
 _STATS: Final = (
     "SELECT (SELECT coalesce(max(sequence) + 1, 0) FROM events) AS above, "
     "(SELECT coalesce(min(sequence), 0) FROM events) AS first, "
@@ -79,8 +71,9 @@ _STATS: Final = (
 class SQLiteLog:
     """The event log in the host's database. Make it with `open`."""
 
-    def __init__(self, database: Database, appender: Appender, clock: Clock) -> None:
+    def __init__(self, database: Database, appender: Appender, clock: Clock, letters: Mapping[str, int]) -> None:
         self._database = database
+        self._letters = Counter(letters)
         self._clock = clock
         self._appender = appender
         database.writer.hook(appender)
@@ -90,7 +83,8 @@ class SQLiteLog:
     async def open(cls, database: Database, clock: Clock) -> SQLiteLog:
         """Take up the log where it ends."""
         rows = await database.read(_HEAD)
-        return cls(database, Appender(int(rows[0][0]), clock), clock)
+        letters = {row[0]: row[1] for row in await database.read(_LETTERS)}
+        return cls(database, Appender(int(rows[0][0]), clock), clock, letters)
 
     # -- events
 
@@ -144,14 +138,11 @@ class SQLiteLog:
 
     # -- cursors and outcomes
 
-    async def cursor(self, subscription: str, *, start: int) -> int:
+    async def cursor(self, subscription: str, *, start: int, holds: bool = True) -> int:
         """Where a subscription stands; a new one is made to stand at `start`."""
-
-        def take(connection: sqlite3.Connection) -> int:
-            connection.execute(_NEW_CURSOR, (subscription, start))
-            return int(connection.execute(_CURSOR, (subscription,)).fetchone()[0])
-
-        return await self._database.write(take)
+        return await self._database.write(
+            lambda connection: log_progress.take_cursor(connection, subscription, start, holds=holds)
+        )
 
     async def ahead(self, subscription: str) -> set[int]:
         """What is settled above the cursor."""
@@ -161,37 +152,34 @@ class SQLiteLog:
         self, outcomes: Sequence[Settlement], cursors: Mapping[str, int], ahead: Mapping[str, Sequence[int]]
     ) -> None:
         """Write outcomes, cursors, and what was settled above them, in one transaction."""
-        retried = [
-            (one.subscription, one.stored.sequence, one.attempt, one.retry_at, one.error[: log_deliveries.MAX_REASON])
-            for one in outcomes
-            if one.outcome is Outcome.RETRIED
-        ]
         now = self._clock.now().timestamp()
         dead = [one for one in outcomes if one.outcome is Outcome.DEAD_LETTERED]
-        done = [
-            (one.subscription, one.stored.sequence)
-            for one in outcomes
-            if one.noted and one.outcome is not Outcome.RETRIED
-        ]
+        stepped = [one for one in outcomes if one.noted or one.outcome is Outcome.RETRIED or "#" in one.subscription]
 
         def write(connection: sqlite3.Connection) -> None:
             log_deliveries.insert_deliveries(connection, outcomes)
-            log_deliveries.bury(connection, dead, now)
-            connection.executemany(_SETTLED, done)
-            connection.executemany(_RETRY, retried)
-            connection.executemany(_ADD_AHEAD, _pairs(ahead))
-            for subscription, position in cursors.items():
-                connection.execute(_MOVE, (position, subscription))
-                connection.execute(_LEAVE_AHEAD, (subscription, position))
+            if dead:
+                log_deliveries.bury(connection, dead, log_progress.histories(connection, dead), now)
+            if stepped:
+                log_progress.settle(connection, stepped)
+            log_progress.move(connection, cursors, ahead)
 
         await self._database.write(write)
+        self._letters.update(one.plugin for one in dead)
 
     # -- retries
 
     async def begin(self, attempts: Sequence[PendingRetry]) -> None:
         """Write down attempts that are about to be made."""
-        rows = [(one.subscription, one.sequence, one.attempt, one.due_at, one.error) for one in attempts]
-        await self._database.write(lambda connection: _many(connection, _RETRY, rows))
+        await self._database.write(lambda connection: log_progress.begin(connection, attempts))
+
+    async def waiting_retries(self, subscription: str) -> int:
+        """How many deliveries wait for their next attempt."""
+        return int((await self._database.read(_WAITING, (subscription,)))[0][0])
+
+    async def waiting_events(self, subscription: str, limit: int) -> list[StoredEvent]:
+        """The events whose delivery failed and is to be made again, in order."""
+        return [_event(row) for row in await self._database.read(_WAITING_EVENTS, (subscription, limit))]
 
     async def due(self, subscription: str, now: float, limit: int) -> list[tuple[PendingRetry, StoredEvent]]:
         """Retries due at `now`, the longest due first."""
@@ -211,58 +199,62 @@ class SQLiteLog:
 
     # -- dead letters and the attempt log
 
-    async def dead_letters(self, plugin: str | None, offset: int, limit: int) -> tuple[list[DeadLetterRecord], int]:
-        """A page of dead letters, the newest first, and how many there are."""
-        return await log_deliveries.letters(self._database, plugin, offset, limit)
+    def kept_letters(self, plugin: str) -> int:
+        """How many dead letters of a plugin are kept."""
+        return self._letters[plugin]
 
-    async def revive(self, letter: int) -> DeadLetterRecord | None:
-        """Move a dead letter back to be delivered, with no attempt counted; None where there is none."""
+    async def dead_letters(self, query: LetterQuery, offset: int, limit: int) -> tuple[list[DeadLetterRecord], int]:
+        """A page of dead letters, the newest first, and how many fit."""
+        return await log_deliveries.letters(self._database, query, offset, limit)
+
+    async def revive(self, letters: Collection[int]) -> list[DeadLetterRecord]:
+        """Move dead letters back to be delivered, with no attempt counted; those that there were."""
         now = self._clock.now().timestamp()
+        return await self._take_letters(letters, lambda connection, one: log_progress.revive(connection, one, now))
 
-        def move(connection: sqlite3.Connection) -> DeadLetterRecord | None:
-            found = log_deliveries.take_letter(connection, letter)
-            if found is not None:
-                connection.execute(_REVIVE, (found.subscription, found.sequence, now, found.reason, found.body))
-            return found
+    async def discard(self, letters: Collection[int]) -> list[DeadLetterRecord]:
+        """Remove dead letters for good; those that there were."""
+        return await self._take_letters(letters, lambda _connection, _one: None)
 
-        return await self._database.write(move)
+    async def _take_letters(
+        self, letters: Collection[int], then: Callable[[sqlite3.Connection, DeadLetterRecord], None]
+    ) -> list[DeadLetterRecord]:
+        def write(connection: sqlite3.Connection) -> list[DeadLetterRecord]:
+            taken = [found for one in letters if (found := log_deliveries.take_letter(connection, one)) is not None]
+            for one in taken:
+                then(connection, one)
+            return taken
 
-    async def discard(self, letter: int) -> DeadLetterRecord | None:
-        """Remove a dead letter for good; None where there is none."""
-        return await self._database.write(lambda connection: log_deliveries.take_letter(connection, letter))
+        taken = await self._database.write(write)
+        self._letters.subtract(one.plugin for one in taken)
+        return taken
 
     async def deliveries(
-        self, plugin: str, outcome: Outcome | None, offset: int, limit: int
+        self, plugin: str, query: DeliveryQuery, offset: int, limit: int
     ) -> tuple[list[DeliveryRecord], int]:
-        """A page of the attempt log of a plugin, the newest first, and how many lines it has."""
-        return await log_deliveries.lines(self._database, plugin, outcome, offset, limit)
+        """A page of the attempt log of a plugin, the newest first, and how many lines fit."""
+        return await log_deliveries.lines(self._database, plugin, query, offset, limit)
 
     # -- housekeeping
 
     async def forget(self, plugin: str) -> None:
         """Drop a plugin's cursors, retries, dead letters and attempt log."""
-        prefix = plugin + "/"
 
         def drop(connection: sqlite3.Connection) -> None:
-            for table in _PER_SUBSCRIPTION:
-                connection.execute(f"DELETE FROM {table} WHERE substr(subscription, 1, ?) = ?", (len(prefix), prefix))
-            for table in ("dead_letters", "deliveries"):
+            log_progress.retire(connection, plugin, ())
+            for table in ("dead_letters", "deliveries", "replays"):
                 connection.execute(f"DELETE FROM {table} WHERE plugin = ?", (plugin,))
 
         await self._database.write(drop)
+        del self._letters[plugin]
 
     async def retire(self, plugin: str, kept: Collection[str]) -> None:
         """Drop the cursors and retries of a plugin's subscriptions other than `kept` (ids)."""
-        prefix = plugin + "/"
+        await self._database.write(lambda connection: log_progress.retire(connection, plugin, kept))
 
-        def drop(connection: sqlite3.Connection) -> None:
-            found = connection.execute(_OF_PLUGIN, (len(prefix), prefix)).fetchall()
-            for (subscription,) in found:
-                if subscription not in kept:
-                    for table in _PER_SUBSCRIPTION:
-                        connection.execute(f"DELETE FROM {table} WHERE subscription = ?", (subscription,))
-
-        await self._database.write(drop)
+    async def release(self, subscription: str) -> None:
+        """Drop the cursor and the retries of one subscription."""
+        await self._database.write(lambda connection: log_progress.drop_subscription(connection, subscription))
 
     async def prune(self, older_than: float, max_bytes: int) -> Pruned:
         """Remove events that are too old or beyond the budget, and that no subscription still needs.
@@ -271,12 +263,16 @@ class SQLiteLog:
         """
         return await log_retention.prune(self._database, self.head(), older_than, max_bytes)
 
+    async def used_bytes(self) -> int:
+        """Bytes of the database that hold something."""
+        return await log_retention.used_bytes(self._database)
+
     async def stats(self) -> LogStats:
         """How large the log is; cheap enough for every scrape."""
         (row,) = await self._database.read(_STATS)
         return LogStats(
             events=row["above"] - row["first"],
-            bytes=await log_retention.used_bytes(self._database),
+            bytes=await self.used_bytes(),
             head=self.head(),
             oldest_at=None if row["oldest"] is None else row["oldest"] / 1_000_000,
             retries=row["retries"],
@@ -294,10 +290,9 @@ def _conditions(query: EventQuery) -> tuple[str, list[Any]]:
     clauses: list[str] = []
     values: list[Any] = []
     if query.type is not None:
-        # Only `*` is a wildcard of ours; the others of GLOB stand for themselves.
-        glob = "*" in query.type
-        clauses.append("type GLOB ?" if glob else "type = ?")
-        values.append(query.type.replace("[", "[[]").replace("?", "[?]") if glob else query.type)
+        patterned = "*" in query.type
+        clauses.append("type GLOB ?" if patterned else "type = ?")
+        values.append(log_deliveries.glob(query.type) if patterned else query.type)
     for column, value in (("source", query.source), ("subject", query.subject)):
         if value is not None:
             clauses.append(f"{column} = ?")
@@ -316,11 +311,3 @@ def _order(query: EventQuery) -> str:
     by_time = query.type is None and query.source is None and query.subject is None
     timed = query.since is not None or query.until is not None
     return "appended_at DESC, sequence DESC" if by_time and timed else "sequence DESC"
-
-
-def _pairs(ahead: Mapping[str, Sequence[int]]) -> Iterable[tuple[str, int]]:
-    return ((subscription, sequence) for subscription, found in ahead.items() for sequence in found)
-
-
-def _many(connection: sqlite3.Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    connection.executemany(sql, rows)

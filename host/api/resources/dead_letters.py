@@ -1,31 +1,63 @@
-"""Dead letters over HTTP: look at them, deliver them again, discard them."""
+"""Dead letters over HTTP: look at them, deliver them again, discard them, one by one or all that fit."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
 import msgspec
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from host.api.endpoint import Answer, Call, Endpoint, PageQuery, View
 from host.api.envelope import written
 from host.api.errors import NotFoundError
+from host.api.filter_language import FilterField, as_filters
 from host.control.access import Role
-from host.observe.audit import Audit
-from host.routing.event_log import DeadLetterRecord, EventLog
-from host.routing.router import Router
+from host.control.dead_letters import DeadLetters, Decision
+from host.routing.event_log import DeadLetterRecord, LetterQuery
 
 BASE: Final = "/api/v1/dead-letters"
 
+PluginId = Annotated[str | None, Field(max_length=64)]
+Name = Annotated[str | None, Field(max_length=64)]
+TypeGlob = Annotated[str | None, Field(max_length=500)]
+
 
 class LetterList(PageQuery):
-    """Which dead letters."""
+    """Which dead letters: `type` may hold `*`; `since` is included, `until` is not; `subscription` needs `plugin`."""
 
-    plugin: Annotated[str | None, Field(max_length=64)] = None
+    plugin: PluginId = None
+    subscription: Name = None
+    type: TypeGlob = None
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+
+
+class LetterChoice(View):
+    """Which dead letters to decide on: as in the list, and those whose event fits `filter`.
+
+    With `dryRun`, only say how many there are.
+    """
+
+    plugin: PluginId = None
+    subscription: Name = None
+    type: TypeGlob = None
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    filter: FilterField = None
+    dry_run: bool = False
+
+
+class AttemptView(View):
+    """One attempt that failed."""
+
+    attempt: int
+    at: str
+    duration_ms: float
+    error: str
 
 
 class LetterView(View):
-    """A delivery that was given up on, with its event."""
+    """A delivery that was given up on, with its event and every attempt."""
 
     id: int
     plugin: str
@@ -37,26 +69,34 @@ class LetterView(View):
     reason: str
     traceback: str
     attempts: int
+    history: list[AttemptView]
     at: str
 
 
-class DeadLetters:
+class DecidedView(View):
+    """How many dead letters fitted; `dryRun` says that nothing was decided. `sample` has the ids of some of them."""
+
+    count: int
+    dry_run: bool
+    sample: list[int]
+
+
+class DeadLetterResource:
     """The handlers."""
 
-    def __init__(self, log: EventLog, router: Router, audit: Audit) -> None:
-        self._log = log
-        self._router = router
-        self._audit = audit
+    def __init__(self, letters: DeadLetters) -> None:
+        self._letters = letters
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         """The rows of the table."""
+        viewer, operator = Role.VIEWER, Role.OPERATOR
         return (
             Endpoint(
                 "GET",
                 BASE,
                 "listDeadLetters",
                 "List dead letters, the newest first.",
-                Role.VIEWER,
+                viewer,
                 self.list,
                 query=LetterList,
                 response=LetterView,
@@ -64,10 +104,33 @@ class DeadLetters:
             ),
             Endpoint(
                 "POST",
+                BASE + "/retry",
+                "retryDeadLetters",
+                "Deliver all that fit again.",
+                operator,
+                self.retry_all,
+                request=LetterChoice,
+                response=DecidedView,
+            ),
+            Endpoint(
+                "POST",
+                BASE + "/discard",
+                "discardDeadLetters",
+                "Discard all that fit for good.",
+                operator,
+                self.discard_all,
+                request=LetterChoice,
+                response=DecidedView,
+            ),
+            Endpoint(
+                "GET", BASE + "/{id}", "showDeadLetter", "Show a dead letter.", viewer, self.show, response=LetterView
+            ),
+            Endpoint(
+                "POST",
                 BASE + "/{id}/retry",
                 "retryDeadLetter",
                 "Deliver it again.",
-                Role.OPERATOR,
+                operator,
                 self.retry,
             ),
             Endpoint(
@@ -75,7 +138,7 @@ class DeadLetters:
                 BASE + "/{id}",
                 "discardDeadLetter",
                 "Discard it for good.",
-                Role.OPERATOR,
+                operator,
                 self.discard,
             ),
         )
@@ -83,27 +146,48 @@ class DeadLetters:
     async def list(self, call: Call) -> Answer:
         """A page of dead letters."""
         query: LetterList = call.query
-        found, total = await self._log.dead_letters(query.plugin, query.offset, query.limit)
+        found, total = await self._letters.page(_query(query), query.offset, query.limit)
         return Answer.paged([_view(one) for one in found], query, total)
+
+    async def show(self, call: Call) -> Answer:
+        """One of them."""
+        return Answer(_view(_found(await self._letters.get(_id(call)), call)))
 
     async def retry(self, call: Call) -> Answer:
         """Move it back to be delivered, with all its attempts before it."""
-        letter = _found(await self._log.revive(_id(call)), call)
-        consumer = self._router.consumer(letter.subscription)
-        if consumer is not None:
-            consumer.retries_changed()
-        await self._note(call, "dead-letter.retry", letter)
+        letter = _found(await self._letters.decide(_id(call), "retry", actor=call.actor), call)
         return Answer({"id": letter.id}, message="it will be delivered again")
 
     async def discard(self, call: Call) -> Answer:
         """Remove it."""
-        letter = _found(await self._log.discard(_id(call)), call)
-        await self._note(call, "dead-letter.discard", letter)
+        letter = _found(await self._letters.decide(_id(call), "discard", actor=call.actor), call)
         return Answer({"id": letter.id}, message="discarded")
 
-    async def _note(self, call: Call, action: str, letter: DeadLetterRecord) -> None:
-        detail = {"subscription": letter.subscription, "event": letter.event_id}
-        await self._audit.record(actor=call.actor, action=action, target=str(letter.id), detail=detail, outcome="done")
+    async def retry_all(self, call: Call) -> Answer:
+        """Move all that fit back to be delivered."""
+        return await self._decide_all(call, "retry")
+
+    async def discard_all(self, call: Call) -> Answer:
+        """Remove all that fit."""
+        return await self._decide_all(call, "discard")
+
+    async def _decide_all(self, call: Call, decision: Decision) -> Answer:
+        body: LetterChoice = call.body
+        decided = await self._letters.decide_all(
+            _query(body), as_filters(body.filter), decision, dry_run=body.dry_run, actor=call.actor
+        )
+        return Answer(DecidedView(count=decided.count, dry_run=body.dry_run, sample=list(decided.sample)))
+
+
+def _query(given: LetterList | LetterChoice) -> LetterQuery:
+    subscription = None if given.subscription is None else f"{given.plugin or '*'}/{given.subscription}"
+    return LetterQuery(
+        plugin=given.plugin,
+        subscription=subscription,
+        type=given.type,
+        since=None if given.since is None else given.since.timestamp(),
+        until=None if given.until is None else given.until.timestamp(),
+    )
 
 
 def _id(call: Call) -> int:
@@ -114,7 +198,7 @@ def _id(call: Call) -> int:
 def _found(letter: DeadLetterRecord | None, call: Call) -> DeadLetterRecord:
     if letter is None:
         raise NotFoundError(
-            f"dead letter {call.path('id')} not found: it may have been decided already",
+            f"dead letter {call.path('id')[:50]} not found: it may have been decided already",
             code="dead_letter_not_found",
         )
     return letter
@@ -132,5 +216,14 @@ def _view(one: DeadLetterRecord) -> LetterView:
         reason=one.reason,
         traceback=one.traceback,
         attempts=one.attempts,
+        history=[
+            AttemptView(
+                attempt=attempt["attempt"],
+                at=written(attempt["at"]),
+                duration_ms=round(attempt["duration"] * 1000, 3),
+                error=attempt["error"],
+            )
+            for attempt in msgspec.json.decode(one.history)
+        ],
         at=written(one.at),
     )

@@ -21,7 +21,6 @@ from host.control.reconciler import Reconciler
 from host.control.registry import PluginRecord, Registry
 from host.control.states import PluginState
 from host.observe.logging import PluginLogs
-from host.routing.event_log import DeliveryRecord, EventLog, Outcome
 from plugin_sdk.manifest import Permissions
 
 BASE: Final = "/api/v1/plugins"
@@ -60,12 +59,6 @@ class Override(View):
     """What an operator wants of a breaker."""
 
     state: Literal["closed", "open", "disabled", "auto"]
-
-
-class DeliveryList(PageQuery):
-    """Query of the attempt log."""
-
-    outcome: Outcome | None = None
 
 
 class LogLines(View):
@@ -167,20 +160,6 @@ class HealthView(View):
     last_stack: str
 
 
-class DeliveryView(View):
-    """One attempt of one delivery."""
-
-    delivery: str
-    subscription: str
-    sequence: int
-    event_id: str
-    attempt: int
-    outcome: Outcome
-    started_at: str
-    duration_ms: float
-    error: str
-
-
 class LogLineView(View):
     """One line that the plugin logged or printed."""
 
@@ -203,7 +182,6 @@ class Plugins:
         administration: Administration,
         registry: Registry,
         reconciler: Reconciler,
-        log: EventLog,
         logs: PluginLogs,
         spool: Path,
         max_wheel: int,
@@ -211,7 +189,6 @@ class Plugins:
         self._administration = administration
         self._registry = registry
         self._reconciler = reconciler
-        self._log = log
         self._logs = logs
         self._spool = spool
         self._max_wheel = max_wheel
@@ -357,17 +334,6 @@ class Plugins:
             ),
             Endpoint(
                 "GET",
-                ONE + "/deliveries",
-                "listDeliveries",
-                "List what was tried.",
-                viewer,
-                self.deliveries,
-                query=DeliveryList,
-                response=DeliveryView,
-                many=True,
-            ),
-            Endpoint(
-                "GET",
                 ONE + "/logs",
                 "showLogs",
                 "Show what it logged.",
@@ -409,13 +375,6 @@ class Plugins:
         """State, checks, breaker, worker, lag, restarts, last error."""
         record = self._registry.get(call.path("id"))
         return Answer(_health(self._view(record), record, self._reconciler.hosted(record.id)))
-
-    async def deliveries(self, call: Call) -> Answer:
-        """The attempt log, the newest first."""
-        record = self._registry.get(call.path("id"))
-        query: DeliveryList = call.query
-        found, total = await self._log.deliveries(record.id, query.outcome, query.offset, query.limit)
-        return Answer.paged([_delivery(one) for one in found], query, total)
 
     async def logs(self, call: Call) -> Answer:
         """The last lines, the oldest first."""
@@ -625,7 +584,7 @@ def _health(view: PluginView, record: PluginRecord, hosted: HostedPlugin | None)
         checks=checks,
         breaker=breaker,
         worker=worker,
-        lag=hosted.lag,
+        lag=hosted.deliveries.lag,
         restarts=supervisor.restarts,
         last_error=supervisor.last_error,
         last_stack=supervisor.last_stack,
@@ -645,18 +604,4 @@ def _breaker(record: PluginRecord, hosted: HostedPlugin) -> BreakerView:
         calls=seen.calls,
         rejected=seen.rejected,
         next_attempt_at=rfc3339(seen.next_attempt_at),
-    )
-
-
-def _delivery(one: DeliveryRecord) -> DeliveryView:
-    return DeliveryView(
-        delivery=f"{one.subscription}/{one.sequence}",
-        subscription=one.subscription,
-        sequence=one.sequence,
-        event_id=one.event_id,
-        attempt=one.attempt,
-        outcome=one.outcome,
-        started_at=written(one.started_at),
-        duration_ms=round(one.duration * 1000, 3),
-        error=one.error,
     )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from host.routing.errors import EventConflictError
-from host.routing.event_log import EventQuery, Outcome, PendingRetry, Settlement
+from host.routing.event_log import DeliveryQuery, EventQuery, LetterQuery, Outcome, PendingRetry, Settlement
 from host.routing.progress import Progress
 from host.routing.sqlite_log import SQLiteLog
 from host.storage.database import Database
@@ -203,12 +203,12 @@ async def test_a_dead_letter_keeps_its_own_copy_and_can_be_revived_after_the_log
     await log.cursor("p/s", start=0)
     await log.settle([settled(first, Outcome.DEAD_LETTERED, error="why", traceback="line", attempt=8)], {"p/s": 2}, {})
     assert (await log.prune(1e12, 0)).events == 2
-    (letter,), total = await log.dead_letters("p", 0, 10)
+    (letter,), total = await log.dead_letters(LetterQuery(plugin="p"), 0, 10)
     assert (total, letter.reason, letter.attempts, letter.event_type) == (1, "why", 8, "a.b")
-    assert await log.revive(letter.id) == letter
+    assert await log.revive([letter.id]) == [letter]
     ((pending, again),) = await log.due("p/s", 1e12, 9)
     assert (pending.attempt, again.event.id) == (0, "a")
-    assert (await log.dead_letters(None, 0, 10))[1] == 0
+    assert (await log.dead_letters(LetterQuery(), 0, 10))[1] == 0
 
 
 async def test_pruning_never_takes_what_a_cursor_or_a_retry_still_needs_and_says_who_holds_it(log):
@@ -266,10 +266,10 @@ async def test_a_discarded_dead_letter_is_gone(log):
     await append(log, event())
     (stored,) = await log.read(0, 1)
     await log.settle([settled(stored, Outcome.DEAD_LETTERED, error="why")], {}, {})
-    ((letter,), _) = await log.dead_letters(None, 0, 9)
-    assert await log.discard(letter.id) == letter
-    assert await log.discard(letter.id) is None
-    assert await log.revive(letter.id) is None
+    ((letter,), _) = await log.dead_letters(LetterQuery(), 0, 9)
+    assert await log.discard([letter.id]) == [letter]
+    assert await log.discard([letter.id]) == []
+    assert await log.revive([letter.id]) == []
 
 
 async def test_the_sizes_of_the_log_are_told(log):
@@ -326,9 +326,9 @@ async def test_the_attempt_log_is_read_by_plugin_and_outcome(log):
     await append(log, event())
     (stored,) = await log.read(0, 1)
     await log.settle([settled(stored, Outcome.RETRIED, retry_at=1.0), settled(stored, attempt=2)], {}, {})
-    found, total = await log.deliveries("p", None, 0, 10)
+    found, total = await log.deliveries("p", DeliveryQuery(), 0, 10)
     assert ([one.attempt for one in found], total) == ([2, 1], 2)
-    found, total = await log.deliveries("p", Outcome.RETRIED, 0, 10)
+    found, total = await log.deliveries("p", DeliveryQuery(Outcome.RETRIED), 0, 10)
     assert total == 1
 
 

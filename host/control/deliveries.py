@@ -1,0 +1,174 @@
+"""What one hosted plugin is delivered: a consumer for each subscription, and some for each replay that runs."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from host.control.registry import PluginRecord
+from host.errors import BusbarError
+from host.routing.admission import Target
+from host.routing.consumer import Consumer
+from host.routing.event_log import EventLog
+from host.routing.guard import Guard
+from host.routing.replay_store import ReplayRecord, ReplayState, ReplayStore
+from host.routing.router import Router
+from host.routing.settlements import Settlements
+from host.routing.subscriptions import SCHEDULES, BoundSubscription, bind
+from plugin_sdk.clock import Clock
+from plugin_sdk.errors import DescriptionError
+from plugin_sdk.filters import compile_filters
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryParts:
+    """What consumers are made of; made once, in the composition root. `max_dead_letters` is for one plugin."""
+
+    log: EventLog
+    replays: ReplayStore
+    router: Router
+    settlements: Settlements
+    clock: Clock
+    rng: random.Random
+    max_dead_letters: int
+
+
+class Deliveries:
+    """Follows the log for one plugin.
+
+    Args:
+        plugin: Its id.
+        parts: What consumers are made of.
+        guard: Stands around every call.
+        target: The plugin's runtime.
+        timeout: Seconds a hook may take where its subscription names none.
+        note_first: As for a `Consumer`.
+    """
+
+    def __init__(
+        self, plugin: str, parts: DeliveryParts, *, guard: Guard, target: Target, timeout: float, note_first: bool
+    ) -> None:
+        self._plugin = plugin
+        self._parts = parts
+        self._guard = guard
+        self._target = target
+        self._timeout = timeout
+        self._note_first = note_first
+        self._bound: tuple[BoundSubscription, ...] = ()
+        self._replays: dict[int, list[Consumer]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self.consumers: tuple[Consumer, ...] = ()
+
+    async def start(self, record: PluginRecord) -> None:
+        """Take up every cursor, and every replay that has not ended."""
+        await self._follow(record)
+        # An earlier release's subscription that is gone must not hold the log for ever.
+        await self._parts.log.retire(self._plugin, {consumer.key for consumer in self.consumers})
+        for replay in await self._parts.replays.running(self._plugin):
+            await self.replay(replay)
+
+    async def stop(self, grace: float) -> None:
+        """Take nothing more, and let what is in flight end within `grace` seconds."""
+        replayed = [consumer for consumers in self._replays.values() for consumer in consumers]
+        self._replays.clear()
+        async with asyncio.TaskGroup() as group:
+            for consumer in (*self.consumers, *replayed):
+                group.create_task(consumer.stop(grace))
+        if self._ending:
+            await asyncio.wait(tuple(self._ending))
+
+    async def change_policies(self, record: PluginRecord, grace: float) -> None:
+        """Go on under other policies; the plugin itself runs on."""
+        async with asyncio.TaskGroup() as group:
+            for consumer in self.consumers:
+                group.create_task(consumer.stop(grace))
+        await self._follow(record)
+
+    async def replay(self, replay: ReplayRecord) -> None:
+        """Deliver a replay, from where it stands."""
+        also = compile_filters(replay.filters)
+        consumers = [
+            self._consumer(one.replayed(replay.id, also), replay)
+            for one in self._bound
+            if one.name != SCHEDULES and replay.subscription in {None, one.name}
+        ]
+        self._replays[replay.id] = consumers
+        for consumer in consumers:
+            await consumer.start()
+        if not consumers:
+            await self._parts.replays.end(replay.id, ReplayState.DONE)
+
+    async def stop_replay(self, replay: int) -> None:
+        """Deliver no more of a replay; what is in flight is cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for consumer in self._replays.pop(replay, ()):
+                group.create_task(consumer.stop(0))
+
+    @property
+    def lag(self) -> int:
+        """Events of the log that the slowest subscription has not settled."""
+        return max((consumer.lag for consumer in self.consumers), default=0)
+
+    def cancel_firing(self, sequence: int) -> bool:
+        """Cancel the running delivery of a firing; False where none runs."""
+        return any(consumer.cancel(sequence) for consumer in self.consumers if consumer.subscription.name == SCHEDULES)
+
+    # -- inside
+
+    async def _follow(self, record: PluginRecord) -> None:
+        try:
+            self._bound = bind(record.id, record.description, self._timeout, record.policies)
+        except DescriptionError as error:
+            # A newer release may have values that an override of the older one does not go with.
+            _log.warning("policies_not_in_force", plugin=record.id, reason=str(error))
+            self._bound = bind(record.id, record.description, self._timeout)
+        self.consumers = tuple(self._consumer(one) for one in self._bound)
+        for consumer in self.consumers:
+            await consumer.start()
+
+    def _consumer(self, subscription: BoundSubscription, replay: ReplayRecord | None = None) -> Consumer:
+        parts = self._parts
+        ended: Callable[[], None] = lambda: None  # noqa: E731 - a subscription has no end
+        if replay is not None:
+            ended = lambda: self._ended(replay.id, subscription.id)  # noqa: E731 - bound to this consumer
+        return Consumer(
+            subscription,
+            log=parts.log,
+            router=parts.router,
+            settlements=parts.settlements,
+            guard=self._guard,
+            target=self._target,
+            clock=parts.clock,
+            rng=parts.rng,
+            note_first=self._note_first,
+            max_dead_letters=parts.max_dead_letters,
+            stretch=None if replay is None else (replay.first, replay.last),
+            ended=ended,
+        )
+
+    def _ended(self, replay: int, subscription: str) -> None:
+        """One of a replay's consumers has delivered everything; with the last of them the replay is done."""
+        consumers = self._replays.get(replay)
+        if consumers is None:
+            return
+        ending = asyncio.create_task(self._end(replay, subscription, consumers), name=f"end replay {replay}")
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+
+    async def _end(self, replay: int, subscription: str, consumers: list[Consumer]) -> None:
+        for consumer in [one for one in consumers if one.key == subscription]:
+            await consumer.stop(0)  # writes its cursor
+            consumers.remove(consumer)
+        if consumers or self._replays.pop(replay, None) is None:
+            return
+        try:
+            await self._parts.replays.end(replay, ReplayState.DONE)
+        except BusbarError as error:
+            # Its cursor stands at its end: the next start finds nothing left to deliver, and ends it then.
+            _log.warning("replay_not_ended", replay=replay, plugin=self._plugin, error=error.message)

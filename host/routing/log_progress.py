@@ -1,0 +1,156 @@
+"""Rows of cursors and retries: how far each subscription has got, and which deliveries are still to be made.
+
+Functions that take a connection run in the writer's thread.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from host.routing.event_log import DeadLetterRecord, Outcome, PendingRetry, Settlement
+from host.routing.log_deliveries import MAX_REASON
+from host.routing.subscriptions import home, replay_of
+
+MAX_HISTORY: Final = 100
+"""Failed attempts of one delivery that are remembered beside its retry, the first ones."""
+MAX_REMEMBERED_REASON: Final = 500
+
+_CURSOR: Final = "SELECT position FROM cursors WHERE subscription = ?"
+_NEW_CURSOR: Final = (
+    "INSERT INTO cursors (subscription, position, holds) VALUES (?, ?, ?) "
+    "ON CONFLICT (subscription) DO UPDATE SET holds = excluded.holds"
+)
+_MOVE: Final = "UPDATE cursors SET position = max(position, ?) WHERE subscription = ?"
+_ADD_AHEAD: Final = "INSERT OR IGNORE INTO settled_ahead (subscription, sequence) VALUES (?, ?)"
+_LEAVE_AHEAD: Final = "DELETE FROM settled_ahead WHERE subscription = ? AND sequence <= ?"
+_BEGIN: Final = (
+    "INSERT INTO retries (subscription, sequence, attempt, due_at, error) VALUES (?, ?, ?, ?, ?) "
+    "ON CONFLICT (subscription, sequence) DO UPDATE SET "
+    "attempt = excluded.attempt, due_at = excluded.due_at, error = excluded.error"
+)
+_RETRY: Final = (
+    "INSERT INTO retries (subscription, sequence, attempt, due_at, error, history) VALUES (?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (subscription, sequence) DO UPDATE SET "
+    "attempt = excluded.attempt, due_at = excluded.due_at, error = excluded.error, "
+    f"history = CASE WHEN json_array_length(history) < {MAX_HISTORY} "
+    "THEN json_insert(history, '$[#]', json(json_extract(excluded.history, '$[0]'))) ELSE history END"
+)
+_HISTORY: Final = "SELECT history FROM retries WHERE subscription = ? AND sequence = ?"
+_SETTLED: Final = "DELETE FROM retries WHERE subscription = ? AND sequence = ?"
+_REVIVE: Final = (
+    "INSERT INTO retries (subscription, sequence, attempt, due_at, error, body) VALUES (?, ?, 0, ?, ?, ?) "
+    "ON CONFLICT (subscription, sequence) DO UPDATE SET "
+    "attempt = 0, due_at = excluded.due_at, body = excluded.body"
+)
+_COUNT_REPLAYED: Final = (
+    "UPDATE replays SET delivered = delivered + ?, dropped = dropped + ?, dead_lettered = dead_lettered + ?, "
+    "retried = retried + ? WHERE id = ?"
+)
+_OF_PLUGIN: Final = "SELECT subscription FROM cursors WHERE substr(subscription, 1, ?) = ?"
+PER_SUBSCRIPTION: Final = ("cursors", "settled_ahead", "retries")
+_OUTCOMES: Final = (Outcome.DELIVERED, Outcome.DROPPED, Outcome.DEAD_LETTERED, Outcome.RETRIED)
+
+
+def take_cursor(connection: sqlite3.Connection, subscription: str, start: int, *, holds: bool) -> int:
+    """Where a subscription stands; a new one stands at `start`."""
+    connection.execute(_NEW_CURSOR, (subscription, start, int(holds)))
+    return int(connection.execute(_CURSOR, (subscription,)).fetchone()[0])
+
+
+def begin(connection: sqlite3.Connection, attempts: Sequence[PendingRetry]) -> None:
+    """Write down attempts that are about to be made, and that their events need not be read again."""
+    rows = [(one.subscription, one.sequence, one.attempt, one.due_at, one.error) for one in attempts]
+    connection.executemany(_BEGIN, rows)
+    connection.executemany(_ADD_AHEAD, [(one.subscription, one.sequence) for one in attempts])
+
+
+def histories(connection: sqlite3.Connection, given_up: Sequence[Settlement]) -> list[str]:
+    """Every attempt at each of these deliveries, the last one included, as JSON; read before they are settled."""
+    found = []
+    for one in given_up:
+        row = connection.execute(_HISTORY, (one.subscription, one.stored.sequence)).fetchone() if one.noted else None
+        earlier = json.loads(row[0]) if row else []
+        found.append(json.dumps([*earlier, _attempt(one)]))
+    return found
+
+
+def settle(connection: sqlite3.Connection, outcomes: Sequence[Settlement]) -> None:
+    """Keep what is to be tried again, and remove what is decided."""
+    connection.executemany(
+        _SETTLED,
+        [
+            (one.subscription, one.stored.sequence)
+            for one in outcomes
+            if one.noted and one.outcome is not Outcome.RETRIED
+        ],
+    )
+    connection.executemany(
+        _RETRY,
+        [
+            (
+                one.subscription,
+                one.stored.sequence,
+                one.attempt,
+                one.retry_at,
+                one.error[:MAX_REASON],
+                json.dumps([_attempt(one)]),
+            )
+            for one in outcomes
+            if one.outcome is Outcome.RETRIED
+        ],
+    )
+    _count_replayed(connection, outcomes)
+
+
+def _attempt(one: Settlement) -> dict[str, Any]:
+    return {
+        "attempt": one.attempt,
+        "at": one.started_at,
+        "duration": one.duration,
+        "error": one.error[:MAX_REMEMBERED_REASON],
+    }
+
+
+def _count_replayed(connection: sqlite3.Connection, outcomes: Sequence[Settlement]) -> None:
+    counts: dict[int, dict[Outcome, int]] = {}
+    for one in outcomes:
+        if "#" in one.subscription and (replay := replay_of(one.subscription)) is not None:
+            found = counts.setdefault(replay, dict.fromkeys(_OUTCOMES, 0))
+            found[one.outcome] += 1
+    for replay, found in counts.items():
+        connection.execute(_COUNT_REPLAYED, (*(found[outcome] for outcome in _OUTCOMES), replay))
+
+
+def move(connection: sqlite3.Connection, cursors: Mapping[str, int], ahead: Mapping[str, Sequence[int]]) -> None:
+    """Move cursors, and note what is settled above them."""
+    connection.executemany(_ADD_AHEAD, _pairs(ahead))
+    for subscription, position in cursors.items():
+        connection.execute(_MOVE, (position, subscription))
+        connection.execute(_LEAVE_AHEAD, (subscription, position))
+
+
+def _pairs(ahead: Mapping[str, Sequence[int]]) -> Iterable[tuple[str, int]]:
+    return ((subscription, sequence) for subscription, found in ahead.items() for sequence in found)
+
+
+def revive(connection: sqlite3.Connection, letter: DeadLetterRecord, now: float) -> None:
+    """Have a dead letter delivered again, with its own copy of the event and no attempt counted."""
+    row = (letter.subscription, letter.sequence, now, letter.reason, letter.body)
+    connection.execute(_REVIVE, row)
+
+
+def drop_subscription(connection: sqlite3.Connection, subscription: str) -> None:
+    """Remove the cursor and the retries of a subscription."""
+    for table in PER_SUBSCRIPTION:
+        connection.execute(f"DELETE FROM {table} WHERE subscription = ?", (subscription,))
+
+
+def retire(connection: sqlite3.Connection, plugin: str, kept: Collection[str]) -> None:
+    """Remove the cursors and retries of a plugin's subscriptions, and of their replays, other than `kept`."""
+    prefix = plugin + "/"
+    for (subscription,) in connection.execute(_OF_PLUGIN, (len(prefix), prefix)).fetchall():
+        if home(subscription) not in kept:
+            drop_subscription(connection, subscription)
