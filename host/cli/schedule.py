@@ -11,15 +11,43 @@ from host.cli.output import AsJson, command, show, table
 
 app = typer.Typer(help="Schedules and their firings.", no_args_is_help=True, rich_markup_mode=None)
 Id = Annotated[str, typer.Argument(help="The schedule's id: plugin/name.")]
+Page = Annotated[int, typer.Option(help="Which page.")]
+Limit = Annotated[int, typer.Option(help="How many on a page, at most 200.")]
 
 
 @app.command("list")
 @command
-def list_(as_json: AsJson = False) -> None:
-    """List the schedules."""
-    rows = request("GET", "/api/v1/schedules").data
-    columns = {"id": "ID", "rule": "RULE", "nextDue": "NEXT", "lastFired": "LAST", "paused": "PAUSED"}
+def list_(page: Page = 1, limit: Limit = 50, as_json: AsJson = False) -> None:
+    """List the schedules; `--json` has all their settings."""
+    rows = request("GET", "/api/v1/schedules", query={"page": str(page), "limit": str(limit)}).data
+    columns = {
+        "id": "ID",
+        "rule": "RULE",
+        "timezone": "ZONE",
+        "state": "STATE",
+        "nextDue": "NEXT",
+        "lastFired": "LAST",
+        "error": "ERROR",
+    }
     table(rows, columns, as_json=as_json, empty="no schedules")
+
+
+@app.command()
+@command
+def runs(schedule: Id, page: Page = 1, limit: Limit = 50, as_json: AsJson = False) -> None:
+    """List its firings and what did not fire and why, the newest first."""
+    query = {"page": str(page), "limit": str(limit)}
+    rows = request("GET", f"/api/v1/schedules/{segment(schedule)}/runs", query=query).data
+    columns = {
+        "due": "DUE",
+        "firedAt": "DECIDED",
+        "outcome": "OUTCOME",
+        "reason": "REASON",
+        "count": "COUNT",
+        "latenessSeconds": "LATE (S)",
+        "eventId": "EVENT",
+    }
+    table(rows, columns, as_json=as_json, empty="nothing came due yet")
 
 
 @app.command()

@@ -1,46 +1,53 @@
-"""When a schedule comes due: pure functions of a rule and an instant.
-
-Cron rules are cronsim's (Debian semantics): at the gap of spring a missed time fires right after it, at the
-fold of autumn once. APScheduler's own cron trigger is not used: it skips days around a change of the clock.
-"""
+"""When a schedule comes due: pure functions of a rule and an instant. Instants are seconds since the epoch."""
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from itertools import takewhile
+from typing import Final
 
-from cronsim import CronSim, CronSimError
-
+from host.scheduling.cron_rules import CronRule
 from host.scheduling.errors import ScheduleRuleError
-from plugin_sdk.description import Schedule
+from plugin_sdk.schedule import Schedule, instant_of
+
+LAST_INSTANT: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+"""Nothing comes due after this: later instants cannot be written down."""
+_SHARE_BITS: Final = 32
 
 
 def next_due(schedule: Schedule, after: float, *, anchor: float) -> float | None:
     """The first instant strictly after `after` at which the schedule comes due; None where there is none.
 
-    Instants are seconds since the epoch. `anchor` is when the schedule was first adopted: intervals count
-    from it, so that a restart does not shift them.
+    `anchor` is what intervals count from, so that a restart does not shift them.
 
     Raises:
-        ScheduleRuleError: the rule is malformed.
+        ScheduleRuleError: the rule is malformed, or its time zone unknown.
     """
-    if schedule.cron is not None:
-        return _next_cron(schedule, schedule.cron, after)
-    if schedule.every is not None:
-        passed = math.floor(round((after - anchor) / schedule.every, 9))
-        return anchor + (passed + 1) * schedule.every
-    due = _instant(schedule, schedule.at or "")
-    return due if due > after else None
+    return next(instants(schedule, after, anchor=anchor), None)
+
+
+def instants(schedule: Schedule, after: float, *, anchor: float) -> Iterator[float]:
+    """All instants strictly after `after`, in order; errors as in `next_due`."""
+    start, end = schedule.starts_at, schedule.ends_at
+    if start is not None:
+        after = max(after, math.nextafter(start, -math.inf))
+    last = LAST_INSTANT if end is None else min(end, LAST_INSTANT)
+    return takewhile(lambda instant: instant <= last, _unbounded(schedule, after, anchor))
 
 
 def check_rule(schedule: Schedule) -> None:
     """Refuse a rule that can never be evaluated.
 
     Raises:
-        ScheduleRuleError: the rule is malformed, or names a date that never comes.
+        ScheduleRuleError: the rule is malformed, or names no instant at all.
     """
-    next_due(schedule, 0.0, anchor=0.0)
+    if next_due(schedule, 0.0, anchor=schedule.starts_at or 0.0) is None:
+        raise ScheduleRuleError(
+            f"schedule '{schedule.name}': '{describe_rule(schedule)}' names a date that never comes"
+        )
 
 
 def describe_rule(schedule: Schedule) -> str:
@@ -50,33 +57,51 @@ def describe_rule(schedule: Schedule) -> str:
     return f"every {schedule.every:g} s" if schedule.every is not None else f"at {schedule.at}"
 
 
-def _next_cron(schedule: Schedule, rule: str, after: float) -> float | None:
-    try:
-        zone = ZoneInfo(schedule.timezone)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ScheduleRuleError(
-            f"schedule '{schedule.name}': '{schedule.timezone}' is no time zone: write one of the IANA "
-            "database, such as 'Europe/Berlin'"
-        ) from None
-    try:
-        return next(CronSim(rule, datetime.fromtimestamp(after, zone))).timestamp()
-    except CronSimError as error:
-        raise ScheduleRuleError(
-            f"schedule '{schedule.name}': '{rule}' is no cron rule ({error}): write five fields, such as '0 8 * * mon'"
-        ) from None
-    except StopIteration:
-        if after > 0:
-            return None
-        raise ScheduleRuleError(f"schedule '{schedule.name}': '{rule}' names a date that never comes") from None
+def multiple_at_or_before(instant: float, anchor: float, every: float) -> int:
+    """The number of the last instant of an interval that is not after `instant`; `anchor` has the number 0.
+
+    Numbered instants are exactly `anchor + number * every`, however the division rounds.
+    """
+    number = math.floor((instant - anchor) / every)
+    while anchor + number * every > instant:
+        number -= 1
+    while anchor + (number + 1) * every <= instant:
+        number += 1
+    return number
 
 
-def _instant(schedule: Schedule, text: str) -> float:
+def dispatch_at(schedule_id: str, due: float, jitter: float) -> float:
+    """When a firing is dispatched: `due`, held back by a share of `jitter` that is always the same for it."""
+    if not jitter:
+        return due
+    digest = hashlib.blake2b(f"{schedule_id}/{written(due)}".encode(), digest_size=_SHARE_BITS // 8).digest()
+    return due + jitter * (int.from_bytes(digest) / (1 << _SHARE_BITS))
+
+
+def written(due: float) -> str:
+    """An instant as it stands in events: RFC 3339, to the millisecond."""
+    return datetime.fromtimestamp(due, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _unbounded(schedule: Schedule, after: float, anchor: float) -> Iterator[float]:
+    if schedule.cron is not None:
+        try:
+            return CronRule(schedule.cron, schedule.timezone).after(after)
+        except ValueError as error:
+            raise ScheduleRuleError(f"schedule '{schedule.name}': {error}") from None
+    if schedule.every is not None:
+        return _multiples(after, anchor, schedule.every)
     try:
-        found = datetime.fromisoformat(text)
-        if found.tzinfo is None:
-            raise ValueError("it has no offset")
+        due = instant_of(schedule.at or "")
     except ValueError as error:
         raise ScheduleRuleError(
-            f"schedule '{schedule.name}': '{text}' is no instant ({error}): write it as 2026-11-20T10:00:00Z"
+            f"schedule '{schedule.name}': '{schedule.at}' is no instant ({error}): write it as 2026-11-20T10:00:00Z"
         ) from None
-    return found.astimezone(UTC).timestamp()
+    return iter((due,) if due > after else ())
+
+
+def _multiples(after: float, anchor: float, every: float) -> Iterator[float]:
+    number = multiple_at_or_before(after, anchor, every)
+    while True:
+        number += 1
+        yield anchor + number * every

@@ -9,31 +9,42 @@ from typing import Any, Final
 
 import msgspec
 
-from host.scheduling.rules import describe_rule
-from plugin_sdk.description import Schedule
+from host.scheduling.rules import describe_rule, dispatch_at
+from host.storage.database import Database
+from plugin_sdk.errors import PluginError
+from plugin_sdk.schedule import Schedule
 
-KEPT_FIRINGS: Final = 1000
-"""Firings kept for each schedule."""
-
-SELECT: Final = "SELECT * FROM schedules"
-_SAVE: Final = (
-    "INSERT OR REPLACE INTO schedules (id, plugin, name, rule, anchor, next_due, active, paused, last_due, last_fired) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_SELECT: Final = "SELECT * FROM schedules"
+_COLUMNS: Final = (
+    "id, plugin, name, rule, anchor, next_due, active, paused, last_due, last_fired, "
+    "seen, dispatch_at, queued_due, adopted_at, error"
 )
-_FIRED: Final = "INSERT INTO firings (schedule, due, fired_at, event_id, by_hand) VALUES (?, ?, ?, ?, ?)"
-_TRIM: Final = (
-    "DELETE FROM firings WHERE schedule = ? AND number <= "
-    "(SELECT number FROM firings WHERE schedule = ? ORDER BY number DESC LIMIT 1 OFFSET ?)"
+_SAVE: Final = f"INSERT OR REPLACE INTO schedules ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_MOVE: Final = (
+    "UPDATE schedules SET next_due = ?, dispatch_at = ?, seen = ?, queued_due = ?, last_due = ?, last_fired = ?, "
+    "error = ? WHERE id = ? AND active = 1 AND paused = 0 AND next_due IS ? AND queued_due IS ? AND anchor = ?"
 )
-FIRINGS: Final = (
-    "SELECT due, fired_at, event_id, by_hand FROM firings WHERE schedule = ? ORDER BY number DESC LIMIT ? OFFSET ?"
+_DUE: Final = f"{_SELECT} WHERE dispatch_at <= ? AND active = 1 AND paused = 0 ORDER BY dispatch_at, id LIMIT ?"
+_QUEUED: Final = (
+    f"{_SELECT} WHERE queued_due IS NOT NULL AND active = 1 AND paused = 0 "
+    "AND (dispatch_at IS NULL OR dispatch_at > ?) AND id > ? ORDER BY id LIMIT ?"
 )
-COUNT_FIRINGS: Final = "SELECT count(*) FROM firings WHERE schedule = ?"
+_NEXT: Final = (
+    "SELECT (SELECT min(dispatch_at) FROM schedules WHERE dispatch_at IS NOT NULL), "
+    "EXISTS (SELECT 1 FROM schedules WHERE queued_due IS NOT NULL AND active = 1 AND paused = 0)"
+)
+_RUNNING: Final = f"{_SELECT} WHERE dispatch_at IS NOT NULL ORDER BY id"
+_COUNT: Final = "SELECT count(*) FROM schedules"
+_PAGE: Final = f"{_SELECT} ORDER BY id LIMIT ? OFFSET ?"
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleRecord:
-    """One schedule. Instants are seconds since the epoch."""
+    """One schedule. Instants are seconds since the epoch.
+
+    `seen` is up to where instants were dealt with (None in rows of older hosts), `queued_due` an instant that waits for
+    an earlier firing, `error` why the rule cannot be evaluated; it fires no more then.
+    """
 
     id: str
     plugin: str
@@ -45,6 +56,10 @@ class ScheduleRecord:
     paused: bool
     last_due: float | None = None
     last_fired: float | None = None
+    seen: float | None = None
+    queued_due: float | None = None
+    adopted_at: float | None = None
+    error: str = ""
 
     @property
     def rule_text(self) -> str:
@@ -52,46 +67,62 @@ class ScheduleRecord:
         return describe_rule(self.schedule)
 
     @property
-    def waiting(self) -> bool:
-        """Whether it will fire by itself."""
-        return self.active and not self.paused and self.next_due is not None
+    def state(self) -> str:
+        """`active`, `paused` by a person, `suspended` with its plugin, or `broken`: its rule cannot be evaluated."""
+        if self.paused:
+            return "paused"
+        if not self.active:
+            return "suspended"
+        return "broken" if self.error else "active"
 
-
-@dataclass(frozen=True, slots=True)
-class FiringRecord:
-    """One firing; `due` is RFC 3339."""
-
-    due: str
-    fired_at: float
-    event_id: str
-    by_hand: bool
+    @property
+    def dispatch_at(self) -> float | None:
+        """When its next firing is to be dispatched; None while it does not fire by itself."""
+        if self.state != "active" or self.next_due is None:
+            return None
+        return dispatch_at(self.id, self.next_due, self.schedule.jitter)
 
 
 def record_of(row: sqlite3.Row) -> ScheduleRecord:
-    """A row as a record."""
+    """A row as a record; a rule that cannot be read any more is an error of the record, not of whoever reads it."""
+    error = row["error"]
+    try:
+        schedule = msgspec.json.decode(row["rule"], type=Schedule)
+    except (msgspec.MsgspecError, PluginError) as unreadable:
+        schedule = Schedule(name="unreadable", at="1970-01-01T00:00:00Z")
+        error = f"the stored rule cannot be read ({unreadable}): restart the plugin"
     return ScheduleRecord(
         id=row["id"],
         plugin=row["plugin"],
         name=row["name"],
-        schedule=msgspec.json.decode(row["rule"], type=Schedule),
+        schedule=schedule,
         anchor=row["anchor"],
         next_due=row["next_due"],
         active=bool(row["active"]),
         paused=bool(row["paused"]),
         last_due=row["last_due"],
         last_fired=row["last_fired"],
+        seen=row["seen"],
+        queued_due=row["queued_due"],
+        adopted_at=row["adopted_at"],
+        error=error,
     )
 
 
 def find(connection: sqlite3.Connection, schedule: str) -> ScheduleRecord | None:
     """One schedule, or None."""
-    row = connection.execute(SELECT + " WHERE id = ?", (schedule,)).fetchone()
+    row = connection.execute(_SELECT + " WHERE id = ?", (schedule,)).fetchone()
     return None if row is None else record_of(row)
 
 
 def of_plugin(connection: sqlite3.Connection, plugin: str) -> list[ScheduleRecord]:
     """The schedules of a plugin."""
-    return [record_of(row) for row in connection.execute(SELECT + " WHERE plugin = ?", (plugin,))]
+    return [record_of(row) for row in connection.execute(_SELECT + " WHERE plugin = ?", (plugin,))]
+
+
+def waiting(connection: sqlite3.Connection) -> list[ScheduleRecord]:
+    """Every schedule that will fire by itself."""
+    return [record_of(row) for row in connection.execute(_RUNNING)]
 
 
 def save(connection: sqlite3.Connection, record: ScheduleRecord) -> None:
@@ -107,8 +138,31 @@ def save(connection: sqlite3.Connection, record: ScheduleRecord) -> None:
         int(record.paused),
         record.last_due,
         record.last_fired,
+        record.seen,
+        record.dispatch_at,
+        record.queued_due,
+        record.adopted_at,
+        record.error,
     )
     connection.execute(_SAVE, row)
+
+
+def move(connection: sqlite3.Connection, known: ScheduleRecord, moved: ScheduleRecord) -> bool:
+    """Move a schedule on; False where someone else changed what is `known` of it, and then nothing is written."""
+    values = (
+        moved.next_due,
+        moved.dispatch_at,
+        moved.seen,
+        moved.queued_due,
+        moved.last_due,
+        moved.last_fired,
+        moved.error,
+        known.id,
+        known.next_due,
+        known.queued_due,
+        known.anchor,
+    )
+    return connection.execute(_MOVE, values).rowcount == 1
 
 
 def delete(connection: sqlite3.Connection, schedules: Sequence[str]) -> None:
@@ -118,7 +172,29 @@ def delete(connection: sqlite3.Connection, schedules: Sequence[str]) -> None:
         connection.execute("DELETE FROM firings WHERE schedule = ?", (schedule,))
 
 
-def note_firing(connection: sqlite3.Connection, schedule: str, firing: FiringRecord) -> None:
-    """Add a firing to the history, and drop the oldest beyond what is kept."""
-    connection.execute(_FIRED, (schedule, firing.due, firing.fired_at, firing.event_id, int(firing.by_hand)))
-    connection.execute(_TRIM, (schedule, schedule, KEPT_FIRINGS))
+async def due(database: Database, now: float, limit: int) -> list[ScheduleRecord]:
+    """Schedules that are to be dispatched, the longest due first."""
+    return [record_of(row) for row in await database.read(_DUE, (now, limit))]
+
+
+async def queued(database: Database, now: float, after: str, limit: int) -> list[ScheduleRecord]:
+    """Schedules with a firing that waits, other than those of `due`; by id, behind `after`."""
+    return [record_of(row) for row in await database.read(_QUEUED, (now, after, limit))]
+
+
+async def next_dispatch(database: Database) -> tuple[float | None, bool]:
+    """When the next schedule is to be dispatched, and whether any firing waits for an earlier one."""
+    ((at, any_queued),) = await database.read(_NEXT)
+    return at, bool(any_queued)
+
+
+async def exists(database: Database, schedule: str) -> bool:
+    """Whether there is a schedule of that id."""
+    return bool(await database.read("SELECT 1 FROM schedules WHERE id = ?", (schedule,)))
+
+
+async def page(database: Database, offset: int, limit: int) -> tuple[list[ScheduleRecord], int]:
+    """A page of all schedules, by id, and how many there are."""
+    counted = await database.read(_COUNT)
+    rows = await database.read(_PAGE, (limit, offset))
+    return [record_of(row) for row in rows], int(counted[0][0])

@@ -1,7 +1,8 @@
-"""The scheduler: APScheduler is its timer, the store has the due times, the log gets the firings.
+"""The scheduler: which schedules fire, and when they are looked at.
 
-A firing is an event, appended in the transaction that moves the schedule's next due time. So a crash fires it
-once or leaves it due, and two wake-ups for one instant fire it once.
+APScheduler has the timer, the store has the due times, the log gets the firings. A look fires whatever is due; one is
+made when the next schedule is to be dispatched, when something changed, and at least every minute, because the clock
+on the wall may have been set.
 """
 
 from __future__ import annotations
@@ -11,264 +12,291 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
-from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.date import DateTrigger
 
 from host.errors import BusbarError
-from host.routing.event_log import Appended
-from host.routing.subscriptions import FIRING_TYPE, firing_source
+from host.scheduling import firing_store
 from host.scheduling import schedule_store as store
+from host.scheduling.adoption import adopted, reanchored
+from host.scheduling.clock_watch import ClockWatch
+from host.scheduling.dispatcher import AppendsWithin, Dispatcher
 from host.scheduling.errors import ScheduleNotFoundError
+from host.scheduling.firing_store import FiringRecord
+from host.scheduling.misfires import Reason, Skipped
+from host.scheduling.overlaps import FiringCancels, FiringOutcomes, LogOutcomes
 from host.scheduling.rules import next_due
-from host.scheduling.schedule_store import FiringRecord, ScheduleRecord
+from host.scheduling.schedule_store import ScheduleRecord
+from host.scheduling.spans import span
 from host.storage.database import Database
 from plugin_sdk.clock import Clock
-from plugin_sdk.description import Schedule
-from plugin_sdk.events import Event, new_event
+from plugin_sdk.schedule import Schedule
 
-LONGEST_SLEEP: Final = timedelta(seconds=60)
-"""The timer looks at the wall clock at least so often, so that a step of it is noticed."""
+LONGEST_SLEEP: Final = 60.0
+"""Seconds after which the wall clock is looked at in any case, so that a step of it is noticed."""
+SHORTEST_SLEEP: Final = 0.01
+QUEUE_SECONDS: Final = 1.0
+"""How often a firing that waits for an earlier one is looked after."""
 RETRY_SECONDS: Final = 5.0
 """Wait before a firing that could not be written is tried again."""
 
 _log = structlog.get_logger(__name__)
 
 
-class AppendsWithin(Protocol):
-    """A log that can append as part of the caller's transaction."""
-
-    def append_within(self, connection: sqlite3.Connection, event: Event) -> Appended:
-        """Append an event; it becomes visible with the transaction's commit."""
-        ...
-
-
 class Scheduler:
-    """Fires the schedules of running plugins."""
+    """Fires the schedules of running plugins.
 
-    def __init__(self, database: Database, log: AppendsWithin, clock: Clock) -> None:
+    Args:
+        database: Where schedules and their history are.
+        log: Gets the firings.
+        clock: Says what is due.
+        outcomes: Says which firings are settled; by default the cursors and retries in the database.
+        cancels: Ends deliveries for `cancel-previous`.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        log: AppendsWithin,
+        clock: Clock,
+        *,
+        outcomes: FiringOutcomes | None = None,
+        cancels: FiringCancels | None = None,
+    ) -> None:
         self._database = database
-        self._log = log
         self._clock = clock
-        self._timer = AsyncIOScheduler(
-            timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
-        )
-        self._firing = asyncio.Lock()
+        self._dispatcher = Dispatcher(database, log, outcomes or LogOutcomes(database), cancels)
+        self._watch = ClockWatch(clock)
+        # Stepped back, but not all schedules could be told yet: that is tried again.
+        self._stepped_back = 0.0
+        self._timer = AsyncIOScheduler(timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True})
+        self._looking = asyncio.Lock()
+        self._poked = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start the timer; schedules wake when their plugin is adopted."""
+        """Start looking; schedules fire once their plugin is adopted."""
         self._timer.start()
+        self._task = asyncio.create_task(self._run(), name="schedules")
 
     async def stop(self) -> None:
-        """Stop the timer; a firing that is being written is finished first."""
-        async with self._firing:
-            self._timer.shutdown(wait=False)
+        """Stop looking; a firing that is being written is finished first."""
+        async with self._looking:
+            if self._task is not None:
+                self._task.cancel()
+                self._timer.shutdown(wait=False)
+        if self._task is not None:
+            await asyncio.wait((self._task,))
+        self._dispatcher.close()
+
+    def poke(self) -> None:
+        """Look now: something changed, such as a delivery that a firing waits for."""
+        self._poked.set()
 
     # -- plugins come and go
 
     async def adopt(self, plugin: str, schedules: Sequence[Schedule]) -> None:
         """Have these schedules fire: the plugin runs.
 
-        An unchanged rule keeps its next due time; what was missed while nothing ran fires once, or not, as
-        its misfire policy says. A new or changed rule starts now, and one that is gone is forgotten.
-
-        Raises:
-            ScheduleRuleError: a rule is malformed; nothing is changed.
+        An unchanged rule goes on where it stood, and what was missed while nothing ran is for its misfire policy. A
+        new or changed rule starts now, and one that is gone is forgotten. A rule that cannot be evaluated is marked
+        and logged; the others fire.
         """
-        now = self._clock.now().timestamp()
+        now = self._now()
         wanted = {f"{plugin}/{schedule.name}": schedule for schedule in schedules}
 
         def write(connection: sqlite3.Connection) -> list[ScheduleRecord]:
             known = {record.id: record for record in store.of_plugin(connection, plugin)}
             store.delete(connection, [gone for gone in known if gone not in wanted])
-            records = [_adopted(plugin, schedule, known.get(key), now) for key, schedule in wanted.items()]
+            records = [adopted(plugin, schedule, known.get(key), now) for key, schedule in wanted.items()]
             for record in records:
+                before = known.get(record.id)
+                if before is not None and before.queued_due is not None and record.queued_due is None:
+                    _note_unqueued(connection, before, Reason.RULE_CHANGED, now)
                 store.save(connection, record)
             return records
 
         for record in await self._database.write(write):
-            self._arm(record)
+            if record.error:
+                _log.error("schedule_broken", schedule=record.id, error=record.error)
+        self.poke()
 
     async def suspend(self, plugin: str) -> None:
         """Fire nothing of a plugin until it is adopted again."""
 
-        def write(connection: sqlite3.Connection) -> list[ScheduleRecord]:
-            records = store.of_plugin(connection, plugin)
-            for record in records:
+        def write(connection: sqlite3.Connection) -> None:
+            for record in store.of_plugin(connection, plugin):
                 store.save(connection, replace(record, active=False))
-            return records
 
-        for record in await self._database.write(write):
-            self._disarm(record.id)
+        await self._database.write(write)
 
     async def forget(self, plugin: str) -> None:
         """Drop the schedules of a plugin and their history."""
 
-        def write(connection: sqlite3.Connection) -> list[str]:
-            gone = [record.id for record in store.of_plugin(connection, plugin)]
-            store.delete(connection, gone)
-            return gone
+        def write(connection: sqlite3.Connection) -> None:
+            store.delete(connection, [record.id for record in store.of_plugin(connection, plugin)])
 
-        for schedule in await self._database.write(write):
-            self._disarm(schedule)
+        await self._database.write(write)
 
     # -- by hand
 
-    async def all(self) -> list[ScheduleRecord]:
-        """Every schedule, by id."""
-        return [store.record_of(row) for row in await self._database.read(store.SELECT + " ORDER BY id")]
+    async def page(self, offset: int, limit: int) -> tuple[list[ScheduleRecord], int]:
+        """A page of all schedules, by id, and how many there are."""
+        return await store.page(self._database, offset, limit)
 
     async def pause(self, schedule: str) -> ScheduleRecord:
-        """Fire it no more until it is resumed.
+        """Fire it no more until it is resumed; a firing that waits for an earlier one is given up.
 
         Raises:
             ScheduleNotFoundError: there is none of that id.
         """
-        record = await self._change(schedule, paused=True)
-        self._disarm(schedule)
-        return record
-
-    async def resume(self, schedule: str) -> ScheduleRecord:
-        """Fire it by its rule again, from now on; errors as in `pause`."""
-        record = await self._change(schedule, paused=False)
-        self._arm(record)
-        return record
-
-    async def run_now(self, schedule: str) -> FiringRecord:
-        """Fire it now, beside its rule; errors as in `pause`."""
-        now = self._clock.now()
-
-        def write(connection: sqlite3.Connection) -> FiringRecord:
-            record = store.find(connection, schedule)
-            if record is None:
-                raise ScheduleNotFoundError(schedule)
-            return self._fire_within(connection, record, now, now, by_hand=True)
-
-        return await self._database.write(write)
-
-    async def runs(self, schedule: str, offset: int, limit: int) -> tuple[list[FiringRecord], int]:
-        """A page of its firings, the newest first, and how many are kept; errors as in `pause`."""
-        if not await self._database.read(store.SELECT + " WHERE id = ?", (schedule,)):
-            raise ScheduleNotFoundError(schedule)
-        counted = await self._database.read(store.COUNT_FIRINGS, (schedule,))
-        rows = await self._database.read(store.FIRINGS, (schedule, limit, offset))
-        found = [FiringRecord(row["due"], row["fired_at"], row["event_id"], bool(row["by_hand"])) for row in rows]
-        return found, int(counted[0][0])
-
-    # -- firing
-
-    async def fire_due(self, schedule: str) -> ScheduleRecord | None:
-        """Fire a schedule if it is due, and move it on; the schedule as it stands then.
-
-        Safe to call at any time and any number of times.
-        """
-        now = self._clock.now()
-
-        def write(connection: sqlite3.Connection) -> ScheduleRecord | None:
-            record = store.find(connection, schedule)
-            if record is None or not record.waiting or record.next_due is None:
-                return record
-            if record.next_due > now.timestamp():
-                return record
-            due = datetime.fromtimestamp(record.next_due, UTC)
-            self._fire_within(connection, record, due, now, by_hand=False)
-            # What else was missed until now is one with this firing.
-            moved = replace(
-                record,
-                next_due=next_due(record.schedule, now.timestamp(), anchor=record.anchor),
-                last_due=record.next_due,
-                last_fired=now.timestamp(),
-            )
-            store.save(connection, moved)
-            return moved
-
-        return await self._database.write(write)
-
-    def _fire_within(
-        self,
-        connection: sqlite3.Connection,
-        record: ScheduleRecord,
-        due: datetime,
-        now: datetime,
-        *,
-        by_hand: bool,
-    ) -> FiringRecord:
-        text = due.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        event_id = f"{record.id}/{text}" + ("/by-hand" if by_hand else "")
-        event = new_event(
-            FIRING_TYPE,
-            source=firing_source(record.plugin),
-            subject=record.name,
-            id=event_id,
-            time=due,
-            data={"plugin": record.plugin, "schedule": record.name, "due": text},
-        )
-        self._log.append_within(connection, event)
-        firing = FiringRecord(text, now.timestamp(), event_id, by_hand)
-        store.note_firing(connection, record.id, firing)
-        return firing
-
-    async def _wake(self, schedule: str) -> None:
-        """The timer says that a schedule may be due."""
-        async with self._firing:
-            try:
-                record = await self.fire_due(schedule)
-            except BusbarError as error:
-                _log.warning("firing_not_written", schedule=schedule, error=error.message, retry_in=RETRY_SECONDS)
-                self._set(schedule, self._clock.now() + timedelta(seconds=RETRY_SECONDS))
-                return
-        if record is not None:
-            self._arm(record)
-
-    def _arm(self, record: ScheduleRecord) -> None:
-        if not record.waiting or record.next_due is None:
-            self._disarm(record.id)
-            return
-        due = datetime.fromtimestamp(record.next_due, UTC)
-        self._set(record.id, min(due, self._clock.now() + LONGEST_SLEEP))
-
-    def _set(self, schedule: str, at: datetime) -> None:
-        self._timer.add_job(self._wake, DateTrigger(at), args=(schedule,), id=schedule, replace_existing=True)
-
-    def _disarm(self, schedule: str) -> None:
-        try:
-            self._timer.remove_job(schedule)
-        except JobLookupError:
-            return  # it was not armed, or is firing right now and will find itself not waiting
-
-    async def _change(self, schedule: str, *, paused: bool) -> ScheduleRecord:
-        now = self._clock.now().timestamp()
+        now = self._now()
 
         def write(connection: sqlite3.Connection) -> ScheduleRecord:
-            record = store.find(connection, schedule)
-            if record is None:
-                raise ScheduleNotFoundError(schedule)
-            changed = replace(record, paused=paused)
-            if not paused:
-                changed = replace(changed, next_due=next_due(record.schedule, now, anchor=record.anchor))
+            record = _found(connection, schedule)
+            if record.queued_due is not None and not record.paused:
+                _note_unqueued(connection, record, Reason.PAUSED, now)
+            changed = replace(record, paused=True, queued_due=None)
             store.save(connection, changed)
             return changed
 
         return await self._database.write(write)
 
+    async def resume(self, schedule: str) -> ScheduleRecord:
+        """Fire it by its rule again, from now on; what came due while it was paused does not fire.
 
-def _adopted(plugin: str, schedule: Schedule, known: ScheduleRecord | None, now: float) -> ScheduleRecord:
-    if known is None or known.schedule != schedule:
-        return ScheduleRecord(
-            id=f"{plugin}/{schedule.name}",
-            plugin=plugin,
-            name=schedule.name,
-            schedule=schedule,
-            anchor=now,
-            next_due=next_due(schedule, now, anchor=now),
-            active=True,
-            paused=known is not None and known.paused,
-        )
-    missed = known.next_due is not None and known.next_due <= now
-    due = known.next_due
-    if missed and schedule.misfire == "skip":
-        due = next_due(schedule, now, anchor=known.anchor)
-    return replace(known, active=True, next_due=due)
+        Raises:
+            ScheduleNotFoundError: there is none of that id.
+            ScheduleRuleError: its rule cannot be evaluated; nothing is changed.
+        """
+        now = self._now()
+
+        def write(connection: sqlite3.Connection) -> ScheduleRecord:
+            record = _found(connection, schedule)
+            if record.state in {"active", "suspended"} and not record.error:
+                return record
+            changed = _resumed(connection, record, now)
+            store.save(connection, changed)
+            return changed
+
+        record = await self._database.write(write)
+        self.poke()
+        return record
+
+    async def run_now(self, schedule: str) -> FiringRecord:
+        """Fire it now, beside its rule, whatever still runs of it; errors as in `pause`."""
+        now = self._now()
+
+        def write(connection: sqlite3.Connection) -> FiringRecord:
+            record = _found(connection, schedule)
+            return self._dispatcher.fire_within(connection, record, now, now, Reason.BY_HAND)
+
+        return await self._database.write(write)
+
+    async def runs(self, schedule: str, offset: int, limit: int) -> tuple[list[FiringRecord], int]:
+        """A page of its history, the newest first, and how many rows are kept; errors as in `pause`."""
+        if not await store.exists(self._database, schedule):
+            raise ScheduleNotFoundError(schedule)
+        return await firing_store.page(self._database, schedule, offset, limit)
+
+    # -- looking
+
+    async def look(self) -> float:
+        """Fire what is due; seconds until the next look, at most a minute.
+
+        Safe to call at any time and any number of times.
+
+        Raises:
+            StorageBusyError, StorageFailedError: what is not fired yet is still due.
+        """
+        async with self._looking:
+            await self._follow_clock()
+            await self._dispatcher.fire_due(self._now())
+            at, any_queued = await store.next_dispatch(self._database)
+        wait = QUEUE_SECONDS if any_queued else LONGEST_SLEEP
+        if at is not None:
+            wait = min(wait, at - self._now())
+        return max(SHORTEST_SLEEP, wait)
+
+    async def _follow_clock(self) -> None:
+        """Notice a step of the wall clock. Forward, instants were missed; back, intervals have to count anew."""
+        step = self._watch.step()
+        if step:
+            _log.warning("clock_stepped", step_seconds=round(step, 3))
+        self._stepped_back += min(step, 0.0)
+        if not self._stepped_back:
+            return
+        now, back = self._now(), self._stepped_back
+
+        def write(connection: sqlite3.Connection) -> None:
+            for record in store.waiting(connection):
+                settled = reanchored(record, now, back)
+                if settled is not record:
+                    store.save(connection, settled)
+
+        await self._database.write(write)
+        self._stepped_back = 0.0
+
+    async def _run(self) -> None:
+        """Look, and sleep until the timer or someone else pokes, or the longest sleep is over."""
+        while True:
+            self._poked.clear()
+            try:
+                wait = await self.look()
+            except BusbarError as error:
+                _log.warning("firings_not_written", error=error.message, retry_in=RETRY_SECONDS)
+                wait = RETRY_SECONDS
+            except Exception:  # noqa: BLE001 - logged with its traceback; schedules must not stop for good
+                _log.exception("look_failed", retry_in=RETRY_SECONDS)
+                wait = RETRY_SECONDS
+            at = datetime.now(UTC) + timedelta(seconds=wait)
+            self._timer.add_job(self._wake, DateTrigger(at), id="look", replace_existing=True)
+            try:
+                # The timer sleeps by the wall clock: were that set back, it would oversleep by as much.
+                async with asyncio.timeout(LONGEST_SLEEP):
+                    await self._poked.wait()
+            except TimeoutError:
+                continue
+
+    async def _wake(self) -> None:
+        """What the timer calls, on the loop."""
+        self.poke()
+
+    def _now(self) -> float:
+        return self._clock.now().timestamp()
+
+
+def _found(connection: sqlite3.Connection, schedule: str) -> ScheduleRecord:
+    record = store.find(connection, schedule)
+    if record is None:
+        raise ScheduleNotFoundError(schedule)
+    return record
+
+
+def _resumed(connection: sqlite3.Connection, record: ScheduleRecord, now: float) -> ScheduleRecord:
+    """The schedule as it goes on from now; what came due while it was paused is noted."""
+    schedule = record.schedule
+    if not record.paused:  # its rule was broken: what it missed is for the misfire policy
+        due = next_due(schedule, now if record.seen is None else record.seen, anchor=record.anchor)
+        return replace(record, error="", next_due=due)
+    seen = now
+    if schedule.every is None:
+        seen = max(now, record.seen or now)  # a clock that went back does not bring instants back
+    due = next_due(schedule, seen, anchor=record.anchor)
+    missed = None
+    if record.next_due is not None:
+        missed = span(schedule, record.next_due, now, anchor=record.anchor, newest=1)
+    if missed is not None:
+        skipped = Skipped(missed.first, missed.last, missed.count, Reason.PAUSED)
+        firing_store.note_skipped(connection, record.id, skipped, now, now - missed.first)
+    return replace(record, paused=False, error="", next_due=due, seen=seen)
+
+
+def _note_unqueued(connection: sqlite3.Connection, record: ScheduleRecord, reason: Reason, now: float) -> None:
+    """Note that the firing that waits is given up."""
+    if record.queued_due is not None:
+        skipped = Skipped(record.queued_due, record.queued_due, 1, reason)
+        firing_store.note_skipped(connection, record.id, skipped, now, now - record.queued_due)
