@@ -35,6 +35,7 @@ from host.control.access import Tokens
 from host.control.administration import Administration
 from host.control.dead_letters import DeadLetters
 from host.control.deliveries import DeliveryParts
+from host.control.dependencies import Dependencies
 from host.control.drop_ins import install_drop_ins
 from host.control.host_metrics import HostMetrics
 from host.control.hosted_plugin import HostedPlugin, Parts
@@ -44,6 +45,7 @@ from host.control.policies import Policies
 from host.control.reconciler import Reconciler
 from host.control.registry import PluginRecord, Registry
 from host.control.replays import Replays
+from host.control.services import Services
 from host.errors import BusbarError
 from host.observe import logging as host_logging
 from host.observe.audit import Audit
@@ -123,6 +125,7 @@ class _Hosting:
     fork_server: ForkServer
     reconciler: Reconciler
     administration: Administration
+    services: Services
 
 
 def main(config: Path | None) -> int:
@@ -277,7 +280,6 @@ class _Builder:
         if settings.supply.publishers_directory is not None:
             taken = await core.trust.load_drop_ins(settings.supply.publishers_directory)
             _log.info("publishers_loaded", publishers=taken)
-        parts = self._parts(core, workshop)
 
         async def host_plugin(record: PluginRecord, changed: Callable[[], None]) -> HostedPlugin:
             release = await installer.verify_installed(record.sha256)
@@ -286,6 +288,9 @@ class _Builder:
             return HostedPlugin(record, release, parts, changed)
 
         reconciler = Reconciler(core.registry, host_plugin, grace=settings.server.drain, clock=clock)
+        services = Services(core.registry, reconciler.hosted, reconciler.status)
+        dependencies = Dependencies(core.registry, reconciler.status, reconciler.watch)
+        parts = self._parts(core, workshop, services, dependencies)
         self._stack.push_async_callback(reconciler.stop)
         started = asyncio.Event()
         self._background(reconciler.run(started), "reconciler")
@@ -300,7 +305,7 @@ class _Builder:
             audit=core.audit,
             validate_config=lambda release, config: examiner.validate_config(self._examined(release), config),
         )
-        return _Hosting(workshop.fork_server, reconciler, administration)
+        return _Hosting(workshop.fork_server, reconciler, administration, services)
 
     async def _workshop(self) -> Workshop:
         """What workers are made with."""
@@ -325,7 +330,7 @@ class _Builder:
             egress=self._egress,
         )
 
-    def _parts(self, core: _Core, workshop: Workshop) -> Parts:
+    def _parts(self, core: _Core, workshop: Workshop, services: Services, dependencies: Dependencies) -> Parts:
         """What every hosted plugin is built from."""
         settings = self._settings
         key_values = KeyValues(core.database)
@@ -338,7 +343,13 @@ class _Builder:
 
         def make_port(record: PluginRecord, guard: Guard) -> PluginPort:
             return PluginPort(
-                record.id, granted=record.granted, bus=core.bus, key_values=key_values, guard=guard, audit=core.audit
+                record.id,
+                granted=record.granted,
+                bus=core.bus,
+                key_values=key_values,
+                guard=guard,
+                audit=core.audit,
+                services=services,
             )
 
         return Parts(
@@ -353,6 +364,7 @@ class _Builder:
             ),
             bus=core.bus,
             scheduler=core.scheduler,
+            dependencies=dependencies,
             make_runtime=make_runtime,
             make_port=make_port,
             data=self._state / "data",
@@ -382,6 +394,7 @@ class _Builder:
             administration=hosting.administration,
             registry=core.registry,
             reconciler=hosting.reconciler,
+            services=hosting.services,
             logs=core.logs,
             spool=core.store.staging,
             max_wheel=settings.server.wheel,

@@ -173,6 +173,7 @@ class DevHost:
                 ),
                 bus=bus,
                 scheduler=scheduler,
+                dependencies=None,  # a plugin is developed alone
                 make_runtime=make_runtime,
                 make_port=make_port,
                 data=folder / "data",
@@ -280,6 +281,7 @@ class DevHost:
             config_revision=0,
             breaker="disabled",  # an author who makes mistakes wants to see each
             policies={},
+            requires=(),
             installed_at=now,
             changed_at=now,
         )

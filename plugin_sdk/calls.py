@@ -55,12 +55,18 @@ class FiringCall(msgspec.Struct, frozen=True, array_like=True, tag="on_schedule"
 
 
 class ServiceCall(msgspec.Struct, frozen=True, array_like=True, tag="call"):
-    """Call a service of the plugin; `caller` is a plugin's id or `api`."""
+    """Call a service of the plugin; `caller` is a plugin's id or `api`.
+
+    `chain` has the plugins that the call came through, the first caller first; `seconds` is how long the caller
+    waits, 0 for as long as the callee's own limit.
+    """
 
     method: str
     arguments: dict[str, Any]
     caller: str = "api"
     traceparent: str = ""
+    chain: tuple[str, ...] = ()
+    seconds: float = 0.0
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True, tag="handle_request"):

@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
-from plugin_sdk.calls import Delivery, Firing, Health, Request, Response
+from plugin_sdk.calls import Delivery, Firing, Health, Request, Response, ServiceCall
 from plugin_sdk.egress import http_session
 from plugin_sdk.errors import DeadLetter, HostError
 from plugin_sdk.events import Event, new_event
@@ -65,6 +66,20 @@ class HostPort(Protocol):
 
     async def extend(self, delivery_id: str) -> None:
         """Start the time limit of a running delivery anew."""
+        ...
+
+    async def call(
+        self,
+        service: str,
+        arguments: bytes,
+        timeout: float,  # noqa: ASYNC109 - the host keeps it, so that it holds for a plugin that hangs too
+        chain: list[str],
+        traceparent: str,
+    ) -> bytes:
+        """Call a service (`plugin.method`) of another plugin; arguments and answer are JSON.
+
+        `chain` has the plugins that the call in which this is asked came through.
+        """
         ...
 
 
@@ -168,13 +183,18 @@ class Session:
 
 
 class Context:
-    """What one hook call may use. `delivery` is the delivery being handled, None outside of one."""
+    """What one hook call may use.
 
-    __slots__ = ("_session", "delivery")
+    `delivery` is the delivery being handled, `service_call` the call being served; None outside of one.
+    """
 
-    def __init__(self, session: Session, delivery: Delivery | None = None) -> None:
+    __slots__ = ("_expires", "_session", "delivery", "service_call")
+
+    def __init__(self, session: Session, delivery: Delivery | None = None, call: ServiceCall | None = None) -> None:
         self._session = session
         self.delivery = delivery
+        self.service_call = call
+        self._expires = monotonic() + call.seconds if call is not None and call.seconds else None
 
     @property
     def plugin(self) -> str:
@@ -245,6 +265,34 @@ class Context:
         )
         await self._session.host.emit(event.to_json())
         return event
+
+    async def call(
+        self,
+        service: str,
+        arguments: Mapping[str, Any] | None = None,
+        /,
+        *,
+        timeout: float = 10.0,  # noqa: ASYNC109 - the host keeps it, and takes it from what is left of a call served
+        **named: Any,
+    ) -> Any:
+        """Call a service of another plugin, `plugin.method`, and wait for its answer, a JSON value.
+
+        Arguments are given by name, as keywords or as a mapping. A call made while serving one waits no longer than
+        its own caller does.
+
+        Raises:
+            PermissionDeniedError: the service is not among the plugin's granted `call` permissions.
+            HostError: `plugin_not_found`, `method_not_found`, `plugin_not_running`; `breaker_open` or
+                `bulkhead_full`, where the callee's guard refuses; `hook_timeout`; `call_cycle`, where the callee
+                waits for this call itself; `call_failed`, or a code of the callee's own, where it raised.
+        """
+        served = self.service_call
+        if self._expires is not None:
+            timeout = min(timeout, self._expires - monotonic())
+        trace = self.delivery.traceparent if self.delivery else served.traceparent if served else ""
+        chain = list(served.chain) if served else []
+        encoded = msgspec.json.encode({**(arguments or {}), **named})
+        return msgspec.json.decode(await self._session.host.call(service, encoded, timeout, chain, trace))
 
     async def still_working(self) -> None:
         """Start the time limit of this delivery anew: for work that rightly takes longer than its timeout.

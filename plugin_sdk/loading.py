@@ -155,7 +155,7 @@ class LoadedPlugin:
         return self._enter("on_schedule", firing=call.firing, context=Context(session, call.delivery))
 
     def _call(self, call: ServiceCall, session: Session) -> Awaitable[Any]:
-        return self._enter("call", method=call.method, arguments=call.arguments, context=Context(session))
+        return self._enter("call", method=call.method, arguments=call.arguments, context=Context(session, call=call))
 
     def _handle_request(self, call: Request, session: Session) -> Awaitable[Any]:
         return self._enter("handle_request", request=call, context=Context(session))

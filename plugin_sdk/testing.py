@@ -8,7 +8,10 @@ async with PluginHarness(Milestones) as plugin:
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
@@ -61,8 +64,9 @@ class FakeClock:
 class MemoryHost:
     """The host as a plugin reaches it, in memory."""
 
-    def __init__(self, kv: dict[str, bytes]) -> None:
+    def __init__(self, kv: dict[str, bytes], services: Mapping[str, Callable[..., Any]] | None = None) -> None:
         self.kv = kv
+        self.services = services or {}
         self.emitted: list[Event] = []
         self.extended: list[str] = []
 
@@ -97,6 +101,29 @@ class MemoryHost:
         """Note that a delivery asked for more time."""
         self.extended.append(delivery_id)
 
+    async def call(
+        self,
+        service: str,
+        arguments: bytes,
+        timeout: float,  # noqa: ASYNC109 - as the host's
+        chain: list[str],  # noqa: ARG002 - a stand-in calls nobody further
+        traceparent: str,  # noqa: ARG002 - as above
+    ) -> bytes:
+        """Call a stand-in for another plugin's service; what it raises comes out as a host's refusal."""
+        stand_in = self.services.get(service)
+        if stand_in is None:
+            raise HostError(f"Plugin {service.partition('.')[0]} not found", "plugin_not_found")
+        try:
+            async with asyncio.timeout(timeout):
+                found = stand_in(**msgspec.json.decode(arguments))
+                return msgspec.json.encode(await found if inspect.isawaitable(found) else found)
+        except TimeoutError:
+            raise HostError(f"{service} did not answer within {timeout:g} s", "hook_timeout") from None
+        except HostError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a service raises is a failed call
+            raise HostError(f"{service} failed: {type(error).__name__}: {error}", "call_failed") from None
+
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
@@ -115,6 +142,7 @@ class PluginHarness:
         config: Its config, checked by its model.
         secrets: Its secrets.
         kv: Keys and values it starts with; pass one harness's `kv` to the next to test a restart.
+        services: Stand-ins for services of other plugins, `plugin.method` to a function of its arguments.
     """
 
     def __init__(
@@ -124,10 +152,11 @@ class PluginHarness:
         config: dict[str, Any] | None = None,
         secrets: dict[str, str] | None = None,
         kv: dict[str, bytes] | None = None,
+        services: Mapping[str, Callable[..., Any]] | None = None,
         name: str = "plugin",
     ) -> None:
         self._plugin = LoadedPlugin(name, plugin)
-        self._host = MemoryHost({} if kv is None else kv)
+        self._host = MemoryHost({} if kv is None else kv, services)
         self._session = Session(plugin=name, host=self._host, secrets=secrets)
         self._session.config = self._plugin.parse_config(config or {})
         self.description = self._plugin.describe()

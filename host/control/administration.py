@@ -14,10 +14,8 @@ import structlog
 
 from host.control.errors import (
     ApprovalNeededError,
-    CallFailedError,
     ConfigRefusedError,
     GrantsRefusedError,
-    MethodNotFoundError,
     PluginInstalledError,
     PluginNotRunningError,
     PluginStartFailedError,
@@ -25,16 +23,15 @@ from host.control.errors import (
 from host.control.hosted_plugin import HostedPlugin
 from host.control.reconciler import Reconciler
 from host.control.registry import PluginRecord, Registry
+from host.control.services import not_running
 from host.control.states import SETTLED, PluginState, PluginStatus
 from host.errors import BusbarError
 from host.observe.audit import Audit
 from host.routing.event_log import EventLog
 from host.routing.replay_store import ReplayStore
-from host.runtime.errors import HookFailedError
 from host.scheduling.rules import check_rule
 from host.scheduling.scheduler import Scheduler
 from host.supply.installer import Installer, Release
-from plugin_sdk.calls import ServiceCall
 from plugin_sdk.description import Description
 from plugin_sdk.errors import HostError
 from plugin_sdk.manifest import Permissions
@@ -261,25 +258,7 @@ class Administration:
         await self._wait(plugin)
         return self.shown_config(plugin)
 
-    # -- services
-
-    async def call(self, plugin: str, method: str, arguments: dict[str, Any], *, caller: str) -> Any:
-        """Call a service of a plugin.
-
-        Raises:
-            PluginNotFoundError, MethodNotFoundError, PluginNotRunningError: there is nothing to call.
-            CallFailedError: the service raised; the sentence has its type and message, no traceback.
-        """
-        record = self._registry.get(plugin)
-        if method not in {service.name for service in record.description.services}:
-            raise MethodNotFoundError(plugin, method)
-        hosted = self.running(plugin)
-        try:
-            return await hosted.serve(ServiceCall(method, arguments, caller), "call")
-        except HostError as error:
-            raise CallFailedError(str(error), code=error.word) from None
-        except HookFailedError as error:
-            raise CallFailedError(f"{plugin}.{method} failed: {error.message}") from None
+    # -- the plugins as they are
 
     def running(self, plugin: str) -> HostedPlugin:
         """The plugin as it runs.
@@ -291,10 +270,7 @@ class Administration:
         self._registry.get(plugin)
         hosted = self._reconciler.hosted(plugin)
         if hosted is None or not hosted.running:
-            status = self._reconciler.status(plugin)
-            raise PluginNotRunningError(
-                f"{plugin} is {status.state.value}" + (f": {status.cause}" if status.cause else "")
-            )
+            raise not_running(plugin, self._reconciler.status(plugin))
         return hosted
 
     def hosted(self, plugin: str) -> HostedPlugin:

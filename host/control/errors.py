@@ -96,6 +96,18 @@ class KeyValueRefusedError(ControlError):
     kind = ErrorKind.TOO_LARGE
 
 
+class CallCycleError(ControlError):
+    """A call that would wait for itself."""
+
+    code = "call_cycle"
+
+    def __init__(self, chain: Iterable[str]) -> None:
+        super().__init__(
+            f"the call goes in a circle, or through too many plugins: {' -> '.join(chain)}; "
+            "emit an event instead of waiting for an answer"
+        )
+
+
 class SubscriptionNotFoundError(ControlError):
     """The plugin has no subscription of that name."""
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 import structlog
 
 from host.control.deliveries import Deliveries, DeliveryParts
+from host.control.dependencies import Dependencies
 from host.control.plugin_port import PluginPort
 from host.control.registry import PluginRecord
 from host.control.states import PluginState, PluginStatus
@@ -43,6 +44,7 @@ class Parts:
     deliveries: DeliveryParts
     bus: Bus
     scheduler: Scheduler
+    dependencies: Dependencies | None
     make_runtime: Callable[[Launch, HostPort], Runtime]
     make_port: Callable[[PluginRecord, Guard], PluginPort]
     data: Path
@@ -104,7 +106,7 @@ class HostedPlugin:
 
     async def start(self) -> None:
         """Let the runtime start, and events and schedules come; the state tells how it goes."""
-        self.supervisor.start()
+        self.supervisor.start(self._ready)
         await self.deliveries.start(self.record)
         await self._parts.scheduler.adopt(self.record.id, self.record.description.schedules)
         self._health_task = asyncio.create_task(self._watch_health(), name=f"health {self.record.id}")
@@ -135,14 +137,16 @@ class HostedPlugin:
         """Enter a hook, without the guard: the caller stands inside it already."""
         return self.supervisor.call(call)
 
-    async def serve(self, call: HookCall, hook: str) -> Any:
-        """Enter a hook for someone who waits: refused at once where breaker or bulkhead refuse.
+    async def serve(self, call: HookCall, hook: str, longest: float | None = None) -> Any:
+        """Enter a hook for someone who waits (`longest` seconds): refused at once where breaker or bulkhead refuse.
 
         Raises:
             BreakerOpenError, BulkheadFullError, HookTimeoutError, NotRunningError, and what the hook raises.
         """
         permit = self.guard.try_admit()
         timeout = self.release.manifest.runtime.timeout
+        if longest is not None:
+            timeout = min(timeout, longest)
         return await self.guard.run(permit, lambda: self.supervisor.call(call), hook, timeout)
 
     async def reconfigure(self, record: PluginRecord) -> None:
@@ -194,6 +198,15 @@ class HostedPlugin:
                     next_action="probe" if breaker.next_attempt_at else "",
                     next_action_at=breaker.next_attempt_at,
                 )
+            unmet = self._unmet()
+            if unmet:
+                return PluginStatus(
+                    PluginState.DEGRADED,
+                    since=supervised.since,
+                    cause=unmet[0],
+                    evidence="; ".join(unmet),
+                    next_action="install, enable or mend what it requires",
+                )
             if self.health.status != "pass":
                 return PluginStatus(
                     PluginState.DEGRADED,
@@ -211,6 +224,16 @@ class HostedPlugin:
         )
 
     # -- inside
+
+    def _unmet(self) -> tuple[str, ...]:
+        dependencies, requires = self._parts.dependencies, self.release.manifest.plugin.requires
+        return dependencies.unmet(requires) if dependencies is not None and requires else ()
+
+    async def _ready(self) -> None:
+        """Wait for what the plugin requires, for a while."""
+        requires = self.release.manifest.plugin.requires
+        if self._parts.dependencies is not None and requires:
+            await self._parts.dependencies.wait(self.record.id, requires)
 
     def _make_runtime(self) -> Runtime:
         record, release = self.record, self.release

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
+import msgspec
 import structlog
 
-from host.control.errors import PermissionRefusedError
+from host.control.errors import PermissionRefusedError, PluginNotFoundError
 from host.control.key_values import KeyValues
+from host.control.services import Services
 from host.errors import BusbarError
 from host.observe.audit import Audit
 from host.routing.bus import Bus
@@ -20,6 +22,9 @@ from plugin_sdk.events import Event
 from plugin_sdk.manifest import Permissions
 
 T = TypeVar("T")
+
+LONGEST_CALL: Final = 3600.0
+"""Seconds that a plugin may wait for another's answer."""
 
 _log = structlog.get_logger(__name__)
 
@@ -33,6 +38,7 @@ class PluginPort:
         bus: Where its events go.
         key_values: Where its keys are.
         guard: Whose running deliveries it may extend.
+        services: Calls other plugins; None where there are none.
         audit: Where refusals are written down.
     """
 
@@ -45,8 +51,11 @@ class PluginPort:
         key_values: KeyValues,
         guard: Guard,
         audit: Audit,
+        services: Services | None = None,
     ) -> None:
         self._plugin = plugin
+        self._call = granted.call
+        self._services = services
         self._publish = Filter(granted.publish)
         self._bus = bus
         self._key_values = key_values
@@ -93,6 +102,38 @@ class PluginPort:
             self._guard.extend(delivery_id)
         except BusbarError as error:
             raise HostError(error.message, error.word) from None
+
+    async def call(
+        self,
+        service: str,
+        arguments: bytes,
+        timeout: float,  # noqa: ASYNC109 - how long the plugin waits is part of what it asks
+        chain: list[str],
+        traceparent: str,
+    ) -> bytes:
+        """Call a service of another plugin; arguments and answer are JSON."""
+        plugin, _, method = service.partition(".")
+        if not {service, f"{plugin}.*"} & set(self._call):
+            await self._refuse(
+                f"call: {service}",
+                f"{self._plugin} may not call '{service}': list it under permissions.call in plugin.toml and have "
+                "it granted",
+            )
+        if self._services is None:
+            raise PluginNotFoundError(plugin)
+        try:
+            found = msgspec.json.decode(arguments, type=dict[str, Any])
+        except msgspec.MsgspecError as error:
+            raise HostError(f"the arguments of {service} are no JSON object: {error}", "arguments_invalid") from None
+        answer = self._services.call(
+            plugin,
+            method,
+            found,
+            chain=[*chain, self._plugin],
+            timeout=min(max(timeout, 0.001), LONGEST_CALL),
+            traceparent=traceparent,
+        )
+        return msgspec.json.encode(await _asked(answer))
 
     async def _refuse(self, permission: str, sentence: str) -> None:
         # Once for each permission: a plugin that tries in a loop must not fill the audit log.

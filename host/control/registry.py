@@ -21,10 +21,11 @@ from plugin_sdk.manifest import Permissions
 
 _COLUMNS: Final = (
     "id, sha256, version, publisher, sequence, title, description, requested, granted, config, secrets, "
-    "enabled, generation, config_revision, breaker, policies, installed_at, changed_at"
+    "enabled, generation, config_revision, breaker, policies, requires, installed_at, "
+    "changed_at"
 )
 _SELECT: Final = f"SELECT {_COLUMNS} FROM plugins"
-_SAVE: Final = f"INSERT OR REPLACE INTO plugins ({_COLUMNS}) VALUES ({', '.join('?' * 18)})"
+_SAVE: Final = f"INSERT OR REPLACE INTO plugins ({_COLUMNS}) VALUES ({', '.join('?' * 19)})"
 _REMEMBER: Final = (
     "INSERT OR REPLACE INTO plugin_history (id, version, sha256, publisher, sequence) VALUES (?, ?, ?, ?, ?)"
 )
@@ -37,7 +38,7 @@ class PluginRecord:
 
     `generation` grows with every asked-for restart, `config_revision` with every change of config;
     `breaker` is an operator's standing override, or `auto`; `policies` are fields of delivery policies that an
-    administrator overrides, by the name of the subscription.
+    administrator overrides, by the name of the subscription; `requires` has the plugins that the release needs.
     """
 
     id: str
@@ -56,6 +57,7 @@ class PluginRecord:
     config_revision: int
     breaker: str
     policies: dict[str, dict[str, Any]]
+    requires: tuple[str, ...]
     installed_at: float
     changed_at: float
 
@@ -184,6 +186,7 @@ class Registry:
             config_revision=0 if before is None else before.config_revision,
             breaker="auto" if before is None else before.breaker,
             policies={} if before is None else before.policies,
+            requires=release.manifest.plugin.requires,
             installed_at=now if before is None else before.installed_at,
             changed_at=now,
         )
@@ -245,6 +248,7 @@ class Registry:
             record.config_revision,
             record.breaker,
             msgspec.json.encode(record.policies).decode(),
+            msgspec.json.encode(record.requires).decode(),
             record.installed_at,
             record.changed_at,
         )
@@ -268,6 +272,7 @@ class Registry:
             config_revision=row["config_revision"],
             breaker=row["breaker"],
             policies=msgspec.json.decode(row["policies"]),
+            requires=msgspec.json.decode(row["requires"], type=tuple[str, ...]),
             installed_at=row["installed_at"],
             changed_at=row["changed_at"],
         )

@@ -39,6 +39,7 @@ _OPERATIONS: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {
     "kv_delete": msgspec.msgpack.Decoder(tuple[str]),
     "kv_list": msgspec.msgpack.Decoder(tuple[str, str, int]),
     "extend": msgspec.msgpack.Decoder(tuple[str]),
+    "call": msgspec.msgpack.Decoder(tuple[str, bytes, float, list[str], str]),
 }
 """What a worker may ask for: the methods of `HostPort`, with the types of their arguments."""
 
@@ -92,6 +93,7 @@ class Requests:
         self._broken = broken
         self._full = full
         self._tasks: set[asyncio.Task[None]] = set()
+        self._calls: set[asyncio.Task[None]] = set()
         self._waiting: deque[_Request] = deque()
         self._closed = False
         self._open = 0
@@ -138,7 +140,7 @@ class Requests:
         """Give up what is open: nobody is there to hear the answers."""
         self._closed = True
         self._waiting.clear()
-        for task in tuple(self._tasks):
+        for task in (*self._tasks, *self._calls):
             task.cancel()
 
     def _reserve(self, operation: str) -> tuple[float, float]:
@@ -159,19 +161,28 @@ class Requests:
         self._finish(request, Answer(request.number, None, sentence, "rate_limited"))
 
     def _queue(self, request: _Request) -> None:
-        if not self._closed:
+        if self._closed:
+            return
+        if request.operation == "call":
+            # It waits for another plugin, not for the host: what the plugin asks of the host must not queue behind.
+            self._begin(request, self._calls)
+        else:
             self._waiting.append(request)
             self._serve_next()
 
     def _serve_next(self) -> None:
         while self._waiting and len(self._tasks) < MAX_SERVED:
-            serving = self._serve(self._waiting.popleft())
-            task = asyncio.get_running_loop().create_task(serving, name=f"request of {self._plugin}")
-            self._tasks.add(task)
-            task.add_done_callback(self._served)
+            self._begin(self._waiting.popleft(), self._tasks)
+
+    def _begin(self, request: _Request, tasks: set[asyncio.Task[None]]) -> None:
+        serving = self._serve(request)
+        task = asyncio.get_running_loop().create_task(serving, name=f"request of {self._plugin}")
+        tasks.add(task)
+        task.add_done_callback(self._served)
 
     def _served(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._calls.discard(task)
         self._serve_next()
 
     async def _serve(self, request: _Request) -> None:

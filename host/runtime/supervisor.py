@@ -156,10 +156,10 @@ class Supervisor:
 
     # -- life
 
-    def start(self) -> None:
-        """Start it, and keep it running; returns at once, the state tells how it goes."""
+    def start(self, ready: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Start it once `ready` has come back, and keep it running; returns at once, the state tells how it goes."""
         self._go(SupervisedState.STARTING, "enabled")
-        self._task = asyncio.create_task(self._keep_running(), name=f"supervisor {self._plugin}")
+        self._task = asyncio.create_task(self._keep_running(ready), name=f"supervisor {self._plugin}")
 
     async def stop(self) -> None:
         """Run the stop hook and end the runtime; bounded, whatever the plugin does."""
@@ -176,7 +176,9 @@ class Supervisor:
         self._task = None
         self._go(SupervisedState.STOPPED, "asked to")
 
-    async def _keep_running(self) -> None:
+    async def _keep_running(self, ready: Callable[[], Awaitable[None]] | None) -> None:
+        if ready is not None:
+            await ready()
         while True:
             started = await self._start_once()
             if started is None:

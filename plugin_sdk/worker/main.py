@@ -109,6 +109,17 @@ class RemotePort:
         """Keys with a prefix."""
         return list(await self._ask("kv_list", prefix, after, limit))
 
+    async def call(
+        self,
+        service: str,
+        arguments: bytes,
+        timeout: float,  # noqa: ASYNC109 - the host keeps it
+        chain: list[str],
+        traceparent: str,
+    ) -> bytes:
+        """Call a service of another plugin."""
+        return bytes(await self._ask("call", service, arguments, timeout, chain, traceparent))
+
     async def extend(self, delivery_id: str) -> None:
         """Start a delivery's time limit anew."""
         await self._ask("extend", delivery_id)

@@ -19,6 +19,7 @@ from host.control.administration import Administration
 from host.control.hosted_plugin import HostedPlugin
 from host.control.reconciler import Reconciler
 from host.control.registry import PluginRecord, Registry
+from host.control.services import Services
 from host.control.states import PluginState
 from host.observe.logging import PluginLogs
 from plugin_sdk.manifest import Permissions
@@ -182,6 +183,7 @@ class Plugins:
         administration: Administration,
         registry: Registry,
         reconciler: Reconciler,
+        services: Services,
         logs: PluginLogs,
         spool: Path,
         max_wheel: int,
@@ -189,6 +191,7 @@ class Plugins:
         self._administration = administration
         self._registry = registry
         self._reconciler = reconciler
+        self._services = services
         self._logs = logs
         self._spool = spool
         self._max_wheel = max_wheel
@@ -464,7 +467,7 @@ class Plugins:
 
     async def call(self, call: Call) -> Answer:
         """Call a service."""
-        found = await self._administration.call(call.path("id"), call.path("method"), call.body, caller=call.actor)
+        found = await self._services.call(call.path("id"), call.path("method"), call.body)
         return Answer(found)
 
     # -- inside

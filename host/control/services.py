@@ -1,0 +1,97 @@
+"""Services: methods of plugins that other plugins and administrators call, behind the callee's own guard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+from host.control.errors import CallCycleError, CallFailedError, MethodNotFoundError, PluginNotRunningError
+from host.control.registry import Registry
+from host.control.states import PluginStatus
+from host.runtime.errors import HookFailedError
+from plugin_sdk.calls import HookCall, ServiceCall
+from plugin_sdk.errors import HostError
+
+MAX_CHAIN: Final = 8
+"""Plugins that one call may go through."""
+
+
+class Callee(Protocol):
+    """A plugin that serves calls."""
+
+    @property
+    def running(self) -> bool:
+        """Whether a call would reach the plugin now."""
+        ...
+
+    async def serve(self, call: HookCall, hook: str, longest: float | None = None) -> Any:
+        """Enter a hook for someone who waits, for at most `longest` seconds."""
+        ...
+
+
+class Services:
+    """Finds the plugin that serves a method, and calls it.
+
+    Args:
+        registry: Knows which services there are.
+        hosted: Answers a plugin as it is hosted now, or None.
+        status: Answers the state of a plugin.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        hosted: Callable[[str], Callee | None],
+        status: Callable[[str], PluginStatus],
+    ) -> None:
+        self._registry = registry
+        self._hosted = hosted
+        self._status = status
+
+    async def call(
+        self,
+        plugin: str,
+        method: str,
+        arguments: dict[str, Any],
+        *,
+        chain: Sequence[str] = (),
+        timeout: float | None = None,  # noqa: ASYNC109 - handed on to the guard and to the callee
+        traceparent: str = "",
+    ) -> Any:
+        """Call a service of a plugin; what it answers.
+
+        Args:
+            plugin: Whose service it is.
+            method: Its name.
+            arguments: By name, JSON values.
+            chain: The plugins that the call came through, the first caller first; empty for an administrator.
+            timeout: Seconds that the caller waits; the callee's own limit counts in any case.
+            traceparent: The trace that the call belongs to.
+
+        Raises:
+            PluginNotFoundError, MethodNotFoundError, PluginNotRunningError: there is nothing to call.
+            CallCycleError: the plugin waits for this very call, or the call has come through too many.
+            BreakerOpenError, BulkheadFullError, HookTimeoutError: the callee's guard does not let it through, or
+                its time was up.
+            CallFailedError: the service raised; the sentence has its type and message, no traceback.
+        """
+        record = self._registry.get(plugin)
+        if method not in {service.name for service in record.description.services}:
+            raise MethodNotFoundError(plugin, method)
+        if plugin in chain or len(chain) > MAX_CHAIN:
+            raise CallCycleError([*chain, plugin])
+        hosted = self._hosted(plugin)
+        if hosted is None or not hosted.running:
+            raise not_running(plugin, self._status(plugin))
+        call = ServiceCall(method, arguments, chain[-1] if chain else "api", traceparent, tuple(chain), timeout or 0.0)
+        try:
+            return await hosted.serve(call, "call", timeout)
+        except HostError as error:
+            raise CallFailedError(str(error), code=error.word) from None
+        except HookFailedError as error:
+            raise CallFailedError(f"{plugin}.{method} failed: {error.message}") from None
+
+
+def not_running(plugin: str, status: PluginStatus) -> PluginNotRunningError:
+    """That a plugin cannot be reached, and why."""
+    return PluginNotRunningError(f"{plugin} is {status.state.value}" + (f": {status.cause}" if status.cause else ""))
