@@ -136,10 +136,8 @@ def _refuse_constraint(name: str, constraint: Any, position: Position, *, may_ne
     if not may_nest:
         what = "a non-empty array of values, for an attribute has no fields"
         position.refuse(f"must be {what}, not {kind_of(constraint)}; put a single value or operator in [ ]")
-    hint = (
-        f"if '{name}' is meant as an operator, put the object that it stands in" if name in OPERATORS else "put a value"
-    )
-    position.refuse(f"must be an array of values or an object of fields, not {kind_of(constraint)}; {hint} in [ ]")
+    meant = f"if '{name}' is meant as an operator, put the object around it" if name in OPERATORS else "put a value"
+    position.refuse(f"must be an array of values or an object of fields, not {kind_of(constraint)}; {meant} in [ ]")
 
 
 def _types(fields: Fields) -> Globs:
