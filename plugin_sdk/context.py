@@ -284,7 +284,7 @@ class Context:
             PermissionDeniedError: the service is not among the plugin's granted `call` permissions.
             HostError: `plugin_not_found`, `method_not_found`, `plugin_not_running`; `breaker_open` or
                 `bulkhead_full`, where the callee's guard refuses; `hook_timeout`; `call_cycle`, where the callee
-                waits for this call itself; `call_failed`, or a code of the callee's own, where it raised.
+                waits for this call itself; `plugin_call_failed`, or a code of the callee's own, where it raised.
         """
         served = self.service_call
         if self._expires is not None:

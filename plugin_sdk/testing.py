@@ -122,7 +122,7 @@ class MemoryHost:
         except HostError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a service raises is a failed call
-            raise HostError(f"{service} failed: {type(error).__name__}: {error}", "call_failed") from None
+            raise HostError(f"{service} failed: {type(error).__name__}: {error}", "plugin_call_failed") from None
 
 
 @dataclass(frozen=True, slots=True)

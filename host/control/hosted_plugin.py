@@ -32,6 +32,8 @@ from plugin_sdk.resilience import Breaker, BreakerPolicy, BreakerState, Bulkhead
 HEALTH_SECONDS: Final = 30.0
 """How often a plugin is asked how it is."""
 HEALTH_TIMEOUT: Final = 2.0
+PLACE_SECONDS: Final = 1.0
+"""How long a call waits for a place in the bulkhead."""
 MAX_ANNOUNCEMENTS: Final = 16
 
 _log = structlog.get_logger(__name__)
@@ -138,15 +140,15 @@ class HostedPlugin:
         return self.supervisor.call(call)
 
     async def serve(self, call: HookCall, hook: str, longest: float | None = None) -> Any:
-        """Enter a hook for someone who waits (`longest` seconds): refused at once where breaker or bulkhead refuse.
+        """Enter a hook for someone who waits (`longest` seconds): refused soon where breaker or bulkhead refuse.
 
         Raises:
             BreakerOpenError, BulkheadFullError, HookTimeoutError, NotRunningError, and what the hook raises.
         """
-        permit = self.guard.try_admit()
         timeout = self.release.manifest.runtime.timeout
         if longest is not None:
             timeout = min(timeout, longest)
+        permit = await self.guard.admit_soon(min(timeout, PLACE_SECONDS))
         return await self.guard.run(permit, lambda: self.supervisor.call(call), hook, timeout)
 
     async def reconfigure(self, record: PluginRecord) -> None:

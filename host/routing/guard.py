@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from host.routing.errors import BreakerOpenError, BulkheadFullError, HookTimeoutError, NoSuchDeliveryError
 from host.routing.measures import HookMeasures
@@ -18,6 +18,11 @@ from plugin_sdk.resilience import Breaker, BreakerState, Bulkhead
 from plugin_sdk.resumed import Resumed
 
 T = TypeVar("T")
+
+FIRST: Final = 1_000_000
+"""Priority of a call that somebody waits for: above that of any delivery."""
+MAX_WAITING_CALLS: Final = 64
+"""Callers that may wait for a place in one plugin's bulkhead; one more is refused at once."""
 
 
 class Permit:
@@ -63,18 +68,47 @@ class Guard:
             BreakerOpenError: the breaker lets nothing through; `retry_after` says when it may.
             BulkheadFullError: too many calls are in flight.
         """
+        token = self._consent()
+        if not self.bulkhead.try_acquire():
+            self.breaker.ignore(token)
+            raise self._full()
+        return Permit(self, token)
+
+    async def admit_soon(self, longest: float) -> Permit:
+        """As `try_admit`, for a caller who can wait `longest` seconds for a place; he goes before all deliveries.
+
+        A plugin that works through a backlog has every place taken all the time: without this nobody could call it.
+        """
+        try:
+            return self.try_admit()
+        except BulkheadFullError:
+            if self.bulkhead.waiting >= MAX_WAITING_CALLS:
+                raise
+        try:
+            async with asyncio.timeout(longest):
+                await self.bulkhead.acquire(FIRST)
+        except TimeoutError:
+            raise self._full() from None
+        try:
+            return Permit(self, self._consent())
+        except BreakerOpenError:
+            self.bulkhead.release()
+            raise
+
+    def _consent(self) -> int:
+        """The breaker's leave to make one call."""
         token = self.breaker.try_acquire()
         if token is None:
             raise BreakerOpenError(
                 f"the breaker of {self.plugin} is {self.breaker.state.value} ({self.breaker.reason}): try again later",
                 retry_after=self.breaker.wait_hint(),
             )
-        if not self.bulkhead.try_acquire():
-            self.breaker.ignore(token)
-            raise BulkheadFullError(
-                f"{self.plugin} is busy with {self.bulkhead.limit} calls: try again shortly", retry_after=1.0
-            )
-        return Permit(self, token)
+        return token
+
+    def _full(self) -> BulkheadFullError:
+        return BulkheadFullError(
+            f"{self.plugin} is busy with {self.bulkhead.limit} calls: try again shortly", retry_after=1.0
+        )
 
     async def admit(self, priority: int = 0) -> Permit:
         """A permit as soon as there is one, for a delivery that can wait; waiting is no attempt.
