@@ -59,8 +59,8 @@ def reanchored(record: ScheduleRecord, now: float, step: float = 0.0) -> Schedul
     # The id of a firing is its instant: one that fired before the clock went back would be taken for the same.
     phase = (anchor - record.anchor) % every
     if min(phase, every - phase) < _SMALLEST / 2:
-        anchor += _SMALLEST
-    return _evaluated(replace(record, anchor=anchor, seen=now))
+        anchor = round(anchor + _SMALLEST, 3)
+    return _evaluated(replace(record, anchor=anchor, seen=max(now, anchor - every)))
 
 
 def _evaluated(record: ScheduleRecord) -> ScheduleRecord:

@@ -121,10 +121,9 @@ class CronRule:
         """The local times after `local` that the rule names."""
         try:
             return iter(CronSim(self._rule, local))
-        except (CronSimError, AssertionError, ValueError) as error:  # cronsim asserts what a rule may not combine
-            reason = str(error) or "it combines what cannot be combined"
+        except CronSimError as error:
             raise ValueError(
-                f"'{self._rule}' is no cron rule ({reason}): write five fields, such as '0 8 * * mon'"
+                f"'{self._rule}' is no cron rule ({error}): write five fields, such as '0 8 * * mon'"
             ) from None
 
     def _offset(self, instant: float) -> int:
