@@ -24,6 +24,7 @@ from host.api.resources.dead_letters import DeadLetterResource
 from host.api.resources.deliveries import PluginDeliveries
 from host.api.resources.events import Events
 from host.api.resources.filter_tests import FilterTests
+from host.api.resources.hooks import Hooks
 from host.api.resources.plugin_routes import PluginRoutes
 from host.api.resources.plugins import Plugins
 from host.api.resources.publishers import Publishers
@@ -37,8 +38,9 @@ from host.control.dead_letters import DeadLetters
 from host.control.deliveries import DeliveryParts
 from host.control.dependencies import Dependencies
 from host.control.drop_ins import install_drop_ins
-from host.control.host_metrics import HostMetrics
+from host.control.host_metrics import HostMetrics, webhook_metrics
 from host.control.hosted_plugin import HostedPlugin, Parts
+from host.control.inbound_webhooks import InboundWebhooks
 from host.control.key_values import KeyValues
 from host.control.plugin_port import PluginPort
 from host.control.policies import Policies
@@ -380,6 +382,8 @@ class _Builder:
         settings = self._settings
         metrics, counts = Metrics(), RequestCounts()
         metrics.register(counts.metrics)
+        inbound = InboundWebhooks(core.registry, core.bus, hosting.reconciler.hosted, self._clock)
+        metrics.register(lambda: webhook_metrics(inbound))
         metrics.register(HostMetrics(core.registry, hosting.reconciler, core.bus, core.log, self._egress).metrics)
         system = System(
             tokens=core.tokens,
@@ -415,6 +419,7 @@ class _Builder:
             *TokenResource(core.tokens, core.audit).endpoints(),
             *system.endpoints(),
             *PluginRoutes(hosting.administration).endpoints(),
+            *Hooks(inbound, settings.server.event_body).endpoints(),
         )
         system.describe(table)
         secret = await core.tokens.bootstrap()

@@ -19,6 +19,7 @@ from plugin_sdk.errors import (
 from plugin_sdk.events import Event, new_event
 from plugin_sdk.hookspecs import hookimpl
 from plugin_sdk.plugin import Plugin, at, cron, every, on_event, service
+from plugin_sdk.webhooks.endpoint import Webhook
 
 __all__ = [
     "Context",
@@ -40,6 +41,7 @@ __all__ = [
     "Schedule",
     "Service",
     "Subscription",
+    "Webhook",
     "at",
     "cron",
     "every",

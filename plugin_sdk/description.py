@@ -16,6 +16,7 @@ from plugin_sdk.errors import DescriptionError
 from plugin_sdk.filters import compile_filters
 from plugin_sdk.names import check_name
 from plugin_sdk.schedule import Schedule as Schedule  # noqa: PLC0414 - authors import it from here, too
+from plugin_sdk.webhooks.endpoint import Webhook
 
 TYPE_GLOB: Final = re.compile(r"[A-Za-z0-9_*-]+(\.[A-Za-z0-9_*-]+)*")
 MAX_ITEMS: Final = 256
@@ -80,7 +81,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     schedules: tuple[Schedule, ...] = ()
     services: tuple[Service, ...] = ()
     routes: bool = False
-    webhooks: tuple[str, ...] = ()
+    webhooks: tuple[Webhook, ...] = ()
     config_schema: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -88,6 +89,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
             ("subscription", self.subscriptions),
             ("schedule", self.schedules),
             ("service", self.services),
+            ("webhook", self.webhooks),
         ):
             names = [item.name for item in items]
             if len(names) > MAX_ITEMS:

@@ -30,6 +30,7 @@ from plugin_sdk.context import Context, Session
 from plugin_sdk.description import Description
 from plugin_sdk.errors import DescriptionError, HostError
 from plugin_sdk.plugin import in_thread
+from plugin_sdk.webhooks.endpoint import OWN
 
 HOOKS: Final = tuple(name for name, value in vars(hookspecs).items() if hasattr(value, f"{hookspecs.PROJECT}_spec"))
 
@@ -106,7 +107,7 @@ class LoadedPlugin:
             ("on_event", found.subscriptions),
             ("on_schedule", found.schedules),
             ("call", found.services),
-            ("handle_request", found.routes or found.webhooks),
+            ("handle_request", found.routes or any(one.scheme == OWN for one in found.webhooks)),
         ):
             if described and hook not in self.implements:
                 raise DescriptionError(f"the description needs the hook '{hook}', which is not implemented")

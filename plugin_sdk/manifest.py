@@ -194,9 +194,15 @@ class Manifest(_Part):
             if not covered(glob, may.subscribe)
         ]
         problems += [
-            f"webhook '{name}' is not in permissions.webhooks"
-            for name in description.webhooks
-            if name not in may.webhooks
+            f"webhook '{webhook.name}' is not in permissions.webhooks"
+            for webhook in description.webhooks
+            if webhook.name not in may.webhooks
+        ]
+        problems += [
+            f"webhook '{webhook.name}' needs the secret '{secret}', which is not in permissions.secrets"
+            for webhook in description.webhooks
+            for secret in webhook.secrets
+            if secret not in may.secrets
         ]
         if description.routes and not may.routes:
             problems.append("the code serves HTTP routes, but permissions.routes is not true")

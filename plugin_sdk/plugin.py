@@ -21,6 +21,7 @@ from plugin_sdk.errors import DeadLetter, DescriptionError, HostError
 from plugin_sdk.events import Event
 from plugin_sdk.hookspecs import hookimpl
 from plugin_sdk.schedule import Schedule, ScheduleOptions, fields_of
+from plugin_sdk.webhooks.endpoint import OWN, Webhook
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -97,10 +98,13 @@ class Plugin:
     """Base class of a plugin: decorate methods, override `start`, `stop`, `check_health` and the like.
 
     Set `Config` to a pydantic model to have the plugin's config validated and handed over as its instance;
-    `SecretStr` fields are kept encrypted and never shown.
+    `SecretStr` fields are kept encrypted and never shown. `webhooks` lists what outside services may send. `routes`
+    says whether `handle_request` serves routes; None for yes where it is overridden and no webhook asks for it.
     """
 
     Config: ClassVar[type[BaseModel] | None] = None
+    webhooks: ClassVar[tuple[Webhook, ...]] = ()
+    routes: ClassVar[bool | None] = None
 
     def __init__(self) -> None:
         self._handlers: dict[str, _Handler] = {}
@@ -123,9 +127,14 @@ class Plugin:
             subscriptions=tuple(subscriptions),
             schedules=tuple(schedules),
             services=tuple(services),
-            routes=type(self).handle_request is not Plugin.handle_request,
+            routes=self._serves_routes() if self.routes is None else self.routes,
+            webhooks=tuple(self.webhooks),
             config_schema=_schema(self.Config),
         )
+
+    def _serves_routes(self) -> bool:
+        overridden = type(self).handle_request is not Plugin.handle_request
+        return overridden and not any(one.scheme == OWN for one in self.webhooks)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let an overridden life-cycle method be the hook it overrides, without a decorator of its own."""

@@ -130,3 +130,20 @@ class NothingToReplayError(ControlError):
 
     code = "nothing_to_replay"
     kind = ErrorKind.UNPROCESSABLE
+
+
+class WebhookRefusedError(ControlError):
+    """A webhook that is not taken; the sentence does not say why, and the status is always the same."""
+
+    code = "webhook_refused"
+    kind = ErrorKind.UNAUTHENTICATED
+
+    def __init__(self) -> None:
+        super().__init__("this webhook is not accepted: check its address, its secret and the sender's clock")
+
+
+class WebhookBusyError(ControlError):
+    """Webhooks come faster than they are looked at, or nobody is there to look."""
+
+    code = "webhook_busy"
+    kind = ErrorKind.BUSY

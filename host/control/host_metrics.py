@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from prometheus_client.core import Metric
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
+from host.control.inbound_webhooks import InboundWebhooks
 from host.control.reconciler import Reconciler
 from host.control.registry import Registry
 from host.control.states import PluginState
@@ -120,3 +121,13 @@ class HostMetrics:
                 durations.add_metric(labels, buckets=buckets, sum_value=measures.seconds)
         yield calls
         yield durations
+
+
+def webhook_metrics(inbound: InboundWebhooks) -> Iterator[Metric]:
+    """Inbound webhooks, by plugin and by what became of them."""
+    found = CounterMetricFamily(
+        "busbar_inbound_webhooks", "Inbound webhooks, by what became of them.", labels=("plugin", "outcome")
+    )
+    for (plugin, outcome), count in sorted(inbound.outcomes.items()):
+        found.add_metric((plugin, outcome), count)
+    yield found
