@@ -73,6 +73,7 @@ from host.runtime.sandbox import Sandbox, SandboxPolicy
 from host.runtime.sdk_path import build_sdk_path, provided
 from host.runtime.supervisor import SupervisionLimits
 from host.runtime.workshop import WorkerLimits, Workshop
+from host.scheduling.overlaps import ConsumerCancels
 from host.scheduling.scheduler import Scheduler
 from host.settings import Settings
 from host.storage.database import Database
@@ -230,7 +231,8 @@ class _Builder:
         log = await SQLiteLog.open(database, clock)
         settlements = Settlements(log)
         self._background(settlements.run(), "settlements", before_cancel=settlements.flushed)
-        scheduler = Scheduler(database, log, clock)
+        router = Router(log)
+        scheduler = Scheduler(database, log, clock, cancels=ConsumerCancels(router))
         scheduler.start()
         stack.push_async_callback(scheduler.stop)
         bus, budget = self._ingress(log)
@@ -245,7 +247,7 @@ class _Builder:
             bus=bus,
             budget=budget,
             replays=ReplayStore(database, clock),
-            router=Router(log),
+            router=router,
             settlements=settlements,
             scheduler=scheduler,
             logs=PluginLogs(),

@@ -44,6 +44,7 @@ from host.runtime.sandbox import Sandbox, SandboxPolicy
 from host.runtime.sdk_path import build_sdk_path
 from host.runtime.supervisor import SupervisionLimits
 from host.runtime.workshop import Workshop
+from host.scheduling.overlaps import ConsumerCancels
 from host.scheduling.scheduler import Scheduler
 from host.storage.database import Database
 from host.supply.installer import Release
@@ -133,7 +134,8 @@ class DevHost:
             for task in (group.create_task(settlements.run()), group.create_task(data_watch.run())):
                 stack.callback(task.cancel)
             stack.push_async_callback(settlements.flushed)
-            scheduler = Scheduler(database, log, clock)
+            router = Router(log)
+            scheduler = Scheduler(database, log, clock, cancels=ConsumerCancels(router))
             scheduler.start()
             stack.push_async_callback(scheduler.stop)
             sdk_path = await asyncio.to_thread(build_sdk_path, folder)
@@ -165,7 +167,7 @@ class DevHost:
                 deliveries=DeliveryParts(
                     log=log,
                     replays=ReplayStore(database, clock),
-                    router=Router(log),
+                    router=router,
                     settlements=settlements,
                     clock=clock,
                     rng=rng,

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from host.routing.router import Router
 from host.routing.subscriptions import SCHEDULES
 from host.scheduling.misfires import Due, Reason, Skipped
 from host.storage.database import Database
@@ -51,6 +52,18 @@ class LogOutcomes:
         asked = json.dumps(sorted(sequences))
         rows = await self._database.read(_UNSETTLED, (f"{plugin}/{SCHEDULES}", asked))
         return {row[0] for row in rows}
+
+
+class ConsumerCancels:
+    """`FiringCancels` by way of the consumer that delivers a plugin's firings."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+
+    def cancel(self, plugin: str, sequence: int) -> bool:
+        """Cancel a delivery that runs; one that waits for its next attempt, or for its first, is let be."""
+        consumer = self._router.consumer(f"{plugin}/{SCHEDULES}")
+        return consumer is not None and consumer.cancel(sequence)
 
 
 @dataclass(frozen=True, slots=True)
