@@ -19,7 +19,7 @@ Limit = Annotated[int, typer.Option(help="How many on a page, at most 200.")]
 @command
 def list_(page: Page = 1, limit: Limit = 50, as_json: AsJson = False) -> None:
     """List the schedules; `--json` has all their settings."""
-    rows = request("GET", "/api/v1/schedules", query={"page": str(page), "limit": str(limit)}).data
+    rows = request("GET", "/api/v1/schedules", query={"page": page, "limit": limit}).data
     columns = {
         "id": "ID",
         "rule": "RULE",
@@ -36,7 +36,7 @@ def list_(page: Page = 1, limit: Limit = 50, as_json: AsJson = False) -> None:
 @command
 def runs(schedule: Id, page: Page = 1, limit: Limit = 50, as_json: AsJson = False) -> None:
     """List its firings and what did not fire and why, the newest first."""
-    query = {"page": str(page), "limit": str(limit)}
+    query = {"page": page, "limit": limit}
     rows = request("GET", f"/api/v1/schedules/{segment(schedule)}/runs", query=query).data
     columns = {
         "due": "DUE",
