@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.locked
 
-.PHONY: setup run test lint format bench lock clean
+.PHONY: setup run test lint format bench crash lock clean
 
 setup: $(STAMP)
 
@@ -33,6 +33,10 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks all
+
+# The crash test of the suite, a thousand times instead of sixty; some half an hour.
+crash: $(STAMP)
+	BUSBAR_CRASH_ROUNDS=1000 $(BIN)/python -m pytest tests/e2e/test_crash.py --timeout 7200
 
 # The locks hold versions and hashes and name no index host.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

@@ -1,4 +1,4 @@
-"""Delivery from outside: filters, policies that are overridden, replays, decisions on many dead letters, back-pressure."""
+"""Delivery from outside: filters, overridden policies, replays, decisions on many dead letters, back-pressure."""
 
 import asyncio
 import json

@@ -50,7 +50,11 @@ class Payments(Plugin):
 '''
 SECRETS = ["orders", "orders_old", "stripe", "github", "plain", "nothing"]
 WEBHOOKS = ["orders", "stripe", "git-hub", "plain", "far", "slow", "unset", "own"]
-MANIFEST = f'[permissions]\nsubscribe = ["webhook.payments.*"]\nsecrets = {json.dumps(SECRETS)}\nwebhooks = {json.dumps(WEBHOOKS)}\n'
+MANIFEST = f"""[permissions]
+subscribe = ["webhook.payments.*"]
+secrets = {json.dumps(SECRETS)}
+webhooks = {json.dumps(WEBHOOKS)}
+"""
 OLD, NEW = new_secret(), new_secret()
 
 
