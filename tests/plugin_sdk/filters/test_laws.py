@@ -151,6 +151,19 @@ def test_there_is_something_to_explain_exactly_where_an_event_does_not_match(
         assert "\n" not in clause.reason
 
 
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(max_size=4) | st.just(10**400),
+    lambda inner: st.lists(inner) | st.dictionaries(NAMES | st.text(), inner) | st.tuples(inner),
+    max_leaves=20,
+)
+
+
+@given(LISTS, st.builds(Event, id=st.text(), source=st.text(), type=st.text(), data=ANYTHING))
+def test_whatever_an_event_holds_it_matches_or_does_not(filters: list[Filter], event: Event) -> None:
+    compiled = compile_filters(filters)
+    assert compiled.matches(event) is (compiled.explain(event) == [])
+
+
 def fits_a_type(compiled: CompiledFilters, event: Event) -> bool:
     return compiled.types is None or any(re.fullmatch(type_pattern(glob), event.type) for glob in compiled.types)
 

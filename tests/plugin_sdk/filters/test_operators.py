@@ -88,6 +88,8 @@ CASES: list[tuple[list[Any], list[Any], list[Any]]] = [
     ([{"wildcard": ""}], [""], ["a"]),
     ([{"wildcard": "*a*"}], ["a", "xax"], ["", "b"]),
     ([{"wildcard": "a*b*c"}], ["abc", "a1b2c", "abbc"], ["acb", "ac", "ab"]),
+    ([{"wildcard": "*aa*aa*"}], ["aaaa", "aabaa"], ["aaa", "aa"]),
+    ([{"wildcard": "a*bc*c"}], ["abcc", "abc-c"], ["abc", "ac"]),
     ([{"wildcard": "ab*ba"}], ["abba", "ab-ba"], ["aba", "ab"]),
     ([{"wildcard": "a\\*b"}], ["a*b"], ["a\\*b", "axb", "ab"]),
     ([{"wildcard": "a\\\\*"}], ["a\\", "a\\b"], ["a", "a*"]),

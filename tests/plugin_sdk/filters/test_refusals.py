@@ -288,8 +288,9 @@ def test_choices_that_multiply_out_too_far_are_refused() -> None:
 
 def test_explaining_again_and_again_does_not_use_up_the_bound() -> None:
     compiled = compile_filters(shared(5))
-    event = new_event("a", source="/", data={"x": [{"y": {"a0": 1}}, {"y": {"a1": 1}}]})
+    event = new_event("a", source="/", data={"x": [{"y": {f"a{number}": 1}} for number in range(5)], "z": 0})
     first = compiled.explain(event)
+    assert any("not all of them in the same element of an array" in clause.reason for clause in first)
     for _ in range(50):
         assert compiled.explain(event) == first
 
