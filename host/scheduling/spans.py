@@ -13,10 +13,11 @@ from typing import Final
 from host.scheduling.rules import instants, multiple_at_or_before
 from plugin_sdk.schedule import Schedule
 
-MAX_COUNTED: Final = 2000
-"""Instants of a cron rule that are counted; more are said to be as many. Those of an interval are counted exactly.
+MAX_COUNTED: Final = 500
+"""Instants of a cron rule that are counted, or as many as are asked for; more are said to be as many.
 
-More than the newest that anyone asks for, so that what is left out is always counted."""
+Those of an interval are counted exactly.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,11 @@ def span(schedule: Schedule, first: float, until: float, *, anchor: float, newes
         return None
     if schedule.every is not None:
         return _of_interval(schedule, schedule.every, first, until, anchor, newest)
-    found = tuple(islice(_from(schedule, first, until, anchor), MAX_COUNTED + 1))
-    if len(found) <= MAX_COUNTED:
+    counted = max(MAX_COUNTED, newest + 1)  # one more than are named, so that what is left out is always counted
+    found = tuple(islice(_from(schedule, first, until, anchor), counted + 1))
+    if len(found) <= counted:
         return Span(first, len(found), found)
-    return Span(first, MAX_COUNTED, _newest(schedule, first, until, anchor, newest))
+    return Span(first, counted, _newest(schedule, first, until, anchor, newest))
 
 
 def _from(schedule: Schedule, first: float, until: float, anchor: float) -> Iterator[float]:
