@@ -63,7 +63,7 @@ class Administration:
     # -- endpoints
 
     async def list(self, request: Request) -> Answer:
-        """A page of endpoints, the oldest first; `next` is the `after` of the next page."""
+        """A page of endpoints, in the order in which they were made; `next` is the `after` of the next page."""
         limit, after = _limit(request), request.query.get("after", "")
         found = [one for one in self._directory if one.id > after][: limit + 1]
         more = found[limit - 1].id if len(found) > limit else None
@@ -212,7 +212,8 @@ class Administration:
             raise ApiError(400, "body_invalid", "give 'since', an instant such as 2026-01-31T00:00:00Z, or 'message'")
         failed = [one for one in self._backlogs.of(endpoint_id).done if one.outcome == "failed"]
         if wanted.since is not None:
-            failed = [one for one in failed if one.when >= self._recoverable(wanted.since.timestamp()) * 1000]
+            since = self._recoverable(wanted.since.timestamp())
+            failed = [one for one in failed if one.when >= since * 1000]
         else:
             failed = [one for one in failed if one.message == wanted.message]
             if not failed:

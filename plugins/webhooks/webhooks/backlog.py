@@ -28,7 +28,7 @@ DONE: Final = "done/"
 QUOTA: Final = "kv_quota_exceeded"
 _TRIMMED_AT_ONCE: Final = 20
 
-Outcome = Literal["delivered", "failed"]
+Fate = Literal["delivered", "failed"]
 
 
 class FullError(Exception):
@@ -184,7 +184,7 @@ class Backlogs:
         if new != old:
             await self._kv.delete(old)
 
-    async def finish(self, message: Message, outcome: Outcome, now: float, *, kept: int) -> None:
+    async def finish(self, message: Message, outcome: Fate, now: float, *, kept: int) -> None:
         """Keep what became of a message, and at most `kept` that are done; a failed one keeps its event."""
         backlog = self.of(message.endpoint)
         if message.id not in backlog.due:
@@ -208,7 +208,11 @@ class Backlogs:
         due = _ms(now)
         backlog.unsettle(entry)
         backlog.due[message.id] = due
-        await self._set(backlog.key(message.id), msgspec.structs.replace(message, due=now, failures=0))
+        try:
+            await self._set(backlog.key(message.id), msgspec.structs.replace(message, due=now, failures=0))
+        except BaseException:
+            backlog.settle(entry)
+            raise
         await self._kv.delete(backlog.done_key(entry))
         backlog.schedule(message.id, due)
 

@@ -17,6 +17,7 @@ OWN: Final = "webhooks."
 """What the types of the plugin's own events begin with."""
 
 Format = Literal["cloudevents", "standard"]
+Outcome = Literal["delivered", "status", "timeout", "unreachable", "not_allowed"]
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -29,7 +30,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
     at: float
     duration: float
-    outcome: Literal["delivered", "status", "timeout", "unreachable", "not_allowed"]
+    outcome: Outcome
     status: int | None = None
     reason: str = ""
     body: str = ""

@@ -10,7 +10,7 @@ import msgspec
 
 from plugin_sdk import Context, HostError
 from plugin_sdk.clock import Clock
-from webhooks.backlog import Backlogs
+from webhooks.backlog import Backlogs, Fate
 from webhooks.endpoints import Directory, Endpoint
 from webhooks.messages import Attempt, Message
 from webhooks.schedule import FAILING_AT, HOUR, failing_since, gives_up, wait_after
@@ -78,7 +78,7 @@ class Outcomes:
         data = {"endpointId": endpoint.id, "url": endpoint.url, "code": word, "reason": reason, "messageId": message.id}
         await self._emit("webhooks.endpoint.disabled", endpoint.id, data, f"disabled/{message.id}/{_round(message)}")
 
-    async def _finish(self, message: Message, outcome: Any) -> None:
+    async def _finish(self, message: Message, outcome: Fate) -> None:
         kept = self._context.config.kept
         await self._backlogs.finish(message, outcome, self._clock.now().timestamp(), kept=kept)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from http import HTTPStatus
 from typing import Final
 
 import aiohttp
@@ -13,16 +14,19 @@ from plugin_sdk import Context, PermissionDeniedError
 from plugin_sdk.clock import Clock
 from plugin_sdk.webhooks import sign
 from webhooks.endpoints import Endpoint
+from webhooks.errors import ApiError
 from webhooks.keys import signing
-from webhooks.messages import Attempt, Message, rendered
+from webhooks.messages import Attempt, Message, Outcome, rendered
 from webhooks.schedule import parse_retry_after
+from webhooks.url_guard import checked_url
 
 TIMEOUT: Final = 20.0
 BODY_TIMEOUT: Final = 2.0
 """Seconds for the body of an answer, which decides nothing."""
 MAX_ANSWER: Final = 1024
 """Bytes of an answer that are kept."""
-BUSY: Final = 503
+SUCCESS: Final = 2
+"""The class of statuses that say that a message has arrived."""
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -44,6 +48,25 @@ class Sender:
             BusyError: nothing was sent.
         """
         at, began = self._clock.now().timestamp(), self._clock.monotonic()
+        config = self._context.config
+        outcome: Outcome
+        try:
+            # Again, because the config may have become stricter since the endpoint was made.
+            checked_url(endpoint.url, allow_private=config.allow_private, ports=config.allowed_ports)
+            return await self._request(endpoint, message, at, began)
+        except (ApiError, PermissionDeniedError) as error:
+            outcome, reason = "not_allowed", str(error)
+        except aiohttp.ClientHttpProxyError as error:
+            if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                raise BusyError(error.message) from None
+            outcome, reason = "unreachable", f"the way out answered {error.status}: {error.message}"
+        except TimeoutError:
+            outcome, reason = "timeout", f"no answer within {TIMEOUT:g} s"
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            outcome, reason = "unreachable", f"{type(error).__name__}: {error}"
+        return Attempt(at=at, duration=self._clock.monotonic() - began, outcome=outcome, reason=reason[:MAX_ANSWER])
+
+    async def _request(self, endpoint: Endpoint, message: Message, at: float, began: float) -> Attempt:
         body, content_type = rendered(message, endpoint.format)
         headers = {
             **endpoint.headers,
@@ -52,45 +75,23 @@ class Sender:
             "accept-encoding": "identity",
             **sign(message.id, body, signing(endpoint.keys, at), now=at),
         }
-        status: int | None = None
-        answer, retry_after, reason = "", None, ""
         # The session is the plugin's one: what an endpoint sets as a cookie is never sent to it again.
         self._context.http.cookie_jar.clear()
-        try:
-            async with self._context.http.post(
-                URL(endpoint.url, encoded=True),
-                data=body,
-                headers=headers,
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=TIMEOUT),
-            ) as response:
-                status = response.status
-                retry_after = parse_retry_after(response.headers.get("retry-after"), at)
-                answer = await _beginning(response)
-        except PermissionDeniedError as error:
-            return Attempt(at=at, duration=0.0, outcome="not_allowed", reason=str(error)[:MAX_ANSWER])
-        except aiohttp.ClientHttpProxyError as error:
-            if error.status == BUSY:
-                raise BusyError(error.message) from None
-            reason = f"the way out answered {error.status}: {error.message}"
-        except TimeoutError:
+        async with self._context.http.post(
+            URL(endpoint.url, encoded=True),
+            data=body,
+            headers=headers,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT),
+        ) as response:
             return Attempt(
                 at=at,
+                status=response.status,
+                outcome="delivered" if response.status // 100 == SUCCESS else "status",
+                retry_after=parse_retry_after(response.headers.get("retry-after"), at),
+                body=await _beginning(response),
                 duration=self._clock.monotonic() - began,
-                outcome="timeout",
-                reason=f"no answer within {TIMEOUT:g} s",
             )
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            reason = f"{type(error).__name__}: {error}"
-        return Attempt(
-            at=at,
-            duration=self._clock.monotonic() - began,
-            outcome="unreachable" if status is None else "delivered" if 200 <= status < 300 else "status",  # noqa: PLR2004 - success in HTTP
-            status=status,
-            reason=reason[:MAX_ANSWER],
-            body=answer,
-            retry_after=retry_after,
-        )
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> str:

@@ -43,10 +43,10 @@ def checked_url(url: str, *, allow_private: bool, ports: Collection[int]) -> str
     if "@" in match["authority"]:
         raise _invalid("a URL here carries no user or password: put credentials into the endpoint's headers")
     authority = _AUTHORITY.fullmatch(match["authority"])
-    if authority is None:
-        raise _invalid("write a host name or an address after the scheme, and a port of up to five digits")
+    port = 0 if authority is None else int(authority["port"] or _PORTS[scheme])
+    if authority is None or not 0 < port < 2**16:
+        raise _invalid("write a host name or an address after the scheme, and after that a port only from 1 to 65535")
     host = authority["host"].lower()
-    port = int(authority["port"] or _PORTS[scheme])
     public = _is_public_literal(host) if host.startswith("[") or _ends_in_a_number(host) else _is_outside_name(host)
     if not allow_private:
         if not public:
@@ -54,7 +54,7 @@ def checked_url(url: str, *, allow_private: bool, ports: Collection[int]) -> str
         if port not in ports:
             raise _refused(f"port {port} is not among those allowed: use one of {', '.join(map(str, sorted(ports)))}")
     shown = host if port == _PORTS[scheme] else f"{host}:{port}"
-    return f"{scheme}://{shown}{match['rest'] or '/'}"
+    return f"{scheme}://{shown}/{match['rest'].removeprefix('/')}"
 
 
 def _ends_in_a_number(host: str) -> bool:
@@ -64,7 +64,7 @@ def _ends_in_a_number(host: str) -> bool:
 
 def _is_public_literal(host: str) -> bool:
     try:
-        address = ipaddress.ip_address(host.strip("[]"))
+        address = ipaddress.IPv6Address(host[1:-1]) if host.startswith("[") else ipaddress.IPv4Address(host)
     except ValueError:  # also what only some parsers read: 127.1, 2130706433, 0x7f.0.0.1, 0177.0.0.1
         raise _invalid(f"write the address {host} in full: four decimal numbers, or IPv6 in brackets") from None
     return is_public(address)
