@@ -38,7 +38,7 @@ from plugin_sdk.filters.matching import (
     found_at,
 )
 from plugin_sdk.filters.operators import KINDS, OPERATORS, parse_values
-from plugin_sdk.filters.positions import Position, Spent, kind_of
+from plugin_sdk.filters.positions import Position, Spent, kind_of, step
 from plugin_sdk.filters.type_globs import Globs, narrowest, union
 
 OR: Final = "$or"
@@ -86,7 +86,7 @@ class Pattern:
         match = compiled(fields, self._absences, Spent())
         if fits(match, found_at(event, fields.names), absent) if fields.names else match(event, absent):
             return []
-        where = f"in {'.'.join(fields.names)}, " if fields.names else ""
+        where = f"in {_dotted(fields.names)}, " if fields.names else ""
         reason = f"{where}every field holds by itself, but not all of them in the same element of an array"
         return [FailedClause(fields.position.path, reason)]
 
@@ -96,11 +96,15 @@ class Pattern:
         tests = leaf.values.tests
         if absent & self._absences.bit(leaf) or any(type(one) in tests and tests[type(one)](one) for one in values):
             return None
-        name = ".".join(leaf.names)
+        name = _dotted(leaf.names)
         if values:
             return FailedClause(leaf.position.path, mismatch(name, values, leaf.values.misses))
         reason = f"{name} is an object, and has no value" if _has_object(found) else f"{name} is missing"
         return FailedClause(leaf.position.path, reason)
+
+
+def _dotted(names: Names) -> str:
+    return "".join(map(step, names)).removeprefix(".")
 
 
 def _has_object(found: list[Any]) -> bool:

@@ -45,9 +45,7 @@ class Position:
 
     def at(self, name: str) -> Position:
         """The place of the entry `name` of the object here."""
-        if _PLAIN_NAME.fullmatch(name):
-            return replace(self, path=f"{self.path}.{name}")
-        return replace(self, path=f"{self.path}[{quoted(name)}]")
+        return replace(self, path=self.path + step(name))
 
     def item(self, index: int) -> Position:
         """The place of an element of the array here."""
@@ -170,6 +168,11 @@ def kind_of(value: Any) -> str:
             return "an object" if value else "an empty object"
         case _:
             return f"a {type(value).__name__}"
+
+
+def step(name: str) -> str:
+    """A name as a step of a path: with a dot where it is plain, in brackets where it is not."""
+    return f".{name}" if _PLAIN_NAME.fullmatch(name) else f"[{quoted(name)}]"
 
 
 def quoted(text: str) -> str:

@@ -266,3 +266,13 @@ def test_a_value_that_does_not_fit_is_explained(wanted: Any, value: Any, reason:
     (clause,) = compile_filters([{"pattern": {"data": {"x": wanted}}}]).explain(of(value))
     assert clause.path == "filters[0].pattern.data.x"
     assert clause.reason == reason
+
+
+def test_a_field_with_an_odd_name_is_told_apart_in_the_explanation() -> None:
+    pattern = {"data": {"a.b": {"c\n": [1], "d" * 4000: [1]}}}
+    odd, long = compile_filters([{"pattern": pattern}]).explain(new_event("a", source="/", data={}))
+    assert (odd.path, odd.reason) == (
+        'filters[0].pattern.data["a.b"]["c\\n"]',
+        'data["a.b"]["c\\n"] is missing',
+    )
+    assert len(long.reason) < 200
