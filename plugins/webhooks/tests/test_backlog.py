@@ -67,7 +67,7 @@ async def loaded(host, endpoints=(ENDPOINT,)):
 def state(backlogs):
     """What waits until when, and what is done."""
     backlog = backlogs.of(ENDPOINT)
-    return dict(backlog.due), list(backlog.done)
+    return dict(backlog.waiting), list(backlog.done)
 
 
 async def act(backlogs, action, number, now):

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from webhooks.messages import rendered
 
 from plugin_sdk import HostError
@@ -180,3 +181,57 @@ def _broken_for(form):
         return rendered(message, wanted)
 
     return broken
+
+
+@pytest.fixture
+async def way_out():
+    """A maker of ways out that answer with one status and one code, as a host's broker does."""
+    servers = []
+
+    async def make(status, code):
+        async def serve(reader, writer):
+            await reader.readuntil(b"\r\n\r\n")
+            head = f"HTTP/1.1 {status} No\r\nX-Busbar-Code: {code}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            writer.write(head.encode())
+            writer.close()
+
+        servers.append(await asyncio.start_server(serve, "127.0.0.1", 0))
+        return f"http://127.0.0.1:{servers[-1].sockets[0].getsockname()[1]}"
+
+    yield make
+    for server in servers:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "outcome", "reason"),
+    [
+        (502, "name_not_resolved", "unreachable", "name_not_resolved"),
+        (403, "address_refused", "not_allowed", "no public address"),
+        (403, "network_not_granted", "not_allowed", "is not granted"),
+    ],
+)
+async def test_what_the_hosts_way_out_refuses_is_a_failed_attempt(
+    running, way_out, monkeypatch, status, code, outcome, reason
+):
+    monkeypatch.setenv("HTTPS_PROXY", await way_out(status, code))
+    async with running() as run:
+        path = await run.api.add("https://example.com/hook")
+        await run.deliver()
+        (attempt,) = (await run.api("GET", f"{path}/attempts"))["data"]
+        assert (attempt["outcome"], attempt["status"]) == (outcome, None)
+        assert reason in attempt["reason"]
+
+
+async def test_a_way_out_that_is_busy_says_nothing_about_the_endpoint(running, way_out, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", await way_out(503, "too_many_connections"))
+    async with running() as run:
+        path = await run.api.add("https://example.com/hook")
+        await run.deliver()
+        for _ in range(8):
+            await run.later(5)
+        assert (await run.api("GET", f"{path}/attempts"))["data"] == []
+        stats = await run.api("GET", f"{path}/stats")
+        assert (stats["pending"], stats["breaker"]["state"], stats["failingSince"]) == (1, "closed", None)
+        answer = await run.api("POST", f"{path}/test", status=503)
+        assert answer["error"]["code"] == "busy"

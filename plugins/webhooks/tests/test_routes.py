@@ -220,6 +220,19 @@ async def test_attempts_are_shown_the_youngest_first(running, receiver):
         assert {one["messageId"] for one in found} == set(receiver.ids)
 
 
+async def test_attempts_of_messages_that_wait_are_shown_however_many_wait_before_them(running, receiver):
+    receiver.then = 500
+    kv = {}
+    async with running(kv=kv) as run:
+        path = await run.api.add(receiver.url, ratePerSecond=1)
+        for number in range(20):
+            await run.deliver(id=str(number))
+        found = (await run.api("GET", f"{path}/attempts", limit="5"))["data"]
+        assert [(one["state"], one["messageId"]) for one in found] == [("pending", receiver.ids[0])]
+    async with running(kv=kv) as run:
+        assert found[0] in (await run.api("GET", f"{path}/attempts", limit="5"))["data"]
+
+
 async def test_a_test_event_is_sent_once_at_once_and_its_outcome_answered(running, receiver):
     async with running() as run:
         path = await run.api.add(receiver.url, enabled=False)

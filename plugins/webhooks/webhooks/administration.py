@@ -158,7 +158,7 @@ class Administration:
         found: list[dict[str, Any]] = []
         for entry in reversed(backlog.done[-limit:]):
             found += _attempts(await self._backlogs.read_done(endpoint_id, entry), entry.outcome)
-        for message in sorted(backlog.due, key=backlog.due.__getitem__)[:limit]:
+        for message in [name for name, waiting in backlog.waiting.items() if waiting.tried][:LONGEST_PAGE]:
             found += _attempts(await self._backlogs.read(endpoint_id, message), "pending")
         found.sort(key=lambda one: one["at"], reverse=True)
         return 200, {"data": found[:limit]}
@@ -169,10 +169,11 @@ class Administration:
         backlog, lane = self._backlogs.of(endpoint_id), self._pump.lane(endpoint_id)
         breaker = lane.breaker.snapshot()
         outcomes = [entry.outcome for entry in backlog.done]
+        due = [one.due for one in backlog.waiting.values()]
         return 200, {
-            "pending": len(backlog.due),
+            "pending": len(backlog.waiting),
             "inFlight": lane.in_flight,
-            "nextAttemptAt": instant(min(backlog.due.values()) / 1000 if backlog.due else None),
+            "nextAttemptAt": instant(min(due) / 1000 if due else None),
             "kept": {"delivered": outcomes.count("delivered"), "failed": outcomes.count("failed")},
             "attemptsSinceStart": lane.counts,
             "breaker": {"state": breaker.state.value, "reason": breaker.reason},

@@ -2,7 +2,7 @@
 
 What a key names is all that has to be known of a message until it is sent, so a restart reads names, not values:
 
-    pending/<endpoint>/<due in ms>/<message>
+    pending/<endpoint>/<due in ms>/<attempts so far>/<message>
     done/<endpoint>/<done in ms>/<delivered or failed>/<message>
 
 A message moves by writing its new key before its old one goes. A worker killed in between leaves both; then done
@@ -43,12 +43,19 @@ class Done(NamedTuple):
     message: str
 
 
+class Waiting(NamedTuple):
+    """A message that waits: until when, in ms, and how many attempts are kept with it."""
+
+    due: int
+    tried: int
+
+
 class Backlog:
     """The messages of one endpoint, by name: what waits until when, and what is done, the oldest first."""
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
-        self.due: dict[str, int] = {}
+        self.waiting: dict[str, Waiting] = {}
         self.done: list[Done] = []
         self._finished: set[str] = set()
         self._queue: list[tuple[int, str]] = []
@@ -56,12 +63,12 @@ class Backlog:
 
     def knows(self, message: str) -> bool:
         """Whether a message is here already, waiting or done."""
-        return message in self.due or message in self._finished
+        return message in self.waiting or message in self._finished
 
-    def schedule(self, message: str, due: int) -> None:
-        """Have a message wait until it is due, in ms."""
-        self.due[message] = due
-        self.retake(message, due)
+    def schedule(self, message: str, waiting: Waiting) -> None:
+        """Have a message wait until it is due."""
+        self.waiting[message] = waiting
+        self.retake(message, waiting.due)
 
     def retake(self, message: str, at: int) -> None:
         """Have a message that was taken be taken again, not before an instant in ms; its key stays."""
@@ -85,7 +92,7 @@ class Backlog:
 
     def forget(self, message: str) -> None:
         """Forget a message that waits."""
-        self.due.pop(message, None)
+        self.waiting.pop(message, None)
         self._queued.pop(message, None)
 
     def settle(self, entry: Done) -> None:
@@ -101,7 +108,11 @@ class Backlog:
 
     def key(self, message: str) -> str:
         """Where a message that waits is kept."""
-        return f"{PENDING}{self.endpoint}/{self.due[message]:013d}/{message}"
+        return self.key_of(message, self.waiting[message])
+
+    def key_of(self, message: str, waiting: Waiting) -> str:
+        """Where a message that waits so is kept."""
+        return f"{PENDING}{self.endpoint}/{waiting.due:013d}/{waiting.tried:02d}/{message}"
 
     def done_key(self, entry: Done) -> str:
         """Where a message that is done is kept."""
@@ -131,14 +142,14 @@ class Backlogs:
             else:
                 backlog.settle(Done(int(when), outcome, message))
         async for key in keys_under(self._kv, PENDING):
-            _, endpoint, due, message = key.split("/")
+            _, endpoint, due, tried, message = key.split("/")
             backlog = self._of.get(endpoint)
-            if backlog is None or (backlog.knows(message) and message not in backlog.due):
+            if backlog is None or (backlog.knows(message) and message not in backlog.waiting):
                 stale.append(key)
                 continue
-            if message in backlog.due:
+            if message in backlog.waiting:
                 stale.append(backlog.key(message))
-            backlog.schedule(message, int(due))
+            backlog.schedule(message, Waiting(int(due), int(tried)))
         for key in stale:
             await self._kv.delete(key)
 
@@ -155,39 +166,39 @@ class Backlogs:
         backlog = self.of(message.endpoint)
         if backlog.knows(message.id):
             return False
-        if len(backlog.due) >= bound:
+        if len(backlog.waiting) >= bound:
             raise FullError(f"{bound} messages wait for {message.endpoint} already")
-        due = _ms(message.due)
-        backlog.due[message.id] = due  # known from here on, so that a second delivery of the event adds nothing
+        waiting = _waiting(message)
+        backlog.waiting[message.id] = waiting  # known from here on, so that a second delivery of the event adds nothing
         try:
             await self._set(backlog.key(message.id), message)
         except BaseException:
             backlog.forget(message.id)
             raise
-        backlog.schedule(message.id, due)
+        backlog.schedule(message.id, waiting)
         return True
 
     async def read(self, endpoint: str, message: str) -> Message | None:
         """A message that waits."""
         backlog = self.of(endpoint)
-        return await self._read(backlog.key(message)) if message in backlog.due else None
+        return await self._read(backlog.key(message)) if message in backlog.waiting else None
 
     async def postpone(self, message: Message) -> None:
         """Keep a message after a failed attempt, until `message.due`."""
         backlog = self.of(message.endpoint)
-        if message.id not in backlog.due:
+        if message.id not in backlog.waiting:
             return  # its endpoint was deleted meanwhile
-        old, due = backlog.key(message.id), _ms(message.due)
-        new = f"{PENDING}{message.endpoint}/{due:013d}/{message.id}"
+        old, waiting = backlog.key(message.id), _waiting(message)
+        new = backlog.key_of(message.id, waiting)
         await self._set(new, message)
-        backlog.schedule(message.id, due)
+        backlog.schedule(message.id, waiting)
         if new != old:
             await self._kv.delete(old)
 
     async def finish(self, message: Message, outcome: Fate, now: float, *, kept: int) -> None:
         """Keep what became of a message, and at most `kept` that are done; a failed one keeps its event."""
         backlog = self.of(message.endpoint)
-        if message.id not in backlog.due:
+        if message.id not in backlog.waiting:
             return  # its endpoint was deleted meanwhile
         old, when = backlog.key(message.id), _ms(now)
         if outcome == "delivered":
@@ -205,16 +216,17 @@ class Backlogs:
     async def revive(self, message: Message, entry: Done, now: float) -> None:
         """Have a failed message wait again, with all its attempts before it."""
         backlog = self.of(message.endpoint)
-        due = _ms(now)
+        fresh = msgspec.structs.replace(message, due=now, failures=0)
+        waiting = _waiting(fresh)
         backlog.unsettle(entry)
-        backlog.due[message.id] = due
+        backlog.waiting[message.id] = waiting
         try:
-            await self._set(backlog.key(message.id), msgspec.structs.replace(message, due=now, failures=0))
+            await self._set(backlog.key(message.id), fresh)
         except BaseException:
             backlog.settle(entry)
             raise
         await self._kv.delete(backlog.done_key(entry))
-        backlog.schedule(message.id, due)
+        backlog.schedule(message.id, waiting)
 
     async def drop(self, endpoint: str) -> None:
         """Forget all messages of an endpoint that is gone."""
@@ -247,6 +259,10 @@ class Backlogs:
             if entry in backlog.done:
                 backlog.unsettle(entry)
                 await self._kv.delete(backlog.done_key(entry))
+
+
+def _waiting(message: Message) -> Waiting:
+    return Waiting(_ms(message.due), len(message.attempts))
 
 
 def _ms(seconds: float) -> int:

@@ -208,7 +208,7 @@ class Pump:
         finally:
             if not judged:
                 lane.breaker.ignore(permit)
-            if again is not None and message_id in backlog.due:
+            if again is not None and message_id in backlog.waiting:
                 backlog.retake(message_id, int((self._clock.now().timestamp() + again) * 1000))
             lane.in_flight -= 1
             self._in_flight -= 1

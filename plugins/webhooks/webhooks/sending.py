@@ -12,6 +12,7 @@ from yarl import URL
 
 from plugin_sdk import Context, PermissionDeniedError
 from plugin_sdk.clock import Clock
+from plugin_sdk.egress import CODE_HEADER
 from plugin_sdk.webhooks import sign
 from webhooks.endpoints import Endpoint
 from webhooks.errors import ApiError
@@ -59,7 +60,8 @@ class Sender:
         except aiohttp.ClientHttpProxyError as error:
             if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
                 raise BusyError(error.message) from None
-            outcome, reason = "unreachable", f"the way out answered {error.status}: {error.message}"
+            code = error.message if error.headers is None else error.headers.get(CODE_HEADER, error.message)
+            outcome, reason = "unreachable", f"the host's way out answered {error.status}: {code}"
         except TimeoutError:
             outcome, reason = "timeout", f"no answer within {TIMEOUT:g} s"
         except (aiohttp.ClientError, OSError, ValueError) as error:
