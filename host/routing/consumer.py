@@ -151,7 +151,8 @@ class Consumer:
     @property
     def lag(self) -> int:
         """How many events of the log are not settled for this subscription, matching or not."""
-        return max(0, self._router.dispatched - self._position())
+        end = self._router.dispatched if self._last is None else self._last
+        return max(0, end - self._position())
 
     @property
     def in_flight(self) -> int:

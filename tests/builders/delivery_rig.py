@@ -119,9 +119,9 @@ class Rig:
         """Wait until nothing moves: all that can be delivered now is, and its outcomes are durable."""
         before: tuple[Any, ...] = ()
         same = 0
-        while same < 4:
+        while same < 3:
             await self.settlements.flushed()
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.005)
             if any(one.lag and not one.in_flight for one in self.consumers) and self.plugin.running:
                 same = 0  # it has not looked yet
                 continue
