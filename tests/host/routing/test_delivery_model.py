@@ -18,7 +18,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from host.routing.event_log import LetterQuery
 from host.routing.filters import Filter
 from host.routing.replay_store import ReplayState, ReplayStore
-from host.routing.settlements import Settlements
 from host.routing.sqlite_log import SQLiteLog
 from host.routing.subscriptions import BoundSubscription
 from host.storage.database import Database
