@@ -14,6 +14,8 @@ CODE_HEADER: Final = "X-Busbar-Code"
 """Where the broker's refusals carry their code."""
 PROXY_VARIABLE: Final = "HTTPS_PROXY"
 TOTAL_SECONDS: Final = 60.0
+MAX_REFUSAL: Final = 4096
+"""Bytes of a refusal's sentence that are read."""
 _OF_THE_GRANTS: Final = frozenset({"network_not_granted", "address_refused"})
 
 
@@ -37,7 +39,8 @@ def http_session() -> aiohttp.ClientSession:
         code = response.headers.get(CODE_HEADER, "")
         if not code or request.url.scheme != "http" or request.proxy is None:
             return response
-        sentence = (await response.text()).strip()
+        # Bounded, for a server outside can write this header too: all it gains is that its answer counts as none.
+        sentence = (await response.content.read(MAX_REFUSAL)).decode(errors="replace").strip()
         response.close()
         if code in _OF_THE_GRANTS:
             raise _denied(target, code)

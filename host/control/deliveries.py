@@ -115,10 +115,6 @@ class Deliveries:
         """Events of the log that the slowest subscription has not settled."""
         return max((consumer.lag for consumer in self.consumers), default=0)
 
-    def cancel_firing(self, sequence: int) -> bool:
-        """Cancel the running delivery of a firing; False where none runs."""
-        return any(consumer.cancel(sequence) for consumer in self.consumers if consumer.subscription.name == SCHEDULES)
-
     # -- inside
 
     async def _follow(self, record: PluginRecord) -> None:

@@ -82,7 +82,11 @@ class Attempts:
         asked: float | None = None
         try:
             await self._guard.run(
-                permit, partial(self._target.call, call), subscription.hook, subscription.timeout, delivery.id
+                permit,
+                partial(self._target.call, call),
+                subscription.hook,
+                subscription.timeout_of(stored),
+                delivery.id,
             )
         except Retry as verdict:
             outcome, reason = Outcome.RETRIED, verdict.reason or "the plugin asked"

@@ -164,13 +164,12 @@ class Consumer:
         """Deliveries that wait for their next attempt."""
         return self._waiting_retries
 
-    def cancel(self, sequence: int) -> bool:
-        """Cancel the running delivery of a firing, which is then dropped; False where none runs."""
-        task = self._running.get(sequence)
-        if task is None:
-            return False
+    def supersede(self, sequence: int) -> None:
+        """Drop the delivery of a firing: cancelled where it runs, not tried (again) where it waits."""
         self._superseded.add(sequence)
-        return task.cancel()
+        task = self._running.get(sequence)
+        if task is not None:
+            task.cancel()
 
     # -- what router and settlements call
 
@@ -344,6 +343,10 @@ class Consumer:
                 return attempts.put_off(stored, attempt - 1, error.message, noted=sequence in self._retrying)
         if self.subscription.name != SCHEDULES:
             return await attempts.make(stored, attempt, permit, noted=sequence in self._retrying)
+        if sequence in self._superseded:
+            permit.give_back()
+            self._superseded.discard(sequence)
+            return attempts.drop(stored, attempt - 1, SUPERSEDED, noted=sequence in self._retrying)
         self._running[sequence] = task = asyncio.current_task()
         try:
             return await attempts.make(stored, attempt, permit, noted=sequence in self._retrying)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
@@ -47,7 +47,8 @@ def replay_of(subscription: str) -> int | None:
 class BoundSubscription:
     """One subscription of one installed plugin. `timeout` is in seconds.
 
-    `replay` is the id of the replay that it serves, and `also` what that replay narrows the events down to.
+    `timeouts` has those of single schedules, by name. `replay` is the id of the replay that it serves, and `also`
+    what that replay narrows the events down to.
     """
 
     plugin: str
@@ -55,6 +56,7 @@ class BoundSubscription:
     filter: Filter
     policy: DeliveryPolicy
     timeout: float
+    timeouts: Mapping[str, float] = field(default_factory=dict)
     replay: int | None = None
     also: CompiledFilters | None = None
 
@@ -68,6 +70,10 @@ class BoundSubscription:
     def hook(self) -> str:
         """The hook that a delivery enters."""
         return "on_schedule" if self.name == SCHEDULES else "on_event"
+
+    def timeout_of(self, stored: StoredEvent) -> float:
+        """Seconds that the delivery of an event may take."""
+        return self.timeouts.get(str(stored.event.subject), self.timeout) if self.timeouts else self.timeout
 
     @property
     def priority(self) -> int:
@@ -135,7 +141,8 @@ def bind(
     if description.schedules:
         firings = Filter((FIRING_TYPE,), firing_source(plugin))
         policy = overridden(DeliveryPolicy(), changed.get(SCHEDULES, {}))
-        bound.append(BoundSubscription(plugin, SCHEDULES, firings, policy, policy.timeout or timeout))
+        timeouts = {one.name: one.max_runtime for one in description.schedules if one.max_runtime is not None}
+        bound.append(BoundSubscription(plugin, SCHEDULES, firings, policy, policy.timeout or timeout, timeouts))
     return tuple(bound)
 
 

@@ -61,9 +61,12 @@ class ConsumerCancels:
         self._router = router
 
     def cancel(self, plugin: str, sequence: int) -> bool:
-        """Cancel a delivery that runs; one that waits for its next attempt, or for its first, is let be."""
+        """Have a delivery dropped, whether it runs or waits; False where the plugin is not hosted."""
         consumer = self._router.consumer(f"{plugin}/{SCHEDULES}")
-        return consumer is not None and consumer.cancel(sequence)
+        if consumer is None:
+            return False
+        consumer.supersede(sequence)
+        return True
 
 
 @dataclass(frozen=True, slots=True)

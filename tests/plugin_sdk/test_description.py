@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plugin_sdk import Webhook
 from plugin_sdk.description import MAX_ITEMS, Description, Schedule, Service, Subscription
 from plugin_sdk.errors import DescriptionError
 
@@ -40,13 +41,15 @@ subscriptions = st.builds(
     timeout=st.none() | st.floats(0.001, 3600),
 )
 
+webhooks = st.builds(Webhook, name=NAMES, scheme=st.just("stripe"), secrets=st.just(("key",)))
+
 descriptions = st.builds(
     Description,
     subscriptions=st.lists(subscriptions, max_size=3, unique_by=lambda one: one.name).map(tuple),
     schedules=st.lists(schedules(), max_size=3, unique_by=lambda one: one.name).map(tuple),
     services=st.lists(st.builds(Service, name=NAMES), max_size=3, unique_by=lambda one: one.name).map(tuple),
     routes=st.booleans(),
-    webhooks=st.lists(NAMES, max_size=3).map(tuple),
+    webhooks=st.lists(webhooks, max_size=3, unique_by=lambda one: one.name).map(tuple),
     config_schema=st.none() | st.just({"type": "object", "properties": {"greeting": {"type": "string"}}}),
 )
 

@@ -19,6 +19,7 @@ from plugin_sdk import (
     Schedule,
     Service,
     Subscription,
+    Webhook,
     hookimpl,
     new_event,
 )
@@ -192,7 +193,7 @@ NEEDS: list[tuple[str, Description]] = [
     ("on_schedule", Description(schedules=(Schedule(name="tick", every=60),))),
     ("call", Description(services=(Service(name="count"),))),
     ("handle_request", Description(routes=True)),
-    ("handle_request", Description(webhooks=("stripe",))),
+    ("handle_request", Description(webhooks=(Webhook(name="own", scheme="plugin"),))),
 ]
 
 
@@ -223,7 +224,7 @@ def test_the_config_model_of_a_module_is_described_by_its_json_schema_beside_all
         schedules=(Schedule(name="tick", every=60),),
         services=(Service(name="count"),),
         routes=True,
-        webhooks=("stripe",),
+        webhooks=(Webhook(name="stripe", scheme="stripe", secrets=("key",)),),
     )
     hooks = {name: hook(name) for name in ("on_event", "on_schedule", "call", "handle_request")}
     found = describes(described, Config=Settings, **hooks).describe()

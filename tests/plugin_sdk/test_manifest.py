@@ -6,10 +6,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from plugin_sdk import Webhook
 from plugin_sdk.description import Description, Subscription
 from plugin_sdk.errors import ManifestError
 from plugin_sdk.manifest import MAX_MANIFEST_BYTES, Manifest, Permissions, PluginPart, RuntimePart, covered
 
+STRIPE = Webhook(name="stripe", scheme="stripe", secrets=("key",))
+GITHUB = Webhook(name="github", scheme="plugin")
 WHOLE = """
 [plugin]
 id = "milestones"            # the version comes from the wheel
@@ -312,17 +315,21 @@ CHECKS: list[tuple[str, str, Description, tuple[str, ...]]] = [
     (
         "nothing allowed",
         "",
-        Description(
-            subscriptions=(Subscription(name="all", types=("*",)),), webhooks=("stripe", "github"), routes=True
-        ),
+        Description(subscriptions=(Subscription(name="all", types=("*",)),), webhooks=(STRIPE, GITHUB), routes=True),
         (
             "subscription 'all' takes '*', which permissions.subscribe does not cover",
             "webhook 'stripe' is not in permissions.webhooks",
             "webhook 'github' is not in permissions.webhooks",
+            "webhook 'stripe' needs the secret 'key', which is not in permissions.secrets",
             "the code serves HTTP routes, but permissions.routes is not true",
         ),
     ),
-    ("webhooks and routes", 'webhooks = ["stripe"]\nroutes = true', Description(webhooks=("stripe",), routes=True), ()),
+    (
+        "webhooks and routes",
+        'webhooks = ["stripe"]\nsecrets = ["key"]\nroutes = true',
+        Description(webhooks=(STRIPE,), routes=True),
+        (),
+    ),
     ("asks for more than it does", 'subscribe = ["*"]\nroutes = true', Description(), ()),
 ]
 

@@ -22,6 +22,7 @@ from plugin_sdk import (
     Schedule,
     Service,
     Subscription,
+    Webhook,
     at,
     cron,
     every,
@@ -466,13 +467,13 @@ async def test_the_life_of_a_mixin_is_that_of_its_plugin() -> None:
 def test_a_plugin_that_overrides_describe_says_what_it_returns() -> None:
     class Hooked(Plugin):
         def describe(self) -> Description:
-            return Description(webhooks=("stripe",))
+            return Description(webhooks=(Webhook(name="stripe", scheme="stripe", secrets=("key",)),))
 
     class Answers(Hooked):
         async def handle_request(self) -> Response:
             return Response()
 
-    assert LoadedPlugin("hooked", Answers).describe().webhooks == ("stripe",)
+    assert [one.name for one in LoadedPlugin("hooked", Answers).describe().webhooks] == ["stripe"]
 
 
 async def test_a_plugin_that_overrides_nothing_is_well_and_serves_no_routes() -> None:
