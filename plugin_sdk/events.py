@@ -217,8 +217,14 @@ def parse_json(body: bytes | str) -> Any:
         InvalidEventError: with attribute `body`.
     """
     try:
-        # msgspec would be faster still, but keeps the last of two equal names without a word, which hides
-        # one attribute from every check.
+        # msgspec is many times as fast, but keeps the last of two equal names without a word, which hides one
+        # attribute from every check. Where its own writing gives the same bytes again, nothing was hidden.
+        found = msgspec.json.decode(body)
+        if msgspec.json.encode(found) == (body.encode() if isinstance(body, str) else body):
+            return found
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        pass  # what is wrong, the strict parser says better
+    try:
         return _STRICT.decode(body if isinstance(body, str) else body.decode())
     except (ValueError, RecursionError) as error:
         _refuse("body", f"is not strict JSON in UTF-8: {error}")

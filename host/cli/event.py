@@ -1,4 +1,4 @@
-"""`busbar event`: publish and look up events."""
+"""`busbar event`: publish and look up events, and deliver them again."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import typer
 
 from host.cli.client import request
 from host.cli.output import USED_WRONGLY, AsJson, command, fail, show, table
+from host.cli.replay import replay
+from host.cli.selection import Since, Type, Until
 from plugin_sdk.events import new_id
 
-app = typer.Typer(help="Publish and look up events.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Publish and look up events, deliver them again.", no_args_is_help=True, rich_markup_mode=None)
+app.command()(replay)
 
 
 @app.command()
@@ -47,11 +50,11 @@ def publish(
 @app.command("list")
 @command
 def list_(
-    type_: Annotated[str | None, typer.Option("--type", help="Only this type; * stands for any characters.")] = None,
+    type_: Type = None,
     source: Annotated[str | None, typer.Option(help="Only this source.")] = None,
     subject: Annotated[str | None, typer.Option(help="Only this subject.")] = None,
-    since: Annotated[str | None, typer.Option(help="Not before this instant (RFC 3339).")] = None,
-    until: Annotated[str | None, typer.Option(help="Before this instant (RFC 3339).")] = None,
+    since: Since = None,
+    until: Until = None,
     limit: Annotated[int, typer.Option(help="At most so many.")] = 50,
     as_json: AsJson = False,
 ) -> None:

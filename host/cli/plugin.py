@@ -14,6 +14,7 @@ from host.cli.client import Answer, request, segment
 from host.cli.dev import dev
 from host.cli.key import load_key
 from host.cli.output import FAILED, USED_WRONGLY, AsJson, command, fail, show, table
+from host.cli.policy import policy
 from host.runtime.sdk_path import provided
 from host.supply.keys import PrivateKey, PublicKey
 from host.supply.signing import attestations_of, sign_wheel
@@ -221,6 +222,9 @@ def remove(
     """Uninstall it."""
     answer = request("DELETE", f"/api/v1/plugins/{segment(plugin)}", query={"purge": purge})
     show(answer, as_json=as_json, text=f"{plugin} removed")
+
+
+app.command()(policy)
 
 
 def _ask(plugin: str, verb: str) -> Answer:

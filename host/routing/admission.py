@@ -57,8 +57,15 @@ class Admission:
         self._settlements = settlements
         self._guard = guard
         self._target = target
+        self._plain = policy.in_flight is None and policy.rate is None
         self._places = None if policy.in_flight is None else Bulkhead(policy.in_flight)
         self._bucket = None if policy.rate is None else TokenBucket(policy.rate, max(1.0, policy.rate), clock.monotonic)
+
+    def try_admit(self) -> Permit | None:
+        """Leave to make one delivery, where there is no need to wait; as `admit`."""
+        if self._plain and self._settlements.has_room and self._target.running:
+            return self._guard.admit_now()
+        return None
 
     async def admit(self) -> Permit:
         """Leave to make one delivery, as soon as there is; `left` must be called once it is made or given up."""

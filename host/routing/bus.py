@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Sequence
 from typing import Final
 
+from host.errors import BusbarError
 from host.routing.errors import EventRefusedError, PublishRateError
 from host.routing.event_log import Appended, EventLog
 from host.routing.log_budget import LogBudget
@@ -48,6 +50,28 @@ class Bus:
             PublishRateError: more events come than a second may have.
             LogFullError: the log has no room.
         """
+        self._admit(event)
+        return await self._append(event)
+
+    async def publish_many(self, events: Sequence[Event]) -> list[Appended | BusbarError]:
+        """Append several events, each taken or refused by itself; what was taken is durable when this returns."""
+        waiting = [self._begin(event) for event in events]
+        answers: list[Appended | BusbarError] = []
+        for one in waiting:
+            try:
+                answers.append(one if isinstance(one, BusbarError) else self._counted(await one))
+            except BusbarError as error:
+                answers.append(error)
+        return answers
+
+    def _begin(self, event: Event) -> Awaitable[Appended] | BusbarError:
+        try:
+            self._admit(event)
+            return self._submit(event)
+        except BusbarError as error:
+            return error
+
+    def _admit(self, event: Event) -> None:
         if event.type.startswith(RESERVED):
             raise EventRefusedError.reserved(event.type)
         if self._rate is not None and not self._rate.take():
@@ -55,7 +79,6 @@ class Bus:
                 f"this host takes {self._rate.rate:g} events a second: slow down, or have events.rate raised",
                 retry_after=max(1.0, 1 / self._rate.rate),
             )
-        return await self._append(event)
 
     async def announce(self, event_type: str, *, subject: str, data: object) -> Appended:
         """Append an event of the host's own, such as a breaker that opened; taken even where the log is full."""
@@ -63,6 +86,9 @@ class Bus:
         return await self._append(event, own=True)
 
     async def _append(self, event: Event, *, own: bool = False) -> Appended:
+        return self._counted(await self._submit(event, own=own))
+
+    def _submit(self, event: Event, *, own: bool = False) -> Awaitable[Appended]:
         if not self._open:
             raise EventRefusedError.stopping()
         body = event.to_json()
@@ -70,7 +96,9 @@ class Bus:
             raise EventRefusedError.too_large(len(body), self._max_body)
         if self._budget is not None and not own:
             self._budget.admit(len(body))
-        appended = await self._log.append(event, body)
+        return self._log.append(event, body)
+
+    def _counted(self, appended: Appended) -> Appended:
         if appended.duplicate:
             self.duplicates += 1
         else:

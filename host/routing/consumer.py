@@ -100,6 +100,7 @@ class Consumer:
         self._lanes = Lanes(subscription.policy.order, subscription.policy.at_failure)
         self._progress = Progress(0)
         self._queue: deque[StoredEvent] = deque()
+        self._fitting = False  # whether the queue holds only what the filter takes: what the router offered
         self._live = False
         self._arrived = asyncio.Event()
         self._settled = asyncio.Event()
@@ -181,6 +182,7 @@ class Consumer:
             self._live = False
             return
         self._queue.append(stored)
+        self._fitting = True
         self._arrived.set()
 
     def checkpoint(self) -> tuple[int, tuple[int, ...]]:
@@ -234,11 +236,12 @@ class Consumer:
             # The event leaves the queue only when it is taken: a consumer that is stopped while it
             # waits for admission must not count it as read.
             stored = self._queue[0]
-            if not self.subscription.takes(stored):
+            if not (self._fitting or self.subscription.takes(stored)):
                 self._progress.read = stored.sequence
             else:
-                await self._room()
-                permit = await self._admission.admit()
+                if self._crowded:
+                    await self._room()
+                permit = self._admission.try_admit() or await self._admission.admit()
                 if not self._progress.take(stored.sequence):
                     self._admission.give_back(permit)
                 elif self._lanes.enter(stored):
@@ -247,13 +250,18 @@ class Consumer:
                     self._admission.give_back(permit)
             self._queue.popleft()
 
-    async def _room(self) -> None:
-        """Wait while as much as may be is parked, set aside, or settled above the cursor."""
-        while (
-            self._lanes.parked >= MAX_PARKED
-            or self._waiting_retries >= MAX_RETRIES
+    @property
+    def _crowded(self) -> bool:
+        """Whether as much as may be is parked, set aside, or settled above the cursor."""
+        return (
+            self._waiting_retries >= MAX_RETRIES
             or self._progress.ahead >= MAX_AHEAD
-        ):
+            or self._lanes.parked >= MAX_PARKED
+        )
+
+    async def _room(self) -> None:
+        """Wait until there is room for another event."""
+        while self._crowded:
             self._settled.clear()
             await self._settled.wait()
 
@@ -276,6 +284,7 @@ class Consumer:
                 self._progress.read = max(self._progress.read, self._last)
                 return False
         self._queue.extend(batch)
+        self._fitting = False
         if not batch:
             # What was dispatched before this read and is not in the log was pruned. What came while it read may be
             # missing from its snapshot only: then the next read has it.

@@ -110,16 +110,23 @@ class Guard:
             f"{self.plugin} is busy with {self.bulkhead.limit} calls: try again shortly", retry_after=1.0
         )
 
-    async def admit(self, priority: int = 0) -> Permit:
-        """A permit as soon as there is one, for a delivery that can wait; waiting is no attempt.
-
-        Of those who wait for a place in the bulkhead, the highest `priority` gets it.
-        """
+    def admit_now(self) -> Permit | None:
+        """A permit where nobody has to wait for it; else None."""
         if self.bulkhead.try_acquire():
             token = self.breaker.try_acquire()
             if token is not None:
                 return Permit(self, token)
             self.bulkhead.release()
+        return None
+
+    async def admit(self, priority: int = 0) -> Permit:
+        """A permit as soon as there is one, for a delivery that can wait; waiting is no attempt.
+
+        Of those who wait for a place in the bulkhead, the highest `priority` gets it.
+        """
+        permit = self.admit_now()
+        if permit is not None:
+            return permit
         await self.bulkhead.acquire(priority)
         try:
             while (token := self.breaker.try_acquire()) is None:

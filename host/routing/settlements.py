@@ -79,6 +79,11 @@ class Settlements:
             self._room.clear()
         self._wake.set()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether outcomes may be added now."""
+        return self._room.is_set()
+
     async def room(self) -> None:
         """Wait until outcomes may be added; returns at once in ordinary times."""
         if not self._room.is_set():

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 from aiohttp import web
 from pydantic import AwareDatetime, Field
@@ -135,7 +134,9 @@ class Events:
         items = parse_batch(await self._body(request, BATCH_BODIES * self._max_body))
         if len(items) > MAX_BATCH:
             raise BodyTooLargeError(f"a batch has at most {MAX_BATCH} events, not {len(items)}: send several")
-        results = await asyncio.gather(*map(self._publish_item, items))
+        events = [one for one in items if isinstance(one, Event)]
+        taken = iter(await self._bus.publish_many(events))
+        results = [_result(one, None if isinstance(one, InvalidEventError) else next(taken)) for one in items]
         if results and all("code" in one for one in results):
             raise BadRequestError(
                 f"no event of the batch was taken: {results[0]['message']}",
@@ -143,14 +144,6 @@ class Events:
                 code="event_invalid",
             )
         return success(results, request[TRACE], status=202)
-
-    async def _publish_item(self, item: Event | InvalidEventError) -> dict[str, Any]:
-        try:
-            if isinstance(item, InvalidEventError):
-                return {"status": 400, "code": item.code, "message": str(item)}
-            return {"status": 202, **_accepted(item, await self._bus.publish(item))}
-        except BusbarError as error:
-            return {"status": error.kind.value, "code": error.word, "message": error.message}
 
     async def _body(self, request: web.BaseRequest, limit: int) -> bytes:
         length = request.content_length
@@ -183,6 +176,16 @@ class Events:
         if not found:
             raise NotFoundError("no event of this id is in the log (any more)", code="event_not_found")
         return Answer(_view(found[-1]))
+
+
+def _result(item: Event | InvalidEventError, found: Appended | BusbarError | None) -> dict[str, Any]:
+    """What became of one event of a batch."""
+    if isinstance(item, InvalidEventError):
+        return {"status": 400, "code": item.code, "message": str(item)}
+    if isinstance(found, Appended):
+        return {"status": 202, **_accepted(item, found)}
+    error = cast("BusbarError", found)
+    return {"status": error.kind.value, "code": error.word, "message": error.message}
 
 
 def _accepted(event: Event, appended: Appended) -> dict[str, Any]:
