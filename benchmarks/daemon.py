@@ -85,7 +85,7 @@ class Daemon:
 
     def drained(self, plugin: str) -> None:
         """Wait until every event that was acknowledged has reached the plugin: figures are of work that was done."""
-        until(lambda: self.ask(f"/api/v1/plugins/{plugin}/health")["lag"] == 0, seconds=60)
+        until(lambda: self.ask(f"/api/v1/plugins/{plugin}/health")["lag"] == 0, seconds=300)
 
     def ask(self, path: str, body: bytes | None = None, kind: str = "application/json") -> Any:
         """The data of the answer to a GET, or to a POST where there is a body."""

@@ -1,7 +1,8 @@
 """A load generator that costs little itself: keep-alive connections, each with one request in flight.
 
-Run as a process of its own: `python -m benchmarks.http_load PORT PATH CONNECTIONS SECONDS TOKEN`. It prints
-one JSON object: answers counted, answers other than 202, and the seconds between first and last.
+Run as a process of its own: `python -m benchmarks.http_load PORT PATH CONNECTIONS SECONDS TOKEN [BATCH]`. It prints
+one JSON object: answers counted, answers other than 202, and the seconds between first and last. With BATCH, every
+request is a batch of so many events.
 """
 
 from __future__ import annotations
@@ -31,20 +32,23 @@ def event(number: int) -> bytes:
 class Load:
     """Counts what all connections got back."""
 
-    def __init__(self, path: str, token: str) -> None:
+    def __init__(self, path: str, token: str, batch: int = 0) -> None:
+        self._batch = batch
         self.answers = 0
         self.refused = 0
         self.number = 0
         self.stopped = False
         self._head = (
             f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n"
-            "Content-Type: application/cloudevents+json\r\nContent-Length: "
+            f"Content-Type: application/cloudevents{'-batch' if batch else ''}+json\r\nContent-Length: "
         ).encode()
 
     def request(self) -> bytes:
         """The next request."""
-        self.number += 1
-        body = event(self.number)
+        first, self.number = self.number + 1, self.number + (self._batch or 1)
+        body = event(first)
+        if self._batch:
+            body = b"[%s]" % b",".join(map(event, range(first, first + self._batch)))
         return b"%s%d\r\n\r\n%s" % (self._head, len(body), body)
 
 
@@ -87,10 +91,10 @@ class Connection(asyncio.Protocol):
             self.lost.set_result(exc)
 
 
-async def run(port: int, path: str, connections: int, seconds: float, token: str) -> dict[str, float]:
+async def run(port: int, path: str, connections: int, seconds: float, token: str, batch: int) -> dict[str, float]:
     """Load the server for `seconds` after a warm-up; what was counted."""
     loop = asyncio.get_running_loop()
-    load = Load(path, token)
+    load = Load(path, token, batch)
     opened = [
         (await loop.create_connection(lambda: Connection(load), "127.0.0.1", port))[1] for _ in range(connections)
     ]
@@ -105,5 +109,6 @@ async def run(port: int, path: str, connections: int, seconds: float, token: str
 
 if __name__ == "__main__":
     port_, path_, connections_, seconds_, token_ = sys.argv[1:6]
-    found = uvloop.run(run(int(port_), path_, int(connections_), float(seconds_), token_))
+    batch_ = int(sys.argv[6]) if len(sys.argv) > 6 else 0
+    found = uvloop.run(run(int(port_), path_, int(connections_), float(seconds_), token_, batch_))
     print(json.dumps(found))

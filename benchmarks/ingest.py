@@ -2,6 +2,8 @@
 
 Ours is the real daemon: token, CloudEvent checks, fsynced append, and a worker subscribed to every event. Both
 are processes of their own on the same loop, loaded by the same generator over 64 connections, in turns.
+
+`ingest-batch` has batches of 100 instead of single events, over 8 connections; its peer is `ingest`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from benchmarks.measure import Figure
 
 NAME: Final = "ingest"
 CONNECTIONS: Final = 64
+BATCH: Final = 100
+BATCH_CONNECTIONS: Final = 8
 SECONDS: Final = 3.0
 ROUNDS: Final = 3
 
@@ -50,19 +54,27 @@ _MANIFEST: Final = '[plugin]\nid = "taker"\ntitle = "Taker"\n\n[permissions]\nsu
 
 def run() -> Iterable[Figure]:
     """Measure; the medians of rounds that alternate between the sides."""
-    with tempfile.TemporaryDirectory(prefix="busbar-ingest-") as name, _bare() as bare, daemon(Path(name)) as host:
+    with tempfile.TemporaryDirectory(prefix="busbar-ingest-") as name, bare_handler() as bare, daemon(Path(name)) as host:
         host.trust("taker")
         host.install_module("taker", "Taker", _MODULE, _MANIFEST)
         ours: list[float] = []
         theirs: list[float] = []
+        batches: list[float] = []
         for _ in range(ROUNDS):
-            theirs.append(_load(bare, "none"))
-            ours.append(_load(host.port, host.token))
-        host.drained("taker")
-    return [Figure(NAME, statistics.median(ours), "events/s", "bare aiohttp handler", statistics.median(theirs))]
+            theirs.append(load(bare, "none"))
+            ours.append(load(host.port, host.token))
+            host.drained("taker")
+            batches.append(load(host.port, host.token, connections=BATCH_CONNECTIONS, batch=BATCH) * BATCH)
+            host.drained("taker")
+    single = statistics.median(ours)
+    return [
+        Figure(NAME, single, "events/s", "bare aiohttp handler", statistics.median(theirs)),
+        Figure(f"{NAME}-batch", statistics.median(batches), "events/s", NAME, single),
+    ]
 
 
-def _load(port: int, token: str) -> float:
+def load(port: int, token: str, *, connections: int = CONNECTIONS, batch: int = 0) -> float:
+    """Answers a second that the server gives under load."""
     done = subprocess.run(
         [
             sys.executable,
@@ -70,9 +82,10 @@ def _load(port: int, token: str) -> float:
             "benchmarks.http_load",
             str(port),
             "/api/v1/events",
-            str(CONNECTIONS),
+            str(connections),
             str(SECONDS),
             token,
+            str(batch),
         ],
         cwd=ROOT,
         capture_output=True,
@@ -85,7 +98,8 @@ def _load(port: int, token: str) -> float:
 
 
 @contextmanager
-def _bare() -> Iterator[int]:
+def bare_handler() -> Iterator[int]:
+    """The peer as a process; its port."""
     port = free_port()
     with subprocess.Popen([sys.executable, "-c", _BARE, str(port)]) as process:
         try:

@@ -28,6 +28,7 @@ MAX_DEPTH: Final = 64
 _KNOWN: Final = frozenset(
     {"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema", "data", "data_base64"}
 )
+_COMMON: Final = _KNOWN - {"dataschema", "data_base64"}
 _FIELDS: Final = (
     "id",
     "source",
@@ -139,12 +140,53 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @classmethod
     def from_attributes(cls, found: dict[str, Any]) -> Event:
         """Check a decoded JSON object and make it an event; errors as in `from_json`."""
+        event = cls._ordinary(found) or cls._checked(found)
+        data = event.data
+        if isinstance(data, _NESTS) and _too_deep(data):
+            _refuse("data", f"nests deeper than {MAX_DEPTH} levels: flatten it")
+        return event
+
+    @classmethod
+    def _ordinary(cls, found: dict[str, Any]) -> Event | None:
+        """The event, where it has only the most common attributes, in printable ASCII; None where one must look closer.
+
+        Nearly all events are so, and are checked at once here in half the time that attribute by attribute takes.
+        """
+        get = found.get
+        id_, source, type_, subject, time = get("id"), get("source"), get("type"), get("subject"), get("time")
+        kind = get("datacontenttype")
+        if not (id_ and source and type_ and found.keys() <= _COMMON and get("specversion") == SPEC_VERSION):
+            return None
+        texts = [text for text in (id_, source, type_, subject, time, kind) if text is not None]
+        if not all(texts):
+            return None
+        try:
+            joined = "".join(texts)
+        except TypeError:
+            return None
+        if not (joined.isascii() and joined.isprintable() and _is_reference(source)):
+            return None
+        if (time is not None and not _is_time(time)) or (kind is not None and kind != "application/json"):
+            return None
+        return cls(
+            id=id_,
+            source=source,
+            type=type_,
+            subject=subject,
+            time=time,
+            datacontenttype=kind,
+            data=get("data", msgspec.UNSET),
+        )
+
+    @classmethod
+    def _checked(cls, found: dict[str, Any]) -> Event:
+        """The event, after a look at one attribute after the other."""
         version = found.get("specversion")
         if version != SPEC_VERSION:
             _refuse("specversion", f"must be the string '{SPEC_VERSION}', not {version!r}")
         if "data" in found and found.get("data_base64") is not None:
             _refuse("data_base64", "must not stand beside data: send one of the two")
-        event = cls(
+        return cls(
             id=_text(found, "id", required=True),
             source=_reference(found, "source", required=True),
             type=_text(found, "type", required=True),
@@ -156,9 +198,6 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             data_base64=_base64(found),
             extensions=_extensions(found),
         )
-        if event.data is not msgspec.UNSET and _too_deep(event.data):
-            _refuse("data", f"nests deeper than {MAX_DEPTH} levels: flatten it")
-        return event
 
 
 def new_event(
@@ -297,15 +336,19 @@ def _is_reference(value: str) -> bool:
 
 def _time(found: dict[str, Any]) -> Any:
     value = _text(found, "time")
-    if value is None:
-        return None
-    try:
-        if not _TIME.fullmatch(value):
-            raise ValueError(value)
-        datetime.fromisoformat(value.upper())
-    except ValueError:
+    if value is not None and not _is_time(value):
         _refuse("time", "must be an RFC 3339 timestamp, such as '2026-11-20T10:00:00Z'")
     return value
+
+
+def _is_time(value: str) -> bool:
+    if not _TIME.fullmatch(value):
+        return False
+    try:
+        datetime.fromisoformat(value.upper())
+    except ValueError:
+        return False
+    return True
 
 
 def _media_type(found: dict[str, Any]) -> Any:

@@ -107,3 +107,27 @@ def test_fresh_ids_are_uuids_of_version_7_and_sort_by_the_time_they_were_made():
     assert {uuid.UUID(one).variant for one in ids} == {uuid.RFC_4122}
     assert [one[:13] for one in ids] == sorted(one[:13] for one in ids)
     assert len(set(ids)) == 1000
+
+
+ATTRIBUTES = st.fixed_dictionaries(
+    {"specversion": st.sampled_from(["1.0", "0.3", None])},
+    optional={
+        "id": st.sampled_from(["1", "", "ü", "a\x00", 5, None]) | st.text(max_size=3),
+        "source": st.sampled_from(["/s", "", "a b", "http://[", 5, None]),
+        "type": st.sampled_from(["a.b", "", "\x7f", [], None]),
+        "subject": st.sampled_from(["x", "", "é", 1, None]),
+        "time": st.sampled_from(["2026-11-20T10:00:00Z", "2026-13-20T10:00:00Z", "now", "", 5, None]),
+        "datacontenttype": st.sampled_from(["application/json", "text/plain", "nothing", "", None]),
+        "data": st.sampled_from([None, 1, {"a": [1]}, [[[]]]]),
+        "data_base64": st.sampled_from(["AA==", "?", None]),
+        "dataschema": st.sampled_from(["urn:x", "x", None]),
+        "traceparent": st.sampled_from(["00-1-1-00", 5, True, [], None]),
+    },
+)
+
+
+@given(ATTRIBUTES)
+def test_the_short_way_for_ordinary_events_agrees_with_the_long_one(found: dict[str, Any]) -> None:
+    quick = Event._ordinary(found)
+    if quick is not None:
+        assert quick == Event._checked(found)
