@@ -190,7 +190,7 @@ async def test_while_the_disk_is_full_the_host_stays_up_and_once_it_is_not_goes_
         for path, body in (
             ("/api/v1/tokens", {"name": "one", "role": "viewer"}),
             ("/api/v1/replays", {"plugin": "witness"}),
-            ("/api/v1/plugins/witness/restart", None),
+            ("/api/v1/plugins/witness/restart?wait=false", None),
         ):
             await tell(host, session, "POST", path, body)
 
