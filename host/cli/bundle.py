@@ -1,4 +1,4 @@
-"""`make run`'s helper: build and sign the example plugins with a development key, for the daemon to drop in.
+"""`make run`'s helper: build and sign the first-party plugins with a development key, for the daemon to drop in.
 
 Run as `python -m host.cli.bundle --state FOLDER`. It works again only where something changed.
 """
@@ -20,12 +20,12 @@ from host.supply.keys import PrivateKey
 from host.supply.signing import attestations_of, sign_wheel
 
 PUBLISHER: Final = "development"
-BUNDLED: Final = ("heartbeat", "teamwork", "saboteur")
+BUNDLED: Final = ("heartbeat", "teamwork", "saboteur", "webhooks")
 PROJECTS: Final = Path(__file__).parents[2] / "plugins"
 
 
 def bundle(state: Path) -> None:
-    """Have a signed wheel of each example plugin in `state/bundled`, and its publisher in `state/publishers.d`."""
+    """Have a signed wheel of each first-party plugin in `state/bundled`, and its publisher in `state/publishers.d`."""
     publishers, bundled, key_file = state / "publishers.d", state / "bundled", state / "development.key"
     for folder in (publishers, bundled):
         folder.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def bundle(state: Path) -> None:
         PrivateKey.new().save(key_file, None)
     key = PrivateKey.load(key_file)
     (publishers / f"{PUBLISHER}.toml").write_text(
-        f'[publisher]\nid = "{PUBLISHER}"\ntitle = "Example plugins"\nplugins = {json.dumps(BUNDLED)}\n\n'
+        f'[publisher]\nid = "{PUBLISHER}"\ntitle = "First-party plugins"\nplugins = {json.dumps(BUNDLED)}\n\n'
         f'[[keys]]\npublic = "{key.public}"\n'
     )
     for name in BUNDLED:
