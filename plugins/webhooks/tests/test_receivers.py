@@ -3,19 +3,18 @@
 import asyncio
 import os
 import shutil
-import subprocess
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import standardwebhooks
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from npm_packages import install_npm
 
 from plugin_sdk.testing import FakeClock
 from plugin_sdk.webhooks import new_secret
 
 NPM_PACKAGE = "standardwebhooks@1.1.1"
-UNREACHABLE = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "ENETUNREACH", "network")
 PAYLOADS = [{"total": 5}, {"text": "Gr\u00fc\u00dfe \U0001f600 \u2028"}, None, [], "x" * 100_000, 0.1]
 
 RECEIVER = """
@@ -73,22 +72,7 @@ async def python_receiver():
 @pytest.fixture(scope="module")
 def node_modules(tmp_path_factory):
     """A folder with the reference implementation in JavaScript, from the registry."""
-    npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
-        pytest.skip("there is no node or npm on this machine")
-    folder = tmp_path_factory.mktemp("node")
-    command = [npm, "install", "--prefix", str(folder), "--no-save", "--no-package-lock", "--ignore-scripts"]
-    made = subprocess.run(
-        [*command, "--no-audit", "--no-fund", "--fetch-retries=0", NPM_PACKAGE],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
-    if made.returncode and any(word in made.stderr for word in UNREACHABLE):
-        pytest.skip(f"npm reaches no registry: {made.stderr.strip().splitlines()[0]}")
-    assert made.returncode == 0, made.stderr
-    return folder
+    return install_npm(tmp_path_factory.mktemp("node"), NPM_PACKAGE)
 
 
 @pytest.fixture
