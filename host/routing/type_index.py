@@ -56,10 +56,10 @@ class TypeIndex(Generic[T]):
         for glob in self._globs.pop(item, ()):
             prefix, star, _ = glob.partition("*")
             table = self._prefixed if star else self._exact
-            found = table[prefix]
+            found = table.get(prefix, {})  # two of its patterns may begin alike
             found.pop(item, None)
             if not found:
-                del table[prefix]
+                table.pop(prefix, None)
             if star:
                 self._lengths[len(prefix)] -= 1
                 self._lengths += Counter()  # drops the lengths that nobody has any more
