@@ -9,6 +9,7 @@ from typing import Final
 NAMES: Final = (
     *("inline-call", "worker-call", "worker-call-grpc", "ingest", "append"),
     *("start-100", "memory-100", "noise"),
+    *("end-to-end", "fan-out", "match", "backlog", "log-10m"),
 )
 
 

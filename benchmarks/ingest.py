@@ -54,7 +54,11 @@ _MANIFEST: Final = '[plugin]\nid = "taker"\ntitle = "Taker"\n\n[permissions]\nsu
 
 def run() -> Iterable[Figure]:
     """Measure; the medians of rounds that alternate between the sides."""
-    with tempfile.TemporaryDirectory(prefix="busbar-ingest-") as name, bare_handler() as bare, daemon(Path(name)) as host:
+    with (
+        tempfile.TemporaryDirectory(prefix="busbar-ingest-") as name,
+        bare_handler() as bare,
+        daemon(Path(name)) as host,
+    ):
         host.trust("taker")
         host.install_module("taker", "Taker", _MODULE, _MANIFEST)
         ours: list[float] = []

@@ -18,7 +18,8 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True):
     `id` is the same at every attempt, so it serves as an idempotency key; `attempt` starts at 1.
     `traceparent` is the W3C trace context that the plugin's own calls should carry on, or empty. `event` is the id
     of the event, `correlation` that of the first event it came from, and `hops` through how many plugins it came.
-    `replay` says that an administrator has the event delivered again.
+    `replay` says that an administrator has the event delivered again, and `unfiltered` that the host left it to the
+    worker to look whether the subscription's filters match.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True):
     correlation: str = ""
     hops: int = 0
     replay: bool = False
+    unfiltered: bool = False
 
 
 class Firing(msgspec.Struct, frozen=True, array_like=True):

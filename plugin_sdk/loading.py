@@ -29,6 +29,7 @@ from plugin_sdk.calls import (
 from plugin_sdk.context import Context, Session
 from plugin_sdk.description import Description
 from plugin_sdk.errors import DescriptionError, HostError
+from plugin_sdk.filters import CompiledFilters, compile_filters
 from plugin_sdk.plugin import in_thread
 from plugin_sdk.webhooks.endpoint import OWN
 
@@ -49,6 +50,7 @@ class LoadedPlugin:
         self.manager.add_hookspecs(hookspecs)
         instance = target() if inspect.isclass(target) else target
         self._config_model = _config_model(instance)
+        self._filters: dict[str, CompiledFilters] = {}
         try:
             self.manager.register(instance, name=plugin_id)
             self.manager.check_pending()
@@ -150,7 +152,18 @@ class LoadedPlugin:
     # One entry for each kind of call; deliveries come first because they come most.
 
     def _on_event(self, call: EventCall, session: Session) -> Awaitable[Any]:
+        if call.delivery.unfiltered and not self._matches(call):
+            return _nothing()
         return self._enter("on_event", event=call.event, context=Context(session, call.delivery))
+
+    def _matches(self, call: EventCall) -> bool:
+        """Whether the filters of the subscription match, where the event is too large for the host to look."""
+        name = call.delivery.subscription
+        compiled = self._filters.get(name)
+        if compiled is None:
+            filters = [one.filters for one in self.describe().subscriptions if one.name == name]
+            compiled = self._filters[name] = compile_filters(filters[0] if filters else ())
+        return compiled.matches(call.event)
 
     def _on_schedule(self, call: FiringCall, session: Session) -> Awaitable[Any]:
         return self._enter("on_schedule", firing=call.firing, context=Context(session, call.delivery))

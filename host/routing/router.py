@@ -48,6 +48,6 @@ class Router:
         for stored in events:
             event = stored.event
             for consumer in candidates(event.type):
-                if consumer.subscription.filter.takes(event):
+                if consumer.subscription.filter.admits(stored):
                     consumer.offer(stored)
             self.dispatched = stored.sequence

@@ -60,6 +60,8 @@ _WAITING_EVENTS: Final = (
     "WHERE r.subscription = ? AND r.body IS NULL ORDER BY sequence LIMIT ?"
 )
 _LETTERS: Final = "SELECT plugin, count(*) FROM dead_letters GROUP BY plugin"
+_NEWEST: Final = "appended_at DESC, sequence DESC"
+"""The order of every index of a query, so that nothing is sorted."""
 _STATS: Final = (
     "SELECT (SELECT coalesce(max(sequence) + 1, 0) FROM events) AS above, "
     "(SELECT coalesce(min(sequence), 0) FROM events) AS first, "
@@ -130,8 +132,7 @@ class SQLiteLog:
         # Places first, bodies after: SQLite sorts what it must without the bodies.
         rows = await self._database.read(
             "SELECT sequence, appended_at, body FROM events WHERE sequence IN ("
-            f"SELECT sequence FROM events {where} ORDER BY {_order(query)} LIMIT ? OFFSET ?) "
-            "ORDER BY sequence DESC",
+            f"SELECT sequence FROM events {where} ORDER BY {_NEWEST} LIMIT ? OFFSET ?) ORDER BY {_NEWEST}",
             (*values, limit, offset),
         )
         return [_event(row) for row in rows], int(counted[0][0])
@@ -297,17 +298,8 @@ def _conditions(query: EventQuery) -> tuple[str, list[Any]]:
         if value is not None:
             clauses.append(f"{column} = ?")
             values.append(value)
-    # `+` keeps SQLite from the index by time where a narrower one serves.
-    time = "+appended_at" if clauses else "appended_at"
     for comparison, instant in ((">=", query.since), ("<", query.until)):
         if instant is not None:
-            clauses.append(f"{time} {comparison} ?")
+            clauses.append(f"appended_at {comparison} ?")
             values.append(int(instant * 1_000_000))
     return (f"WHERE {' AND '.join(clauses)}" if clauses else ""), values
-
-
-def _order(query: EventQuery) -> str:
-    """Newest first, in the order of the index that finds the events, so that nothing is sorted."""
-    by_time = query.type is None and query.source is None and query.subject is None
-    timed = query.since is not None or query.until is not None
-    return "appended_at DESC, sequence DESC" if by_time and timed else "sequence DESC"

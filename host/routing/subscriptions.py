@@ -82,7 +82,7 @@ class BoundSubscription:
 
     def takes(self, stored: StoredEvent) -> bool:
         """Whether the subscription gets this event of the log."""
-        return self.filter.takes(stored.event) and (self.also is None or self.also.matches(stored.event))
+        return self.filter.admits(stored) and (self.also is None or self.also.matches(stored.event))
 
     def replayed(self, replay: int, also: CompiledFilters) -> BoundSubscription:
         """The subscription that delivers a replay: its own cursor, and behind whatever is live.
@@ -106,6 +106,7 @@ class BoundSubscription:
             str(extensions.get("correlationid", "")),
             event.hops if extensions else 0,
             self.replay is not None,
+            self.filter.costly(stored),
         )
         if self.name != SCHEDULES:
             return delivery, EventCall(stored.event, delivery)

@@ -75,6 +75,16 @@ async def test_a_subscription_gets_what_its_filter_takes(host):
     assert "heavy" not in {one for one, _ in await carried(host)}
 
 
+async def test_a_filter_holds_for_events_so_large_that_the_worker_looks_instead_of_the_host(host):
+    large = {"note": "x" * 100_000}
+    await host.publish("parcel.sent", id_="large-heavy", data={"weight": 500, **large})
+    await host.publish("parcel.sent", id_="large-light", data={"weight": 5, **large})
+    await has_carried(host, "large-light")
+    assert "large-heavy" not in {one for one, _ in await carried(host)}
+    _, log = await host.ask("GET", "/api/v1/plugins/courier/deliveries", params={"event": "large-heavy"})
+    assert [one["outcome"] for one in log["data"]] == ["delivered"]
+
+
 FILTER_TESTS = [
     ({"exact": {"type": "a.b"}}, True, []),
     ({"exact": {"type": "a.c"}}, False, ["filters[0].exact.type"]),
