@@ -216,7 +216,7 @@ def logs(
 @command
 def remove(
     plugin: Id,
-    purge: Annotated[bool, typer.Option("--purge", help="Drop its data and its place in the log, too.")] = False,
+    purge: Annotated[bool, typer.Option("--purge", help="Drop its data and its dead letters, too.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Uninstall it."""
