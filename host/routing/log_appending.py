@@ -21,6 +21,8 @@ from plugin_sdk.events import Event
 MAX_CHUNK: Final = 128
 """Rows in the largest INSERT. sqlite3 gives up the interpreter's lock at every statement and has to win it
 back from a busy event loop, so few statements for many rows; of fixed sizes, so that each is prepared once."""
+FEW: Final = 32
+"""Rows up to which there is an INSERT for every number of them."""
 
 _COLUMNS: Final = "sequence, source, id, type, subject, appended_at, body"
 _SAME: Final = "SELECT sequence, body FROM events WHERE source = ? AND id = ?"
@@ -30,8 +32,8 @@ _log = structlog.get_logger(__name__)
 
 
 def chunk_size(rows: int) -> int:
-    """How many of `rows` rows (at least one) the next INSERT takes: a power of two."""
-    return min(MAX_CHUNK, 1 << (rows.bit_length() - 1))
+    """How many of `rows` rows (at least one) the next INSERT takes: all of a few, a power of two of many."""
+    return rows if rows <= FEW else min(MAX_CHUNK, 1 << (rows.bit_length() - 1))
 
 
 @cache

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from host.routing.event_log import DeadLetterRecord, Outcome, PendingRetry, Settlement
@@ -26,6 +26,7 @@ _NEW_CURSOR: Final = (
 _MOVE: Final = "UPDATE cursors SET position = max(position, ?) WHERE subscription = ?"
 _ADD_AHEAD: Final = "INSERT OR IGNORE INTO settled_ahead (subscription, sequence) VALUES (?, ?)"
 _LEAVE_AHEAD: Final = "DELETE FROM settled_ahead WHERE subscription = ? AND sequence <= ?"
+_ANY_AHEAD: Final = "SELECT 1 FROM settled_ahead WHERE subscription = ? LIMIT 1"
 _BEGIN: Final = (
     "INSERT INTO retries (subscription, sequence, attempt, due_at, error) VALUES (?, ?, ?, ?, ?) "
     "ON CONFLICT (subscription, sequence) DO UPDATE SET "
@@ -124,16 +125,27 @@ def _count_replayed(connection: sqlite3.Connection, outcomes: Sequence[Settlemen
         connection.execute(_COUNT_REPLAYED, (*(found[outcome] for outcome in _OUTCOMES), replay))
 
 
-def move(connection: sqlite3.Connection, cursors: Mapping[str, int], ahead: Mapping[str, Sequence[int]]) -> None:
-    """Move cursors, and note what is settled above them."""
-    connection.executemany(_ADD_AHEAD, _pairs(ahead))
+def move(
+    connection: sqlite3.Connection,
+    cursors: Mapping[str, int],
+    ahead: Mapping[str, Sequence[int]],
+    known_ahead: set[str],
+) -> None:
+    """Move cursors, and note what is settled above them.
+
+    `known_ahead` has the subscriptions that may have such rows already, and is kept up to date: to look for rows to
+    remove costs as much as to move the cursor, and most subscriptions never have any.
+    """
+    for subscription, found in ahead.items():
+        if found:
+            known_ahead.add(subscription)
+            connection.executemany(_ADD_AHEAD, [(subscription, sequence) for sequence in found])
     for subscription, position in cursors.items():
         connection.execute(_MOVE, (position, subscription))
-        connection.execute(_LEAVE_AHEAD, (subscription, position))
-
-
-def _pairs(ahead: Mapping[str, Sequence[int]]) -> Iterable[tuple[str, int]]:
-    return ((subscription, sequence) for subscription, found in ahead.items() for sequence in found)
+        if subscription in known_ahead:
+            connection.execute(_LEAVE_AHEAD, (subscription, position))
+            if not connection.execute(_ANY_AHEAD, (subscription,)).fetchone():
+                known_ahead.discard(subscription)
 
 
 def revive(connection: sqlite3.Connection, letter: DeadLetterRecord, now: float) -> None:

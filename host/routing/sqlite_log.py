@@ -80,6 +80,8 @@ class SQLiteLog:
         self._appender = appender
         database.writer.hook(appender)
         self._appending = database.writer.channel(appender.apply)
+        self._settling = database.writer.channel(_settle_all)
+        self._ahead: set[str] = set()  # subscriptions that may have rows of what is settled above their cursor
 
     @classmethod
     async def open(cls, database: Database, clock: Clock) -> SQLiteLog:
@@ -147,7 +149,10 @@ class SQLiteLog:
 
     async def ahead(self, subscription: str) -> set[int]:
         """What is settled above the cursor."""
-        return {row[0] for row in await self._database.read(_AHEAD, (subscription,))}
+        found = {row[0] for row in await self._database.read(_AHEAD, (subscription,))}
+        if found:
+            self._ahead.add(subscription)
+        return found
 
     async def settle(
         self, outcomes: Sequence[Settlement], cursors: Mapping[str, int], ahead: Mapping[str, Sequence[int]]
@@ -163,15 +168,16 @@ class SQLiteLog:
                 log_deliveries.bury(connection, dead, log_progress.histories(connection, dead), now)
             if stepped:
                 log_progress.settle(connection, stepped)
-            log_progress.move(connection, cursors, ahead)
+            log_progress.move(connection, cursors, ahead, self._ahead)
 
-        await self._database.write(write)
+        await self._settling.submit(write)
         self._letters.update(one.plugin for one in dead)
 
     # -- retries
 
     async def begin(self, attempts: Sequence[PendingRetry]) -> None:
         """Write down attempts that are about to be made."""
+        self._ahead.update(one.subscription for one in attempts)
         await self._database.write(lambda connection: log_progress.begin(connection, attempts))
 
     async def waiting_retries(self, subscription: str) -> int:
@@ -279,6 +285,15 @@ class SQLiteLog:
             retries=row["retries"],
             dead_letters=row["letters"],
         )
+
+
+def _settle_all(
+    connection: sqlite3.Connection, operations: Sequence[Callable[[sqlite3.Connection], None]]
+) -> list[None]:
+    """Write outcomes: nothing of it is refused by itself, so none of it needs a savepoint of its own."""
+    for operation in operations:
+        operation(connection)
+    return [None] * len(operations)
 
 
 def _event(row: sqlite3.Row) -> StoredEvent:
