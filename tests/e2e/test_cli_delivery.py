@@ -300,8 +300,9 @@ async def test_a_replay_is_planned_begun_and_waited_for(host, busbar, answer):
     assert "replay-1" in told
     ended = answer("event", "replay", *wanted, "--wait")
     assert (ended["state"], ended["delivered"]) == ("done", 2)
-    told = busbar("event", "replay", *wanted, "--wait").stdout
-    assert told == f"replay {ended['id'] + 1} to courier is done: 2 delivered\n"
+    waited = busbar("event", "replay", *wanted, "--wait")
+    assert waited.stdout == f"replay {ended['id'] + 1} to courier is done: 2 delivered\n"
+    assert waited.stderr == ""
     begun = answer("event", "replay", *wanted)
     assert begun["id"] == ended["id"] + 2
 
