@@ -57,6 +57,7 @@ from host.routing.bus import Bus
 from host.routing.guard import Guard
 from host.routing.log_budget import LogBudget
 from host.routing.replay_store import ReplayStore
+from host.routing.retry_clock import RetryClock
 from host.routing.router import Router
 from host.routing.settlements import Settlements
 from host.routing.sqlite_log import SQLiteLog
@@ -236,6 +237,7 @@ class _Builder:
         scheduler.start()
         stack.push_async_callback(scheduler.stop)
         bus, budget = self._ingress(log)
+        self._background(RetryClock(log, router, clock).run(), "retry clock")
         return _Core(
             database=database,
             audit=Audit(database, clock),

@@ -230,6 +230,10 @@ class EventLog(Protocol):
         """How many deliveries wait for their next attempt."""
         ...
 
+    async def shift_retries(self, seconds: float) -> None:
+        """Move every due time by `seconds`: the clock that they were read from was set."""
+        ...
+
     async def waiting_events(self, subscription: str, limit: int) -> list[StoredEvent]:
         """The events whose delivery failed and is to be made again, in order; not those of dead letters."""
         ...

@@ -54,6 +54,7 @@ _DUE: Final = (
     "ORDER BY r.due_at LIMIT ?"
 )
 _NEXT_DUE: Final = "SELECT min(due_at) FROM retries WHERE subscription = ? AND due_at > ?"
+_SHIFT: Final = "UPDATE retries SET due_at = due_at + ?"
 _WAITING: Final = "SELECT count(*) FROM retries WHERE subscription = ?"
 _WAITING_EVENTS: Final = (
     "SELECT e.sequence, e.appended_at, e.body FROM retries r JOIN events e USING (sequence) "
@@ -183,6 +184,10 @@ class SQLiteLog:
     async def waiting_retries(self, subscription: str) -> int:
         """How many deliveries wait for their next attempt."""
         return int((await self._database.read(_WAITING, (subscription,)))[0][0])
+
+    async def shift_retries(self, seconds: float) -> None:
+        """Move every due time by `seconds`."""
+        await self._database.write(lambda connection: connection.execute(_SHIFT, (seconds,)).rowcount)
 
     async def waiting_events(self, subscription: str, limit: int) -> list[StoredEvent]:
         """The events whose delivery failed and is to be made again, in order."""

@@ -19,10 +19,10 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.date import DateTrigger
 
 from host.errors import BusbarError
+from host.observe.clock_watch import ClockWatch
 from host.scheduling import firing_store
 from host.scheduling import schedule_store as store
 from host.scheduling.adoption import adopted, reanchored
-from host.scheduling.clock_watch import ClockWatch
 from host.scheduling.dispatcher import AppendsWithin, Dispatcher
 from host.scheduling.errors import ScheduleNotFoundError
 from host.scheduling.firing_store import FiringRecord
