@@ -82,7 +82,8 @@ class Tokens:
 
         The look-up is by the hash of what was sent, so its timing says nothing about any secret.
         """
-        token = self._by_hash.get(hashlib.sha256(secret.encode()).digest())
+        # What no header may hold comes as surrogates (PEP 383), and is no secret either.
+        token = self._by_hash.get(hashlib.sha256(secret.encode(errors="surrogatepass")).digest())
         if token is None or token.expires_at is None:
             return token
         return token if self._clock.now().timestamp() < token.expires_at else None

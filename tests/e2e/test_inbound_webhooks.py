@@ -219,3 +219,23 @@ async def test_webhooks_of_a_disabled_plugin_wait_for_it_in_the_log(host):
     assert status == 202
     await host.ask("POST", "/api/v1/plugins/payments/enable")
     assert (await event_of(host, "msg_waits"))[2] == {"n": 7}
+
+
+@pytest.mark.xfail(
+    strict=True, reason="what no header may hold cannot be handed to a worker, and counts as its failure"
+)
+async def test_a_header_that_is_no_text_is_no_failure_of_the_plugin(host):
+    reader, writer = await asyncio.open_connection("127.0.0.1", host.port)
+    head = (
+        b"POST /hooks/payments/own HTTP/1.1",
+        b"Host: x",
+        b"X-Odd: \xff",
+        b"Content-Length: 0",
+        b"Connection: close",
+    )
+    writer.write(b"\r\n".join((*head, b"", b"")))
+    status = int((await reader.read()).split()[1])
+    writer.close()
+    assert 400 <= status < 500
+    _, answer = await host.ask("GET", "/api/v1/plugins/payments/breaker")
+    assert answer["data"]["consecutiveFailures"] == 0
