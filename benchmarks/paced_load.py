@@ -98,7 +98,7 @@ async def run(port: int, connections: int, rate: float, seconds: float, token: s
         while due < now * rate and load.free:
             load.free.popleft().send()
             due += 1
-        await asyncio.sleep(0.5 / rate)
+        await asyncio.sleep(max(0.0, due / rate - (time.monotonic() - started)))
     await asyncio.sleep(0.5)
     for connection in opened:
         connection.close()

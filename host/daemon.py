@@ -388,7 +388,9 @@ class _Builder:
         metrics.register(counts.metrics)
         inbound = InboundWebhooks(core.registry, core.bus, hosting.reconciler.hosted, self._clock)
         metrics.register(lambda: webhook_metrics(inbound))
-        metrics.register(HostMetrics(core.registry, hosting.reconciler, core.bus, core.log, self._egress).metrics)
+        metrics.register(
+            HostMetrics(core.registry, hosting.reconciler, core.bus, core.budget, core.log, self._egress).metrics
+        )
         system = System(
             tokens=core.tokens,
             metrics=metrics,

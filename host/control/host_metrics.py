@@ -13,6 +13,7 @@ from host.control.registry import Registry
 from host.control.states import PluginState
 from host.routing.bus import Bus
 from host.routing.event_log import EventLog
+from host.routing.log_budget import LogBudget
 from host.routing.measures import BUCKETS
 from host.runtime.egress import EgressBroker
 from plugin_sdk.resilience import BreakerState
@@ -22,11 +23,18 @@ class HostMetrics:
     """Reads the parts at each scrape; nothing is kept here, so a plugin that is gone leaves no series."""
 
     def __init__(
-        self, registry: Registry, reconciler: Reconciler, bus: Bus, log: EventLog, egress: EgressBroker
+        self,
+        registry: Registry,
+        reconciler: Reconciler,
+        bus: Bus,
+        budget: LogBudget,
+        log: EventLog,
+        egress: EgressBroker,
     ) -> None:
         self._registry = registry
         self._reconciler = reconciler
         self._bus = bus
+        self._budget = budget
         self._log = log
         self._egress = egress
 
@@ -35,8 +43,10 @@ class HostMetrics:
         events = CounterMetricFamily("busbar_events_received", "Events published.", labels=("outcome",))
         events.add_metric(("accepted",), self._bus.published)
         events.add_metric(("duplicate",), self._bus.duplicates)
+        events.add_metric(("log-full",), self._budget.refused)
         yield events
         yield GaugeMetricFamily("busbar_log_head", "Highest sequence of the event log.", value=self._log.head())
+        yield GaugeMetricFamily("busbar_log_full", "Whether the log has no room for events.", value=self._budget.full)
         yield from self._plugins()
         yield from self._hosted()
         yield from self._hooks()

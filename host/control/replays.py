@@ -127,7 +127,7 @@ class Replays:
         return replay
 
     async def cancel(self, replay: int, *, actor: str) -> ReplayRecord:
-        """End a replay before its time; what is in flight is finished, and one that has ended stays as it is.
+        """End a replay before its time; what is in flight is cancelled, and one that has ended stays as it is.
 
         Raises:
             ReplayNotFoundError: there is none of that id.

@@ -102,7 +102,7 @@ async def letters(
     """A page of dead letters, the newest first, and how many fit."""
     where, values = _where(
         ("plugin = ?", query.plugin),
-        ("subscription GLOB ?", None if query.subscription is None else glob(query.subscription)),
+        ("subscription = ?", query.subscription),
         ("event_type GLOB ?", None if query.type is None else glob(query.type)),
         ("at >= ?", query.since),
         ("at < ?", query.until),

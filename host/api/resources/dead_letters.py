@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, Field
 
 from host.api.endpoint import Answer, Call, Endpoint, PageQuery, View
 from host.api.envelope import written
-from host.api.errors import NotFoundError
+from host.api.errors import BadRequestError, NotFoundError
 from host.api.filter_language import FilterField, as_filters
 from host.control.access import Role
 from host.control.dead_letters import DeadLetters, Decision
@@ -180,7 +180,9 @@ class DeadLetterResource:
 
 
 def _query(given: LetterList | LetterChoice) -> LetterQuery:
-    subscription = None if given.subscription is None else f"{given.plugin or '*'}/{given.subscription}"
+    if given.subscription is not None and given.plugin is None:
+        raise BadRequestError("a subscription has its name from its plugin: give the plugin, too", code="query_invalid")
+    subscription = None if given.subscription is None else f"{given.plugin}/{given.subscription}"
     return LetterQuery(
         plugin=given.plugin,
         subscription=subscription,

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from host.observe.clock_watch import ClockWatch
 from host.scheduling.adoption import reanchored
-from host.scheduling.clock_watch import ClockWatch
 from host.scheduling.rules import next_due
 from host.scheduling.schedule_store import ScheduleRecord
 from plugin_sdk.schedule import Schedule
