@@ -139,6 +139,10 @@ class HostedPlugin:
         """Enter a hook, without the guard: the caller stands inside it already."""
         return self.supervisor.call(call)
 
+    def begin(self, call: HookCall, ended: Callable[[BaseException | None], None]) -> Callable[[], None] | None:
+        """Enter a hook without waiting for its end, as `Runtime.begin`; the caller stands inside the guard already."""
+        return self.supervisor.begin(call, ended)
+
     async def serve(self, call: HookCall, hook: str, longest: float | None = None) -> Any:
         """Enter a hook for someone who waits (`longest` seconds): refused soon where breaker or bulkhead refuse.
 

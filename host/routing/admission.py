@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from host.routing.guard import Guard, Permit
@@ -29,6 +29,10 @@ class Target(Protocol):
 
     def call(self, call: HookCall) -> Awaitable[Any]:
         """Enter the hook; raises `NotRunningError` where no runtime took the call."""
+        ...
+
+    def begin(self, call: HookCall, ended: Callable[[BaseException | None], None]) -> Callable[[], None] | None:
+        """Enter the hook without a task, as `Runtime.begin`; None where it takes one."""
         ...
 
 

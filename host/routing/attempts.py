@@ -11,7 +11,7 @@ from typing import Final
 from host.errors import BusbarError
 from host.routing.admission import Target
 from host.routing.event_log import Outcome, Settlement, StoredEvent
-from host.routing.guard import Guard, Permit
+from host.routing.guard import BegunCall, Guard, Permit
 from host.routing.subscriptions import BoundSubscription
 from host.runtime.errors import NotRunningError
 from plugin_sdk.clock import Clock
@@ -78,8 +78,7 @@ class Attempts:
         delivery, call = subscription.call_for(stored, attempt)
         started_at = self._clock.now().timestamp()
         started = self._clock.monotonic()
-        outcome, reason, traceback = Outcome.DELIVERED, "", ""
-        asked: float | None = None
+        failure: Exception | None = None
         try:
             await self._guard.run(
                 permit,
@@ -88,20 +87,66 @@ class Attempts:
                 subscription.timeout_of(stored),
                 delivery.id,
             )
-        except Retry as verdict:
-            outcome, reason = Outcome.RETRIED, verdict.reason or "the plugin asked"
-            if verdict.after is not None:
-                asked = min(max(verdict.after, 0.0), self._policy.longest_asked)
-        except Drop as verdict:
-            outcome, reason = Outcome.DROPPED, verdict.reason
-        except DeadLetter as verdict:
-            outcome, reason = Outcome.DEAD_LETTERED, verdict.reason
-        except NotRunningError as error:
-            outcome, reason, asked, attempt = Outcome.RETRIED, error.message, REFUSED_SECONDS, attempt - 1
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises is an outcome, never the host's end
+            failure = error
+        return self._outcome(stored, attempt, failure, started_at, self._clock.monotonic() - started, noted=noted)
+
+    def begin(
+        self,
+        stored: StoredEvent,
+        attempt: int,
+        permit: Permit,
+        ended: Callable[[Settlement], None],
+        *,
+        noted: bool,
+    ) -> BegunCall | None:
+        """As `make`, without a task: `ended` gets the outcome. None where the runtime takes one: nothing was begun."""
+        subscription = self._subscription
+        delivery, call = subscription.call_for(stored, attempt)
+        started_at = self._clock.now().timestamp()
+        started = self._clock.monotonic()
+
+        def settle(error: BaseException | None) -> None:
+            duration = self._clock.monotonic() - started
+            ended(self._outcome(stored, attempt, error, started_at, duration, noted=noted))
+
+        return self._guard.begin(
+            permit,
+            partial(self._target.begin, call),
+            subscription.hook,
+            subscription.timeout_of(stored),
+            delivery.id,
+            settle,
+        )
+
+    def _outcome(
+        self,
+        stored: StoredEvent,
+        attempt: int,
+        error: BaseException | None,
+        started_at: float,
+        duration: float,
+        *,
+        noted: bool,
+    ) -> Settlement:
+        """What becomes of an attempt that raised `error`, or nothing."""
+        outcome, reason, traceback = Outcome.DELIVERED, "", ""
+        asked: float | None = None
+        if error is None:
+            pass
+        elif isinstance(error, Retry):
+            outcome, reason = Outcome.RETRIED, error.reason or "the plugin asked"
+            if error.after is not None:
+                asked = min(max(error.after, 0.0), self._policy.longest_asked)
+        elif isinstance(error, Drop):
+            outcome, reason = Outcome.DROPPED, error.reason
+        elif isinstance(error, DeadLetter):
+            outcome, reason = Outcome.DEAD_LETTERED, error.reason
+        elif isinstance(error, NotRunningError):
+            outcome, reason, asked, attempt = Outcome.RETRIED, error.message, REFUSED_SECONDS, attempt - 1
+        else:
             outcome, reason = Outcome.RETRIED, _named(error)
             traceback = getattr(error, "traceback", "")
-        duration = self._clock.monotonic() - started
         if outcome is Outcome.RETRIED and attempt >= self._policy.attempts:
             outcome, reason = Outcome.DEAD_LETTERED, f"gave up after {attempt} attempts: {reason}"
         return self._settled(stored, attempt, outcome, reason, traceback, started_at, duration, asked, noted=noted)
@@ -160,7 +205,7 @@ class Attempts:
         )
 
 
-def _named(error: Exception) -> str:
+def _named(error: BaseException) -> str:
     if isinstance(error, BusbarError):
         return error.message
     return f"{type(error).__name__}: {error}"

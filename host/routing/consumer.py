@@ -8,6 +8,7 @@ ones behind it go on, unless the subscription asks for order.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import deque
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from host.errors import BusbarError
 from host.routing.admission import Admission, Target
 from host.routing.attempts import Attempts
 from host.routing.event_log import EventLog, Outcome, PendingRetry, Settlement, StoredEvent
-from host.routing.guard import Guard, Permit
+from host.routing.guard import BegunCall, Guard, Permit
 from host.routing.lanes import Lanes
 from host.routing.progress import Progress
 from host.routing.router import Router
@@ -83,6 +84,7 @@ class Consumer:
         self._events = log
         self._router = router
         self._settlements = settlements
+        self._guard = guard
         self._clock = clock
         self._note_first = note_first
         self._first = None if stretch is None else stretch[0]
@@ -110,6 +112,10 @@ class Consumer:
         self._just_written: set[int] = set()
         self._queued: set[asyncio.Task[None] | None] = set()
         self._feeders: list[asyncio.Task[None]] = []
+        self._begun: dict[int, BegunCall] = {}
+        self._pumping = False
+        self._group: asyncio.TaskGroup | None = None
+        self._turn = asyncio.Event()
         self._running: dict[int, asyncio.Task[None] | None] = {}
         self._superseded: set[int] = set()
         self._stopping = False
@@ -138,16 +144,30 @@ class Consumer:
         What does not end in time is cancelled; it counts for nothing and is delivered again.
         """
         self._stopping = True
+        self._group = None
         self._router.detach(self)
         for waiting in (*self._feeders, *self._queued):
             if waiting is not None:
                 waiting.cancel()
         if self._task is not None:
+            ended = asyncio.get_running_loop().time() + grace
             done, _ = await asyncio.wait((self._task,), timeout=grace)
             if not done:
                 self._task.cancel()
                 await asyncio.wait((self._task,))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(ended):
+                    await self._none_begun()
+        for begun in tuple(self._begun.values()):
+            begun.abort()
+        self._begun.clear()
         await self._settlements.detach(self)
+
+    async def _none_begun(self) -> None:
+        """Wait until every delivery that goes on without a task has ended."""
+        while self._begun:
+            self._settled.clear()
+            await self._settled.wait()
 
     @property
     def lag(self) -> int:
@@ -183,7 +203,10 @@ class Consumer:
             return
         self._queue.append(stored)
         self._fitting = True
-        self._arrived.set()
+        if self._group is not None and len(self._queue) == 1:
+            self._pump(self._group)
+        if self._queue:
+            self._arrived.set()
 
     def checkpoint(self) -> tuple[int, tuple[int, ...]]:
         """The cursor, and what was settled above it since the last checkpoint."""
@@ -211,6 +234,7 @@ class Consumer:
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
+            self._group = group
             follow = group.create_task(self._follow(group), name=f"follow {self.key}")
             retry = group.create_task(self._retry(group), name=f"retry {self.key}")
             self._feeders = [follow, retry]
@@ -232,23 +256,50 @@ class Consumer:
             if not self._queue:
                 if not await self._refill():
                     return
+            elif self._crowded:
+                await self._room()
+            elif self._pump(group):
                 continue
-            # The event leaves the queue only when it is taken: a consumer that is stopped while it
-            # waits for admission must not count it as read.
+            elif len(self._begun) >= self._guard.bulkhead.limit:
+                # Every place is taken by deliveries of this consumer, and each that ends begins the next by itself.
+                self._turn.clear()
+                await self._turn.wait()
+            else:
+                # The event leaves the queue only when it is taken: a consumer that is stopped while it
+                # waits for admission must not count it as read.
+                self._take_next(group, await self._admission.admit())
+
+    def _pump(self, group: asyncio.TaskGroup) -> bool:
+        """Begin the deliveries that need not wait for anything; whether the queue has moved."""
+        moved = False
+        if self._pumping:
+            return moved  # a delivery that ended as soon as it began: the loop below goes on by itself
+        self._pumping = True
+        while self._queue and not self._stopping and not self._crowded:
             stored = self._queue[0]
             if not (self._fitting or self.subscription.takes(stored)):
                 self._progress.read = stored.sequence
+                self._queue.popleft()
             else:
-                if self._crowded:
-                    await self._room()
-                permit = self._admission.try_admit() or await self._admission.admit()
-                if not self._progress.take(stored.sequence):
-                    self._admission.give_back(permit)
-                elif self._lanes.enter(stored):
-                    group.create_task(self._deliver(group, stored, 1, permit))
-                else:
-                    self._admission.give_back(permit)
-            self._queue.popleft()
+                permit = self._admission.try_admit()
+                if permit is None:
+                    break
+                self._take_next(group, permit)
+            moved = True
+        self._pumping = False
+        return moved
+
+    def _take_next(self, group: asyncio.TaskGroup, permit: Permit) -> None:
+        """Take the first event of the queue, and deliver it unless it waits for another of its lane."""
+        stored = self._queue.popleft() if self._queue else None  # others may have been quicker
+        if stored is None or not (self._fitting or self.subscription.takes(stored)):
+            self._admission.give_back(permit)
+            if stored is not None:
+                self._progress.read = stored.sequence
+        elif self._progress.take(stored.sequence) and self._lanes.enter(stored):
+            self._launch(group, stored, 1, permit)
+        else:
+            self._admission.give_back(permit)
 
     @property
     def _crowded(self) -> bool:
@@ -319,7 +370,7 @@ class Consumer:
         for pending, stored in fresh:
             permit = await self._admission.admit()
             self._retrying.add(pending.sequence)
-            group.create_task(self._deliver(group, stored, pending.attempt + 1, permit, pending.error))
+            self._launch(group, stored, pending.attempt + 1, permit, pending.error)
         if len(due) >= limit:
             return 0.0
         following = await self._events.next_due(self.key, after=now)
@@ -327,21 +378,45 @@ class Consumer:
 
     # -- one delivery
 
-    async def _deliver(
+    def _launch(
         self, group: asyncio.TaskGroup, stored: StoredEvent, attempt: int, permit: Permit, last: str = ""
     ) -> None:
+        """Deliver: without a task where the runtime needs none, and nothing has to be waited for before the hook."""
+        sequence = stored.sequence
+        noted = sequence in self._retrying
+        given_up = self._attempts.beyond(stored, attempt, last)
+        if given_up:
+            permit.give_back()
+            self._admission.left()
+            self._settle(group, self._attempts.give_up(stored, attempt - 1, given_up, noted=noted))
+            return
+        if not self._note_first and self.subscription.name != SCHEDULES:
+
+            def ended(settlement: Settlement) -> None:
+                self._begun.pop(sequence, None)
+                self._admission.left()
+                self._settle(group, settlement)
+                self._pump(group)
+                # Where somebody else was given the place, it has to be waited for like any other.
+                if not self._queue or self._crowded or len(self._begun) < self._guard.bulkhead.limit:
+                    self._turn.set()
+
+            begun = self._attempts.begin(stored, attempt, permit, ended, noted=noted)
+            if begun is not None:
+                if not begun.over:
+                    self._begun[sequence] = begun
+                return
+        group.create_task(self._deliver(group, stored, attempt, permit))
+
+    async def _deliver(self, group: asyncio.TaskGroup, stored: StoredEvent, attempt: int, permit: Permit) -> None:
         try:
-            settlement = await self._attempt(stored, attempt, permit, last)
+            settlement = await self._attempt(stored, attempt, permit)
         finally:
             self._admission.left()
         self._settle(group, settlement)
 
-    async def _attempt(self, stored: StoredEvent, attempt: int, permit: Permit, last: str) -> Settlement:
+    async def _attempt(self, stored: StoredEvent, attempt: int, permit: Permit) -> Settlement:
         sequence, attempts = stored.sequence, self._attempts
-        given_up = attempts.beyond(stored, attempt, last)
-        if given_up:
-            permit.give_back()
-            return attempts.give_up(stored, attempt - 1, given_up, noted=sequence in self._retrying)
         if self._note_first:
             try:
                 await self._note(sequence, attempt)
@@ -373,7 +448,7 @@ class Consumer:
             permit = await self._admission.admit()
         finally:
             self._queued.discard(asyncio.current_task())
-        await self._deliver(group, stored, 1, permit)
+        self._launch(group, stored, 1, permit)
 
     async def _note(self, sequence: int, attempt: int) -> None:
         """Make the attempt durable before the hook runs, so that a hook that ends the host is counted."""

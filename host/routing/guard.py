@@ -10,14 +10,19 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
+import structlog
+
 from host.routing.errors import BreakerOpenError, BulkheadFullError, HookTimeoutError, NoSuchDeliveryError
 from host.routing.measures import HookMeasures
+from host.runtime.errors import NotRunningError
 from plugin_sdk.clock import Clock
 from plugin_sdk.errors import Verdict
 from plugin_sdk.resilience import Breaker, BreakerState, Bulkhead
 from plugin_sdk.resumed import Resumed
 
 T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
 
 FIRST: Final = 1_000_000
 """Priority of a call that somebody waits for: above that of any delivery."""
@@ -56,7 +61,7 @@ class Guard:
         self.measures: dict[str, HookMeasures] = {}
         self._now = clock.monotonic
         self._changed = asyncio.Event()
-        self._deadlines: dict[str, _Deadline | None] = {}
+        self._deadlines: dict[str, _Deadline | BegunCall | None] = {}
         breaker.listen(self._breaker_changed)
 
     # -- admission
@@ -149,7 +154,7 @@ class Guard:
 
     # -- the call
 
-    async def run(  # noqa: C901, PLR0912, PLR0915 - one branch for each way a call can end; splitting costs every call
+    async def run(
         self,
         permit: Permit,
         invoke: Callable[[], Awaitable[T]],
@@ -197,30 +202,77 @@ class Guard:
             measures.cancelled += 1
             self.ignore(permit)
             raise
-        except Verdict:
-            measures.decided += 1
-            measures.time(self._now() - started)
-            self.ignore(permit)
-            raise
         except BaseException as error:
-            duration = self._now() - started
-            if isinstance(error, HookTimeoutError):
-                measures.timed_out += 1
-            else:
-                measures.failed += 1
-            measures.time(duration)
-            self.breaker.failure(permit.token, duration, f"{type(error).__name__}: {error}")
-            self.bulkhead.release()
+            self._ended(permit, measures, started, error)
             raise
         finally:
             if delivery_id is not None:
                 self._deadlines.pop(delivery_id, None)
-        duration = self._now() - started
-        measures.succeeded += 1
-        measures.time(duration)
-        self.breaker.success(permit.token, duration)
-        self.bulkhead.release()
+        self._ended(permit, measures, started, None)
         return result
+
+    def begin(
+        self,
+        permit: Permit,
+        invoke: Callable[[Callable[[BaseException | None], None]], Callable[[], None] | None],
+        hook: str,
+        timeout: float,
+        delivery_id: str,
+        ended: Callable[[BaseException | None], None],
+    ) -> BegunCall | None:
+        """As `run`, for a call that needs no task: `ended` is told what was raised, or None.
+
+        `invoke` begins the call and answers how to cancel it, as `Runtime.begin`. Where it answers None nothing was
+        begun, the permit is still the caller's, and so is the answer here.
+        """
+        measures = self.measures.get(hook)
+        if measures is None:
+            measures = self.measures[hook] = HookMeasures()
+        call = BegunCall(self, permit, measures, self._now(), timeout, delivery_id, ended)
+        try:
+            cancel = invoke(call.end)
+        except Exception as error:  # noqa: BLE001 - whatever keeps a call from beginning is how it ended
+            call.end(error)
+            return call
+        if cancel is None:
+            return None
+        call.begun(cancel)
+        self._deadlines[delivery_id] = call
+        return call
+
+    def settle(self, call: BegunCall, error: BaseException | None) -> None:
+        """A call that was begun is over."""
+        self._deadlines.pop(call.delivery_id, None)
+        self._ended(call.permit, call.measures, call.started, error)
+
+    def drop(self, call: BegunCall) -> None:
+        """A call that was begun is cancelled by the host."""
+        self._deadlines.pop(call.delivery_id, None)
+        call.measures.cancelled += 1
+        self.ignore(call.permit)
+
+    def _ended(self, permit: Permit, measures: HookMeasures, started: float, error: BaseException | None) -> None:
+        """Tell breaker and measures how a call ended that was not cancelled."""
+        if isinstance(error, NotRunningError):
+            measures.cancelled += 1
+            self.ignore(permit)  # no runtime took the call: that says nothing about the plugin's code
+            return
+        duration = self._now() - started
+        measures.time(duration)
+        if error is None:
+            measures.succeeded += 1
+            self.breaker.success(permit.token, duration)
+            self.bulkhead.release()
+        elif isinstance(error, Verdict):
+            measures.decided += 1
+            self.ignore(permit)
+        else:
+            if isinstance(error, HookTimeoutError):
+                measures.timed_out += 1
+            else:
+                measures.failed += 1
+            self.breaker.failure(permit.token, duration, f"{type(error).__name__}: {error}")
+            self.bulkhead.release()
 
     def extend(self, delivery_id: str) -> None:
         """Start the time limit of a running delivery anew.
@@ -236,6 +288,93 @@ class Guard:
 
     def _breaker_changed(self, _old: BreakerState, _new: BreakerState, _reason: str) -> None:
         self._changed.set()
+
+
+class BegunCall:
+    """A call that goes on without a task: its time limit, and how it is ended."""
+
+    __slots__ = (
+        "_cancel",
+        "_ended",
+        "_guard",
+        "_over",
+        "_timeout",
+        "_timer",
+        "delivery_id",
+        "measures",
+        "permit",
+        "started",
+    )
+
+    def __init__(
+        self,
+        guard: Guard,
+        permit: Permit,
+        measures: HookMeasures,
+        started: float,
+        timeout: float,
+        delivery_id: str,
+        ended: Callable[[BaseException | None], None],
+    ) -> None:
+        self._guard = guard
+        self.permit = permit
+        self.measures = measures
+        self.started = started
+        self.delivery_id = delivery_id
+        self._timeout = timeout
+        self._ended = ended
+        self._cancel: Callable[[], None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._over = False
+
+    @property
+    def over(self) -> bool:
+        """Whether it ended."""
+        return self._over
+
+    def begun(self, cancel: Callable[[], None]) -> None:
+        """It is under way, and `cancel` ends it: count its time."""
+        self._cancel = cancel
+        if not self._over:
+            self._timer = asyncio.get_running_loop().call_later(self._timeout, self._expire)
+
+    def restart(self) -> None:
+        """Count its time from now again."""
+        if self._timer is not None and not self._over:
+            self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_later(self._timeout, self._expire)
+
+    def end(self, error: BaseException | None) -> None:
+        """It ended by itself: tell the guard, and whoever began it."""
+        if self._stop():
+            self._guard.settle(self, error)
+            try:
+                self._ended(error)
+            except Exception:  # noqa: BLE001 - logged with its traceback
+                # It is called from the worker's wire, which must go on whatever becomes of one call.
+                _log.exception("call_not_settled", plugin=self._guard.plugin, delivery=self.delivery_id)
+
+    def abort(self) -> None:
+        """Cancel it because the host stops; nobody is told, and it counts for nothing."""
+        if self._stop():
+            if self._cancel is not None:
+                self._cancel()
+            self._guard.drop(self)
+
+    def _expire(self) -> None:
+        if not self._over:
+            if self._cancel is not None:
+                self._cancel()
+            self.end(HookTimeoutError(f"{self._guard.plugin}: the hook did not end within {self._timeout:g} s"))
+
+    def _stop(self) -> bool:
+        """Whether it was not over yet; it is now."""
+        if self._over:
+            return False
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        return True
 
 
 class _Deadline:

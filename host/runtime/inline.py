@@ -108,6 +108,9 @@ class InlineRuntime:
         finally:
             self._in_flight -= 1
 
+    def begin(self, call: HookCall, ended: Callable[[BaseException | None], None]) -> Callable[[], None] | None:
+        """A plugin's coroutine needs a task of its own; as `Runtime.begin`."""
+
     async def stop(self, stop_hook: float, term: float) -> None:  # noqa: ARG002 - there is no process to end
         """Run the stop hook within its limit, then forget the plugin's modules."""
         if self._plugin is not None:

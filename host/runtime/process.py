@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,6 +73,28 @@ PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _log = structlog.get_logger(__name__)
 
 
+class _Told:
+    """Who hears of the end of a call without waiting for it, in the place of a future."""
+
+    __slots__ = ("_ended",)
+
+    def __init__(self, ended: Callable[[BaseException | None], None]) -> None:
+        self._ended = ended
+
+    def set_result(self, _value: object) -> None:
+        """The hook returned."""
+        self._ended(None)
+
+    def set_exception(self, error: BaseException) -> None:
+        """It raised, or the worker ended."""
+        self._ended(error)
+
+    @staticmethod
+    def done() -> bool:
+        """Whether nobody waits any more: it was told once, and is out of the table then."""
+        return False
+
+
 class WorkerRuntime:
     """One plugin in one worker.
 
@@ -107,7 +130,7 @@ class WorkerRuntime:
         self._started = ""
         self._killed_for = ""
         self._number = 0
-        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._calls: dict[int, asyncio.Future[Any] | _Told] = {}
         self._given_up: dict[int, float] = {}
         self._requests = Requests(
             launch.plugin,
@@ -258,26 +281,41 @@ class WorkerRuntime:
             raise NotRunningError(f"{self._launch.plugin} has no worker now")
         self._number += 1
         number = self._number
-        answer = self._calls[number] = self._loop.create_future()
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        self._calls[number] = answer
         self._wire.send(Call(number, call))
         try:
             value = await answer
         except asyncio.CancelledError:
-            if self._calls.pop(number, None) is not None:
-                # Its answer still comes, unless the hook does not heed the cancellation.
-                self._given_up[number] = self._loop.time()
-                self._wire.send(Cancel(number))
+            self._give_up(number)
             raise
         if value is None:
             return None
         return _decoded(call, value)
+
+    def begin(self, call: HookCall, ended: Callable[[BaseException | None], None]) -> Callable[[], None] | None:
+        """Enter a hook whose answer nobody needs; as `Runtime.begin`."""
+        if not self._open:
+            raise NotRunningError(f"{self._launch.plugin} has no worker now")
+        self._number += 1
+        number = self._number
+        self._calls[number] = _Told(ended)
+        self._wire.send(Call(number, call))
+        return partial(self._give_up, number)
+
+    def _give_up(self, number: int) -> None:
+        """Cancel a call; its answer still comes, unless the hook does not heed the cancellation."""
+        if self._calls.pop(number, None) is not None:
+            self._given_up[number] = self._loop.time()
+            self._wire.send(Cancel(number))
 
     async def examine(self, make: Callable[[int], Inspect | Validate]) -> bytes | None:
         """Ask the loaded plugin about itself."""
         if not self._open:
             raise NotRunningError(f"{self._launch.plugin} has no worker now")
         self._number += 1
-        answer = self._calls[self._number] = self._loop.create_future()
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        self._calls[self._number] = answer
         self._wire.send(make(self._number))
         found: bytes | None = await answer
         return found
@@ -313,7 +351,7 @@ class WorkerRuntime:
         else:
             self._ready.set_exception(_load_error(self._launch.plugin, message))
 
-    def _answered(self, number: int) -> asyncio.Future[Any] | None:
+    def _answered(self, number: int) -> asyncio.Future[Any] | _Told | None:
         """Who waits for the answer to this call, if anyone still does."""
         answer = self._calls.pop(number, None)
         if answer is None and self._given_up.pop(number, None) is None:

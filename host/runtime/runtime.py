@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -73,6 +73,17 @@ class Runtime(Protocol):
             Retry, Drop, DeadLetter, HostError: what the hook raised of the SDK's own.
             HookFailedError: what else it raised.
             WorkerDiedError: the runtime ended first.
+            NotRunningError: there was no runtime to take the call.
+        """
+        ...
+
+    def begin(self, call: HookCall, ended: Callable[[BaseException | None], None]) -> Callable[[], None] | None:
+        """Enter a hook whose answer nobody needs, without a task that waits for it.
+
+        `ended` is told what was raised, or None, in the very turn of the loop in which it is known. What is answered
+        cancels the hook; `ended` hears nothing then. None where this runtime needs a task: then nothing was begun.
+
+        Raises:
             NotRunningError: there was no runtime to take the call.
         """
         ...

@@ -150,6 +150,13 @@ class Supervisor:
             raise NotRunningError(f"{self._plugin} is {self.status.state.value}")
         return runtime.call(call)
 
+    def begin(self, call: HookCall, ended: Callable[[BaseException | None], None]) -> Callable[[], None] | None:
+        """Enter a hook of the running plugin; errors and answer as `Runtime.begin`."""
+        runtime = self._runtime
+        if runtime is None or not self._runs.is_set():
+            raise NotRunningError(f"{self._plugin} is {self.status.state.value}")
+        return runtime.begin(call, ended)
+
     def snapshot(self) -> RuntimeSnapshot | None:
         """How the runtime is, or None where there is none."""
         return None if self._runtime is None else self._runtime.snapshot()

@@ -30,6 +30,7 @@ class ScriptedPlugin:
     def __init__(self) -> None:
         self.calls: list[Any] = []
         self.answer: Callable[[Any], Awaitable[None]] = self._fine
+        self.begins = True
         self._running = asyncio.Event()
         self._running.set()
 
@@ -49,6 +50,14 @@ class ScriptedPlugin:
 
     async def wait_running(self) -> None:
         await self._running.wait()
+
+    def begin(self, call: Any, ended: Callable[[BaseException | None], None]) -> Callable[[], Any] | None:
+        """As a worker's runtime; None where `begins` is off, as an inline one."""
+        if not self.begins:
+            return None
+        task = asyncio.create_task(self.call(call))
+        task.add_done_callback(lambda done: None if done.cancelled() else ended(done.exception()))
+        return task.cancel
 
     async def call(self, call: Any) -> None:
         self.calls.append(call)
