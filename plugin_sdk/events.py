@@ -25,10 +25,11 @@ SPEC_VERSION: Final = "1.0"
 MAX_DEPTH: Final = 64
 """How deep `data` may nest; far above real events, far below Python's recursion limit."""
 
-_KNOWN: Final = frozenset(
+ATTRIBUTES: Final = frozenset(
     {"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema", "data", "data_base64"}
 )
-_COMMON: Final = _KNOWN - {"dataschema", "data_base64"}
+"""What an event has besides its extensions."""
+_COMMON: Final = ATTRIBUTES - {"dataschema", "data_base64"}
 _FIELDS: Final = (
     "id",
     "source",
@@ -372,7 +373,7 @@ def _base64(found: dict[str, Any]) -> Any:
 def _extensions(found: dict[str, Any]) -> dict[str, str | int | bool]:
     extensions: dict[str, str | int | bool] = {}
     for name, value in found.items():
-        if name in _KNOWN:
+        if name in ATTRIBUTES:
             continue
         if not _NAME.fullmatch(name):
             _refuse(name, "must be named with lower-case letters and digits only")

@@ -215,6 +215,15 @@ async def _body(endpoint: Endpoint, request: web.BaseRequest) -> Any:
     return _validated(model, found, "body_invalid", "the body is not what this takes")
 
 
+def header_text(value: str) -> str:
+    """A header's value as text that can be handed on.
+
+    Bytes that are no UTF-8 come out of the parser as surrogates, which nothing can encode; they are read as latin-1,
+    which is what headers were before (RFC 9110, section 5.5).
+    """
+    return value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
 async def read_bounded(request: web.BaseRequest, limit: int) -> bytes:
     """The whole body, of at most `limit` bytes.
 

@@ -142,7 +142,11 @@ class InboundWebhooks:
         return answer
 
     async def _append(self, plugin: str, webhook: Webhook, message: str, received: Received) -> Appended:
-        appended = await self._bus.publish(_event(plugin, webhook, message, received))
+        try:
+            event = _event(plugin, webhook, message, received)
+        except InvalidEventError as error:
+            raise self._refuse(plugin, webhook.name, f"no_event: {error}") from None
+        appended = await self._bus.publish(event)
         self.outcomes[plugin, "duplicate" if appended.duplicate else "accepted"] += 1
         return appended
 
@@ -190,11 +194,16 @@ def _from(remote: str, networks: tuple[str, ...]) -> bool:
     return any(address in ipaddress.ip_network(network) for network in networks)
 
 
+def _fits(value: str | None) -> bool:
+    """Whether a header is there, and an event can carry it."""
+    return bool(value) and str(value).isascii() and str(value).isprintable()
+
+
 def _event(plugin: str, webhook: Webhook, message: str, received: Received) -> Event:
     """The event that a message is. It has no time: a sender that tries again must make the same event."""
     headers = received.single
     found: dict[str, Any] = {
-        **{extension_of(header): headers[header] for header in webhook.headers if headers.get(header)},
+        **{extension_of(name): headers[name] for name in webhook.headers if _fits(headers.get(name))},
         "specversion": SPEC_VERSION,
         "id": message,
         "source": f"/hooks/{plugin}/{webhook.name}",

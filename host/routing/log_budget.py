@@ -57,6 +57,7 @@ class LogBudget:
         self._unseen = 0
         self._look = asyncio.Event()
         self.full = False
+        self._told = False
         self.held_by: tuple[str, ...] = ()
         self.refused = 0
 
@@ -106,15 +107,16 @@ class LogBudget:
         used = await self._log.used_bytes()
         full = used > (self._keep_bytes * ROOM if self.full else self._keep_bytes)
         self.held_by = pruned.held_by if full else ()
-        if full == self.full:
-            return
-        self.full = full
-        if full:
-            _log.error("log_full", bytes=used, budget=self._keep_bytes, held_by=pruned.held_by)
-        else:
-            _log.warning("log_has_room", bytes=used, budget=self._keep_bytes)
-        data = {"bytes": used, "budget": self._keep_bytes, "heldBy": list(pruned.held_by)}
-        await self._announce("log.full" if full else "log.has-room", "log", data)
+        if full != self.full:
+            self.full = full
+            if full:
+                _log.error("log_full", bytes=used, budget=self._keep_bytes, held_by=pruned.held_by)
+            else:
+                _log.warning("log_has_room", bytes=used, budget=self._keep_bytes)
+        if full != self._told:  # where the disk refused to tell it, the next look does
+            data = {"bytes": used, "budget": self._keep_bytes, "heldBy": list(pruned.held_by)}
+            await self._announce("log.full" if full else "log.has-room", "log", data)
+            self._told = full
 
     async def _tell_skipped(self, pruned: Pruned) -> None:
         for subscription, places in pruned.skipped.items():

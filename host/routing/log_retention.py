@@ -50,31 +50,34 @@ async def used_bytes(database: Database) -> int:
 
 async def prune(database: Database, head: int, older_than: float, max_bytes: int) -> Pruned:
     """Remove events up to `head` as `EventLog.prune` says, a chunk to a transaction; trim the attempt log."""
-    floors = await database.read(_FLOORS)
-    floor = min(int(floors[0]["position"]), head) if floors else head
     cutoff = int(older_than * 1_000_000)
     removed, skipped = 0, Counter[str]()
-    while found := await _remove_oldest(database, floor, cutoff, skipped):
+    while found := await _remove_oldest(database, head, cutoff, skipped):
         removed += found
     while await used_bytes(database) > max_bytes:
-        found = await _remove_oldest(database, floor, _ANY_AGE, skipped)
+        found = await _remove_oldest(database, head, _ANY_AGE, skipped)
         if not found:
             break
         removed += found
     await database.write(trim)
     first = await database.read(_FIRST)
-    kept_too_much = bool(first) and (first[0][0] < cutoff or await used_bytes(database) > max_bytes)
-    held_by = tuple(row["subscription"] for row in floors if row["position"] == floor)
-    return Pruned(removed, held_by if kept_too_much else (), dict(skipped))
+    if not first or (first[0][0] >= cutoff and await used_bytes(database) <= max_bytes):
+        return Pruned(removed, (), dict(skipped))
+    floors = await database.read(_FLOORS)
+    held_by = tuple(row["subscription"] for row in floors if row["position"] == floors[0]["position"])
+    return Pruned(removed, held_by, dict(skipped))
 
 
-async def _remove_oldest(database: Database, floor: int, cutoff: int, skipped: Counter[str]) -> int:
-    rows = await database.read(_OLDEST, (floor, PRUNE_CHUNK, cutoff))
-    if not rows:
-        return 0
-    first, last = rows[0][0], rows[-1][0]
+async def _remove_oldest(database: Database, head: int, cutoff: int, skipped: Counter[str]) -> int:
+    """Remove one chunk of what nobody needs any more, as it stands in this very transaction."""
 
     def remove(connection: sqlite3.Connection) -> tuple[int, Counter[str]]:
+        lowest = connection.execute(_FLOORS).fetchone()
+        floor = head if lowest is None else min(int(lowest["position"]), head)
+        rows = connection.execute(_OLDEST, (floor, PRUNE_CHUNK, cutoff)).fetchall()
+        if not rows:
+            return 0, Counter()
+        first, last = rows[0][0], rows[-1][0]
         connection.execute(_KEEP_HEAD)
         lost = Counter({row[0]: int(row[1]) for row in connection.execute(_PASSED_OVER, (last, last))})
         connection.execute(_MOVE_ON, (last, last))

@@ -20,6 +20,8 @@ MAX_WAITING: Final = 8192
 MAX_BATCH: Final = 1024
 CHECKPOINT_SECONDS: Final = 5.0
 """How often the cursor of a subscription that matched nothing is moved on."""
+DETACH_SECONDS: Final = 5.0
+"""How long a consumer that stops waits for a disk that refuses."""
 RETRY_SECONDS: Final = (0.05, 0.2, 1.0, 5.0)
 """Waits between attempts to write while the disk refuses; the last one repeats."""
 
@@ -63,10 +65,17 @@ class Settlements:
         self._positions[settler.key] = position
 
     async def detach(self, settler: Settler) -> None:
-        """Write what the consumer still has, its cursor included, then let go of it."""
+        """Write what the consumer still has, its cursor included, then let go of it.
+
+        Where the disk refuses for long, what is not written is made again: it was in flight.
+        """
         if self._settlers.get(settler.key) is not settler:
             return
-        await self.flushed()
+        try:
+            async with asyncio.timeout(DETACH_SECONDS):
+                await self.flushed()
+        except TimeoutError:
+            _log.warning("outcomes_not_waited_for", subscription=settler.key, outcomes=len(self._waiting))
         if self._settlers.pop(settler.key, None) is settler:
             await self._write([], (settler,))
         self._positions.pop(settler.key, None)
@@ -136,6 +145,9 @@ class Settlements:
             except BusbarError as error:
                 wait = RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)]
                 failures += 1
+                if not outcomes:
+                    _log.warning("cursors_not_written", error=error.message, cursors=len(cursors))
+                    return
                 _log.warning("outcomes_not_written", error=error.message, outcomes=len(outcomes), retry_in=wait)
                 await asyncio.sleep(wait)
         self._positions.update(cursors)

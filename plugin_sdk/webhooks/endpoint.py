@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from plugin_sdk.errors import DescriptionError
+from plugin_sdk.events import ATTRIBUTES
 from plugin_sdk.webhooks.verifying import SCHEMES
 
 OWN: Final = "plugin"
@@ -68,6 +69,9 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
         for header in (self.header, *self.headers, *([self.id_header] if self.id_header else [])):
             if not _HEADER.fullmatch(header):
                 raise DescriptionError(f"{where}: '{header}' is no header: write it in lower case")
+        for header in self.headers:
+            if extension_of(header) in ATTRIBUTES:
+                raise DescriptionError(f"{where}: an event has an attribute '{extension_of(header)}' of its own")
         if not 0 < self.tolerance <= MAX_TOLERANCE or not 0 < self.rate <= MAX_RATE:
             raise DescriptionError(f"{where}: tolerance is up to {MAX_TOLERANCE} s, rate up to {MAX_RATE:g} a second")
         for network in self.addresses:

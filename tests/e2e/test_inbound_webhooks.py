@@ -221,9 +221,6 @@ async def test_webhooks_of_a_disabled_plugin_wait_for_it_in_the_log(host):
     assert (await event_of(host, "msg_waits"))[2] == {"n": 7}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="what no header may hold cannot be handed to a worker, and counts as its failure"
-)
 async def test_a_header_that_is_no_text_is_no_failure_of_the_plugin(host):
     reader, writer = await asyncio.open_connection("127.0.0.1", host.port)
     head = (

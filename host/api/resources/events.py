@@ -135,8 +135,13 @@ class Events:
         if len(items) > MAX_BATCH:
             raise BodyTooLargeError(f"a batch has at most {MAX_BATCH} events, not {len(items)}: send several")
         events = [one for one in items if isinstance(one, Event)]
-        taken = iter(await self._bus.publish_many(events))
-        results = [_result(one, None if isinstance(one, InvalidEventError) else next(taken)) for one in items]
+        taken = await self._bus.publish_many(events)
+        refusals = [one for one in taken if isinstance(one, BusbarError)]
+        if taken and len(refusals) == len(taken):
+            # That the host cannot take them now outweighs that some of them are malformed: the sender is to come back.
+            raise min(refusals, key=lambda one: one.retry_after is None)
+        answers = iter(taken)
+        results = [_result(one, None if isinstance(one, InvalidEventError) else next(answers)) for one in items]
         if results and all("code" in one for one in results):
             raise BadRequestError(
                 f"no event of the batch was taken: {results[0]['message']}",

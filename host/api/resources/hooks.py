@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from host.api.endpoint import PARTS, TRACE, Endpoint, read_bounded
+from host.api.endpoint import PARTS, TRACE, Endpoint, header_text, read_bounded
 from host.api.envelope import success
 from host.api.resources.plugin_routes import DROPPED
 from host.control.inbound_webhooks import InboundWebhooks, Received
@@ -42,7 +42,7 @@ class Hooks:
         body = await read_bounded(request, self._max_body)
         headers: dict[str, list[str]] = {}
         for name, value in request.headers.items():
-            headers.setdefault(name.lower(), []).append(value)
+            headers.setdefault(name.lower(), []).append(header_text(value))
         received = Received(request.method, dict(request.query), headers, body, request.remote or "")
         parts = request[PARTS]
         taken = await self._inbound.receive(parts["plugin"], parts["name"], received)

@@ -6,7 +6,7 @@ from typing import Final
 
 from aiohttp import web
 
-from host.api.endpoint import PARTS, Endpoint, read_bounded
+from host.api.endpoint import PARTS, Endpoint, header_text, read_bounded
 from host.api.errors import NotFoundError
 from host.control.administration import Administration
 from host.control.errors import CallFailedError
@@ -62,7 +62,11 @@ class PluginRoutes:
             method=request.method,
             path="/" + request[PARTS]["path"],
             query=dict(request.query),
-            headers={name.lower(): value for name, value in request.headers.items() if name.lower() not in HIDDEN},
+            headers={
+                name.lower(): header_text(value)
+                for name, value in request.headers.items()
+                if name.lower() not in HIDDEN
+            },
             body=await read_bounded(request, MAX_BODY),
         )
         try:

@@ -61,7 +61,6 @@ async def test_where_some_are_taken_each_of_the_others_has_its_own_status_and_co
     ]
 
 
-@pytest.mark.xfail(strict=True, reason="a batch of which nothing is taken is always called invalid")
 @pytest.mark.parametrize(
     ("refusal", "status", "code"),
     [
