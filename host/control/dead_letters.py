@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
@@ -99,8 +98,8 @@ class DeadLetters:
     async def _take(self, letters: Sequence[int], decision: Decision) -> list[DeadLetterRecord]:
         if decision == "discard":
             return await self._log.discard(letters)
-        taken = await self._log.revive(letters)
-        for subscription, count in Counter(one.subscription for one in taken).items():
+        taken, waiting = await self._log.revive(letters)
+        for subscription, count in waiting.items():
             consumer = self._router.consumer(subscription)
             if consumer is not None:
                 consumer.retries_added(count)

@@ -254,8 +254,11 @@ class EventLog(Protocol):
         """A page of dead letters, the newest first, and how many fit."""
         ...
 
-    async def revive(self, letters: Collection[int]) -> list[DeadLetterRecord]:
-        """Move dead letters back to be delivered, with no attempt counted; those that there were."""
+    async def revive(self, letters: Collection[int]) -> tuple[list[DeadLetterRecord], Mapping[str, int]]:
+        """Move dead letters back to be delivered, with no attempt counted; those that there were.
+
+        Beside them, by subscription, how many more deliveries wait now: two letters of one delivery are one.
+        """
         ...
 
     async def discard(self, letters: Collection[int]) -> list[DeadLetterRecord]:

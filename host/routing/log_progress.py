@@ -148,10 +148,15 @@ def move(
                 known_ahead.discard(subscription)
 
 
-def revive(connection: sqlite3.Connection, letter: DeadLetterRecord, now: float) -> None:
-    """Have a dead letter delivered again, with its own copy of the event and no attempt counted."""
+def revive(connection: sqlite3.Connection, letter: DeadLetterRecord, now: float) -> bool:
+    """Have a dead letter delivered again, with its own copy of the event and no attempt counted.
+
+    False where the delivery was waiting already: a replay may have given up on the same event.
+    """
+    waits = connection.execute(_HISTORY, (letter.subscription, letter.sequence)).fetchone() is not None
     row = (letter.subscription, letter.sequence, now, letter.reason, letter.body)
     connection.execute(_REVIVE, row)
+    return not waits
 
 
 def drop_subscription(connection: sqlite3.Connection, subscription: str) -> None:

@@ -17,7 +17,6 @@ from host.routing.event_log import EventLog, Settlement
 
 MAX_WAITING: Final = 8192
 """Outcomes that may wait for the disk; some 4 MiB."""
-MAX_BATCH: Final = 1024
 CHECKPOINT_SECONDS: Final = 5.0
 """How often the cursor of a subscription that matched nothing is moved on."""
 DETACH_SECONDS: Final = 5.0
@@ -75,7 +74,9 @@ class Settlements:
             async with asyncio.timeout(DETACH_SECONDS):
                 await self.flushed()
         except TimeoutError:
+            # Its cursor is past what is not written, so it must not be written either.
             _log.warning("outcomes_not_waited_for", subscription=settler.key, outcomes=len(self._waiting))
+            self._settlers.pop(settler.key, None)
         if self._settlers.pop(settler.key, None) is settler:
             await self._write([], (settler,))
         self._positions.pop(settler.key, None)
@@ -113,7 +114,8 @@ class Settlements:
                 continue
             self._wake.clear()
             while self._waiting:
-                batch = self._waiting[:MAX_BATCH]
+                # All of it: a cursor says that everything below it is settled, so none of that may stay behind.
+                batch = self._waiting[:]
                 await self._write(batch, ())
                 del self._waiting[: len(batch)]
                 if len(self._waiting) < MAX_WAITING:

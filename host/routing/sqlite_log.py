@@ -219,10 +219,15 @@ class SQLiteLog:
         """A page of dead letters, the newest first, and how many fit."""
         return await log_deliveries.letters(self._database, query, offset, limit)
 
-    async def revive(self, letters: Collection[int]) -> list[DeadLetterRecord]:
-        """Move dead letters back to be delivered, with no attempt counted; those that there were."""
+    async def revive(self, letters: Collection[int]) -> tuple[list[DeadLetterRecord], Mapping[str, int]]:
+        """Move dead letters back to be delivered; those that there were, and how many more deliveries wait."""
         now = self._clock.now().timestamp()
-        return await self._take_letters(letters, lambda connection, one: log_progress.revive(connection, one, now))
+        waiting: Counter[str] = Counter()
+
+        def revive(connection: sqlite3.Connection, one: DeadLetterRecord) -> None:
+            waiting[one.subscription] += log_progress.revive(connection, one, now)
+
+        return await self._take_letters(letters, revive), waiting
 
     async def discard(self, letters: Collection[int]) -> list[DeadLetterRecord]:
         """Remove dead letters for good; those that there were."""

@@ -140,7 +140,7 @@ def wheel(signed, tmp_path_factory):
 @pytest.fixture
 async def host(daemon, signed, wheel, disk):
     """A daemon with the witness running on the small disk, of which only `ROOM` is left."""
-    found = daemon(breaker=BREAKER).start()
+    found = daemon(server={"drain": "3s"}, breaker=BREAKER).start()
     await found.trust(signed.public, ["witness"])
     status, answer = await found.install(wheel)
     assert status == 201, answer
@@ -215,5 +215,20 @@ async def test_a_host_that_is_killed_while_the_disk_is_full_has_lost_nothing_onc
     async with aiohttp.ClientSession() as session:
         assert publisher.acknowledged <= await in_log(host, session)
         assert await publisher.one(session)
+        await all_seen(host, publisher, disk)
+    assert host.stop() == 0
+
+
+async def test_a_host_ends_when_it_is_asked_to_although_the_disk_is_full(host, disk):
+    publisher = Publisher(host)
+    async with aiohttp.ClientSession() as session:
+        await publisher.until_full(session)
+        disk.fill()
+        await publisher.one(session)
+    assert await asyncio.to_thread(host.stop) == 0
+    disk.clear()
+    host.start()
+    async with aiohttp.ClientSession() as session:
+        assert publisher.acknowledged <= await in_log(host, session)
         await all_seen(host, publisher, disk)
     assert host.stop() == 0

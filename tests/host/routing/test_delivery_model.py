@@ -185,8 +185,8 @@ class Delivery(RuleBasedStateMachine):
             found, _ = await self.rig.log.dead_letters(LetterQuery(), 0, 200)
             for letter in found:
                 self.verdicts[letter.event_id] = "fine"
-            taken = await self.rig.log.revive([letter.id for letter in found])
-            self.consumer.retries_added(len(taken))
+            _, waiting = await self.rig.log.revive([letter.id for letter in found])
+            self.consumer.retries_added(waiting["p/s"])
 
         self.run(retry())
 

@@ -205,7 +205,7 @@ async def test_a_dead_letter_keeps_its_own_copy_and_can_be_revived_after_the_log
     assert (await log.prune(1e12, 0)).events == 2
     (letter,), total = await log.dead_letters(LetterQuery(plugin="p"), 0, 10)
     assert (total, letter.reason, letter.attempts, letter.event_type) == (1, "why", 8, "a.b")
-    assert await log.revive([letter.id]) == [letter]
+    assert await log.revive([letter.id]) == ([letter], {letter.subscription: 1})
     ((pending, again),) = await log.due("p/s", 1e12, 9)
     assert (pending.attempt, again.event.id) == (0, "a")
     assert (await log.dead_letters(LetterQuery(), 0, 10))[1] == 0
@@ -269,7 +269,7 @@ async def test_a_discarded_dead_letter_is_gone(log):
     ((letter,), _) = await log.dead_letters(LetterQuery(), 0, 9)
     assert await log.discard([letter.id]) == [letter]
     assert await log.discard([letter.id]) == []
-    assert await log.revive([letter.id]) == []
+    assert await log.revive([letter.id]) == ([], {})
 
 
 async def test_the_sizes_of_the_log_are_told(log):
