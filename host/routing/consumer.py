@@ -271,22 +271,24 @@ class Consumer:
 
     def _pump(self, group: asyncio.TaskGroup) -> bool:
         """Begin the deliveries that need not wait for anything; whether the queue has moved."""
-        moved = False
         if self._pumping:
-            return moved  # a delivery that ended as soon as it began: the loop below goes on by itself
+            return False  # a delivery that ended as soon as it began: the loop below goes on by itself
+        moved = False
         self._pumping = True
-        while self._queue and not self._stopping and not self._crowded:
-            stored = self._queue[0]
-            if not (self._fitting or self.subscription.takes(stored)):
-                self._progress.read = stored.sequence
-                self._queue.popleft()
-            else:
-                permit = self._admission.try_admit()
-                if permit is None:
-                    break
-                self._take_next(group, permit)
-            moved = True
-        self._pumping = False
+        try:
+            while self._queue and not self._stopping and not self._crowded:
+                stored = self._queue[0]
+                if not (self._fitting or self.subscription.takes(stored)):
+                    self._progress.read = stored.sequence
+                    self._queue.popleft()
+                else:
+                    permit = self._admission.try_admit()
+                    if permit is None:
+                        break
+                    self._take_next(group, permit)
+                moved = True
+        finally:
+            self._pumping = False
         return moved
 
     def _take_next(self, group: asyncio.TaskGroup, permit: Permit) -> None:
