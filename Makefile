@@ -36,7 +36,7 @@ bench: $(STAMP)
 
 # The crash test of the suite, a thousand times instead of sixty; some half an hour.
 crash: $(STAMP)
-	BUSBAR_CRASH_ROUNDS=1000 $(BIN)/python -m pytest tests/e2e/test_crash.py --timeout 7200
+	CRASH_ROUNDS=1000 $(BIN)/python -m pytest tests/e2e/test_crash.py --timeout 7200
 
 # The locks hold versions and hashes and name no index host.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

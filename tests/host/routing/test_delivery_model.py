@@ -255,7 +255,7 @@ class Delivery(RuleBasedStateMachine):
 
 
 Delivery.TestCase.settings = settings(
-    max_examples=int(os.environ.get("BUSBAR_MODEL_EXAMPLES", "12")),
+    max_examples=int(os.environ.get("MODEL_EXAMPLES", "12")),
     stateful_step_count=15,
     deadline=None,
     suppress_health_check=list(HealthCheck),

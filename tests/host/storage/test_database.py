@@ -26,13 +26,15 @@ async def test_a_new_database_has_every_migration_and_strict_tables(database):
 
 
 async def test_a_read_sees_every_write_answered_before(database):
-    await database.write(lambda connection: connection.execute("INSERT INTO cursors VALUES ('p/s', 7)").rowcount)
+    await database.write(
+        lambda connection: connection.execute("INSERT INTO cursors (subscription, position) VALUES ('p/s', 7)").rowcount
+    )
     assert [row["position"] for row in await database.read("SELECT position FROM cursors")] == [7]
 
 
 async def test_a_reader_cannot_write(database):
     with pytest.raises(StorageFailedError, match="readonly"):
-        await database.read("INSERT INTO cursors VALUES ('p/s', 7)")
+        await database.read("INSERT INTO cursors (subscription, position) VALUES ('p/s', 7)")
 
 
 async def test_a_commit_is_flushed_to_the_disk_before_it_is_answered(database):
@@ -48,14 +50,18 @@ async def test_opening_again_keeps_what_is_there(tmp_path):
     for _ in range(2):
         opened = await Database.open(tmp_path / "busbar.db")
         await opened.write(
-            lambda connection: connection.execute("INSERT OR IGNORE INTO cursors VALUES ('p/s', 7)").rowcount
+            lambda connection: (
+                connection.execute("INSERT OR IGNORE INTO cursors (subscription, position) VALUES ('p/s', 7)").rowcount
+            )
         )
         assert len(await opened.read("SELECT * FROM cursors")) == 1
         await opened.close()
 
 
 async def test_closing_leaves_no_write_ahead_log_behind_and_can_be_done_twice(database):
-    await database.write(lambda connection: connection.execute("INSERT INTO cursors VALUES ('p/s', 7)").rowcount)
+    await database.write(
+        lambda connection: connection.execute("INSERT INTO cursors (subscription, position) VALUES ('p/s', 7)").rowcount
+    )
     await database.close()
     await database.close()
     assert not database.path.with_name("busbar.db-wal").exists()
