@@ -22,6 +22,8 @@ from benchmarks.measure import Figure
 NAME: Final = "backlog"
 BACKLOG: Final = 100_000
 SHARE: Final = 20
+LOAD_SECONDS: Final = 10.0
+"""How long the other plugin's events come; the backlog takes about as long."""
 
 
 def run() -> Iterable[Figure]:
@@ -46,7 +48,7 @@ def run() -> Iterable[Figure]:
 
 def _drain(host: Daemon, rate: float) -> tuple[float, float]:
     """Events per second that the plugin drains, and what another's events take meanwhile."""
-    load_ = threading.Thread(target=paced, args=(host.port, host.token, rate, 60.0), daemon=True)
+    load_ = threading.Thread(target=paced, args=(host.port, host.token, rate, LOAD_SECONDS))
     load_.start()
     time.sleep(1)
     measured(host)
@@ -54,6 +56,8 @@ def _drain(host: Daemon, rate: float) -> tuple[float, float]:
     started = time.perf_counter()
     until(lambda: host.ask("/api/v1/plugins/sick/health")["lag"] < SHARE * 10, seconds=300)
     elapsed = time.perf_counter() - started
+    load_.join()
+    host.drained("measurer")
     return BACKLOG / elapsed, measured(host)["p99"]
 
 
