@@ -108,7 +108,12 @@ async def test_a_failing_plugin_trips_its_own_breaker_and_no_other_plugin_notice
 
     await host.until(beats)
     await host.publish("saboteur.switch", data={"mode": "raise"})
-    await asyncio.sleep(0.3)
+
+    async def switched():
+        _, answer = await host.ask("GET", "/api/v1/plugins/saboteur/deliveries", params={"outcome": "delivered"})
+        return answer["data"]
+
+    await host.until(switched)
     for number in range(8):
         status, _ = await host.publish("saboteur.work", data={"key": f"waiting-{number}"})
         assert status == 202

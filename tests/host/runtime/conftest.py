@@ -41,6 +41,7 @@ class Example(Plugin):
             case "exit": os._exit(9)
             case "block": time.sleep(60)
             case "hang":
+                await context.kv.set("hangs", True)
                 try:
                     await asyncio.Event().wait()
                 finally:

@@ -186,7 +186,9 @@ async def test_connections_are_bounded(door, server, monkeypatch):
     monkeypatch.setattr(egress, "MAX_CONNECTIONS", 2)
     address, counts = door(f"localhost:{server}")
     held = [await asyncio.open_connection(*address) for _ in range(2)]
-    await asyncio.sleep(0.02)
+    async with asyncio.timeout(5):
+        while counts.open < 2:
+            await asyncio.sleep(0.01)
     answer = await exchange(address, f"CONNECT localhost:{server} HTTP/1.1\r\n\r\n".encode())
     assert b"503 Service Unavailable" in answer
     assert counts.refused == {"too_many_connections": 1}

@@ -35,7 +35,9 @@ async def test_who_blocks_the_loop_is_named_once_with_the_line(launch, host, qui
         one = InlineRuntime(launch("blocking:Blocking"), host, lambda *_: None, LoopWatch())
         await one.start()
         await one.call(ServiceCall("block", {"seconds": 0.3}))
-        await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):
+            while not any(line["event"] == "loop_blocked" for line in logged):
+                await asyncio.sleep(0.01)
         await one.call(ServiceCall("block", {"seconds": 0}))
         await one.stop(1.0, 1.0)
     (line,) = [line for line in logged if line["event"] == "loop_blocked"]
