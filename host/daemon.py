@@ -25,6 +25,7 @@ from host.api.resources.deliveries import PluginDeliveries
 from host.api.resources.events import Events
 from host.api.resources.filter_tests import FilterTests
 from host.api.resources.hooks import Hooks
+from host.api.resources.plugin_health import PluginHealth
 from host.api.resources.plugin_routes import PluginRoutes
 from host.api.resources.plugins import Plugins
 from host.api.resources.publishers import Publishers
@@ -405,12 +406,12 @@ class _Builder:
             registry=core.registry,
             reconciler=hosting.reconciler,
             services=hosting.services,
-            logs=core.logs,
             spool=core.store.staging,
             max_wheel=settings.server.wheel,
         )
         table = (
             *plugins.endpoints(),
+            *PluginHealth(hosting.administration, core.registry, hosting.reconciler, core.logs).endpoints(),
             *Events(core.bus, core.log, settings.server.event_body).endpoints(),
             *DeadLetterResource(DeadLetters(core.log, core.router, core.audit)).endpoints(),
             *PluginDeliveries(

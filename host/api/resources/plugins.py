@@ -1,33 +1,27 @@
-"""Plugins over HTTP: install, look, change what is wanted, configure, call."""
+"""Plugins over HTTP: install, list, change what is wanted, configure, call."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO, Annotated, Final, Literal
+from typing import Annotated, Final
 
-from aiohttp import BodyPartReader
 from pydantic import Field
 
 from host.api.endpoint import Answer, Call, Endpoint, PageQuery, View
 from host.api.envelope import rfc3339, written
-from host.api.errors import BadRequestError, BodyTooLargeError, UnsupportedMediaError
+from host.api.errors import UnsupportedMediaError
+from host.api.resources.plugin_upload import chunks, receive
 from host.control.access import Role
 from host.control.administration import Administration
-from host.control.hosted_plugin import HostedPlugin
 from host.control.reconciler import Reconciler
 from host.control.registry import PluginRecord, Registry
 from host.control.services import Services
 from host.control.states import PluginState
-from host.observe.logging import PluginLogs
 from plugin_sdk.manifest import Permissions
 
 BASE: Final = "/api/v1/plugins"
 ONE: Final = BASE + "/{id}"
-MAX_ATTESTATIONS: Final = 4 * 2**20
-CHUNK: Final = 256 * 1024
 
 
 class PluginList(PageQuery):
@@ -54,18 +48,6 @@ class Uninstall(View):
     """Query of an uninstall."""
 
     purge: bool = False
-
-
-class Override(View):
-    """What an operator wants of a breaker."""
-
-    state: Literal["closed", "open", "disabled", "auto"]
-
-
-class LogLines(View):
-    """Query of the plugin's log."""
-
-    limit: Annotated[int, Field(ge=1, le=1000)] = 100
 
 
 class PermissionsView(View):
@@ -105,70 +87,6 @@ class PluginView(View):
     changed_at: str
 
 
-class BreakerView(View):
-    """A breaker as the API shows it."""
-
-    state: str
-    since: str
-    reason: str
-    override: str
-    consecutive_failures: int
-    failure_rate: float | None
-    slow_call_rate: float | None
-    calls: int
-    rejected: int
-    next_attempt_at: str | None
-
-
-class CheckView(View):
-    """One thing that was looked at."""
-
-    name: str
-    status: Literal["pass", "warn", "fail"]
-    output: str
-
-
-class WorkerView(View):
-    """The plugin's worker process; pid and memory are null where there is none.
-
-    `started` is `forked`, `cold` or `inline`; `sandbox` says of each part `enforced`, `off` or `unavailable: why`.
-    """
-
-    isolation: str
-    started: str
-    pid: int | None
-    rss_bytes: int | None
-    started_at: str | None
-    in_flight: int
-    sandbox: dict[str, str]
-
-
-class HealthView(View):
-    """How a plugin is."""
-
-    state: PluginState
-    since: str
-    cause: str
-    evidence: str
-    next_action: str
-    next_action_at: str | None
-    checks: list[CheckView]
-    breaker: BreakerView | None
-    worker: WorkerView | None
-    lag: int
-    restarts: int
-    last_error: str
-    last_stack: str
-
-
-class LogLineView(View):
-    """One line that the plugin logged or printed."""
-
-    at: str
-    level: str
-    message: str
-
-
 class Plugins:
     """The handlers.
 
@@ -184,7 +102,6 @@ class Plugins:
         registry: Registry,
         reconciler: Reconciler,
         services: Services,
-        logs: PluginLogs,
         spool: Path,
         max_wheel: int,
     ) -> None:
@@ -192,7 +109,6 @@ class Plugins:
         self._registry = registry
         self._reconciler = reconciler
         self._services = services
-        self._logs = logs
         self._spool = spool
         self._max_wheel = max_wheel
 
@@ -308,45 +224,6 @@ class Plugins:
                 response=PermissionsView,
             ),
             Endpoint(
-                "GET",
-                ONE + "/health",
-                "showPluginHealth",
-                "Show how it is.",
-                viewer,
-                self.health,
-                response=HealthView,
-            ),
-            Endpoint(
-                "GET",
-                ONE + "/breaker",
-                "showBreaker",
-                "Show its breaker.",
-                viewer,
-                self.breaker,
-                response=BreakerView,
-            ),
-            Endpoint(
-                "POST",
-                ONE + "/breaker",
-                "overrideBreaker",
-                "Override its breaker.",
-                operator,
-                self.override,
-                request=Override,
-                response=BreakerView,
-            ),
-            Endpoint(
-                "GET",
-                ONE + "/logs",
-                "showLogs",
-                "Show what it logged.",
-                viewer,
-                self.logs,
-                query=LogLines,
-                response=LogLineView,
-                many=True,
-            ),
-            Endpoint(
                 "POST",
                 ONE + "/call/{method}",
                 "callService",
@@ -374,17 +251,6 @@ class Plugins:
         """One plugin."""
         return Answer(self._view(self._registry.get(call.path("id"))))
 
-    async def health(self, call: Call) -> Answer:
-        """State, checks, breaker, worker, lag, restarts, last error."""
-        record = self._registry.get(call.path("id"))
-        return Answer(_health(self._view(record), record, self._reconciler.hosted(record.id)))
-
-    async def logs(self, call: Call) -> Answer:
-        """The last lines, the oldest first."""
-        record = self._registry.get(call.path("id"))
-        lines = self._logs.tail(record.id, call.query.limit)
-        return Answer([LogLineView(at=written(line.at), level=line.level, message=line.message) for line in lines])
-
     # -- desired state
 
     async def install(self, call: Call) -> Answer:
@@ -392,9 +258,9 @@ class Plugins:
         if call.request.content_type != "multipart/form-data":
             raise UnsupportedMediaError("send multipart/form-data with the parts 'wheel' and 'attestations'")
         with NamedTemporaryFile(dir=self._spool, prefix="upload-") as spooled:
-            filename, attestations = await self._receive(call, spooled)
+            filename, attestations = await receive(call.request, spooled, self._max_wheel)
             record = await self._administration.install(
-                _chunks(spooled),
+                chunks(spooled),
                 filename,
                 attestations,
                 enable=call.query.enable,
@@ -438,17 +304,6 @@ class Plugins:
         granted = Permissions.model_validate(call.body.model_dump())
         record = await self._administration.grant(call.path("id"), granted, actor=call.actor)
         return Answer(_permissions(record.granted))
-
-    async def breaker(self, call: Call) -> Answer:
-        """Its breaker."""
-        record = self._registry.get(call.path("id"))
-        return Answer(_breaker(record, self._administration.hosted(record.id)))
-
-    async def override(self, call: Call) -> Answer:
-        """Override its breaker, or release it."""
-        plugin = call.path("id")
-        await self._administration.set_breaker(plugin, call.body.state, actor=call.actor)
-        return Answer(_breaker(self._registry.get(plugin), self._administration.hosted(plugin)))
 
     # -- config and services
 
@@ -501,110 +356,6 @@ class Plugins:
             changed_at=written(record.changed_at),
         )
 
-    async def _receive(self, call: Call, spooled: IO[bytes]) -> tuple[str, bytes]:
-        """Spool the wheel and keep the attestations: either may come first."""
-        filename: str | None = None
-        attestations: bytes | None = None
-        try:
-            async for part in await call.request.multipart():
-                if isinstance(part, BodyPartReader) and part.name == "wheel" and filename is None:
-                    filename = part.filename or ""
-                    await _spool(part, spooled, self._max_wheel)
-                elif isinstance(part, BodyPartReader) and part.name == "attestations" and attestations is None:
-                    attestations = await _small(part)
-                else:
-                    raise BadRequestError(
-                        "the form has the parts 'wheel' and 'attestations', once each", code="form_invalid"
-                    )
-        except ValueError as error:
-            raise BadRequestError(f"the form is malformed: {error}", code="form_invalid") from None
-        if not filename:
-            raise BadRequestError("the form has no part 'wheel' with a file name", code="form_invalid")
-        return filename, attestations or b""
-
-
-async def _spool(part: BodyPartReader, file: IO[bytes], limit: int) -> None:
-    size = 0
-    while chunk := await part.read_chunk(CHUNK):
-        size += len(chunk)
-        if size > limit:
-            raise BodyTooLargeError(f"a wheel has at most {limit} bytes", code="release_size_limit")
-        await asyncio.to_thread(file.write, chunk)
-    await asyncio.to_thread(file.seek, 0)
-
-
-async def _small(part: BodyPartReader) -> bytes:
-    content = bytearray()
-    while chunk := await part.read_chunk(CHUNK):
-        content += chunk
-        if len(content) > MAX_ATTESTATIONS:
-            raise BodyTooLargeError(f"attestations have at most {MAX_ATTESTATIONS} bytes", code="release_size_limit")
-    return bytes(content)
-
-
-async def _chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
-    while chunk := await asyncio.to_thread(file.read, CHUNK):
-        yield chunk
-
 
 def _permissions(found: Permissions) -> PermissionsView:
     return PermissionsView.model_validate(found.model_dump(mode="json"))
-
-
-def _health(view: PluginView, record: PluginRecord, hosted: HostedPlugin | None) -> HealthView:
-    common = {
-        name: getattr(view, name) for name in ("state", "since", "cause", "evidence", "next_action", "next_action_at")
-    }
-    if hosted is None:
-        return HealthView(
-            **common, checks=[], breaker=None, worker=None, lag=0, restarts=0, last_error="", last_stack=""
-        )
-    supervisor = hosted.supervisor
-    seen = supervisor.snapshot()
-    worker = None
-    if seen is not None:
-        worker = WorkerView(
-            isolation=seen.isolation,
-            started=seen.started,
-            pid=seen.pid,
-            rss_bytes=seen.rss_bytes,
-            started_at=written(supervisor.status.since) if supervisor.running else None,
-            in_flight=seen.in_flight,
-            sandbox=dict(seen.sandbox),
-        )
-    breaker = _breaker(record, hosted)
-    checks = [
-        CheckView(name="runtime", status="pass" if supervisor.running else "fail", output=supervisor.status.cause),
-        CheckView(
-            name="breaker",
-            status="pass" if breaker.state in {"closed", "disabled"} else "warn",
-            output=breaker.reason,
-        ),
-        CheckView(name="plugin", status=hosted.health.status, output=hosted.health.reason),
-    ]
-    return HealthView(
-        **common,
-        checks=checks,
-        breaker=breaker,
-        worker=worker,
-        lag=hosted.deliveries.lag,
-        restarts=supervisor.restarts,
-        last_error=supervisor.last_error,
-        last_stack=supervisor.last_stack,
-    )
-
-
-def _breaker(record: PluginRecord, hosted: HostedPlugin) -> BreakerView:
-    seen = hosted.guard.breaker.snapshot()
-    return BreakerView(
-        state=seen.state.value,
-        since=written(seen.since),
-        reason=seen.reason,
-        override=record.breaker,
-        consecutive_failures=seen.consecutive_failures,
-        failure_rate=seen.failure_rate,
-        slow_call_rate=seen.slow_call_rate,
-        calls=seen.calls,
-        rejected=seen.rejected,
-        next_attempt_at=rfc3339(seen.next_attempt_at),
-    )
