@@ -10,8 +10,7 @@ import os
 import random
 import signal
 import sys
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,25 +19,14 @@ import structlog
 import uvloop
 
 from host.api.app import Routes, Server
-from host.api.resources.dead_letters import DeadLetterResource
-from host.api.resources.deliveries import PluginDeliveries
-from host.api.resources.events import Events
-from host.api.resources.filter_tests import FilterTests
-from host.api.resources.hooks import Hooks
-from host.api.resources.plugin_health import PluginHealth
-from host.api.resources.plugin_routes import PluginRoutes
-from host.api.resources.plugins import Plugins
-from host.api.resources.publishers import Publishers
-from host.api.resources.replays import ReplayResource
-from host.api.resources.schedules import Schedules
-from host.api.resources.system import Check, System
-from host.api.resources.tokens import TokenResource
+from host.api.table import Behind, endpoints
 from host.control.access import Tokens
 from host.control.administration import Administration
 from host.control.dead_letters import DeadLetters
 from host.control.deliveries import DeliveryParts
 from host.control.dependencies import Dependencies
 from host.control.drop_ins import install_drop_ins
+from host.control.host_checks import HostChecks
 from host.control.host_metrics import HostMetrics, webhook_metrics
 from host.control.hosted_plugin import HostedPlugin, Parts
 from host.control.inbound_webhooks import InboundWebhooks
@@ -392,43 +380,33 @@ class _Builder:
         metrics.register(
             HostMetrics(core.registry, hosting.reconciler, core.bus, core.budget, core.log, self._egress).metrics
         )
-        system = System(
-            tokens=core.tokens,
-            metrics=metrics,
-            audit=core.audit,
-            checks=lambda: self._checks(core, hosting),
-            ready=lambda: not self._stopping.is_set(),
-            public_metrics=settings.auth.public_metrics,
-            version=importlib.metadata.version("busbar-host"),
+        table = endpoints(
+            Behind(
+                administration=hosting.administration,
+                audit=core.audit,
+                bus=core.bus,
+                checks=HostChecks(core.database, core.budget, core.registry, hosting.reconciler, hosting.fork_server),
+                dead_letters=DeadLetters(core.log, core.router, core.audit),
+                inbound=inbound,
+                log=core.log,
+                logs=core.logs,
+                metrics=metrics,
+                policies=Policies(core.registry, hosting.reconciler, core.audit),
+                reconciler=hosting.reconciler,
+                registry=core.registry,
+                replays=Replays(core.replays, core.log, core.registry, hosting.reconciler, core.audit, self._clock),
+                scheduler=core.scheduler,
+                services=hosting.services,
+                tokens=core.tokens,
+                trust=core.trust,
+                ready=lambda: not self._stopping.is_set(),
+                version=importlib.metadata.version("busbar-host"),
+                spool=core.store.staging,
+                max_event=settings.server.event_body,
+                max_wheel=settings.server.wheel,
+                public_metrics=settings.auth.public_metrics,
+            )
         )
-        plugins = Plugins(
-            administration=hosting.administration,
-            registry=core.registry,
-            reconciler=hosting.reconciler,
-            services=hosting.services,
-            spool=core.store.staging,
-            max_wheel=settings.server.wheel,
-        )
-        table = (
-            *plugins.endpoints(),
-            *PluginHealth(hosting.administration, core.registry, hosting.reconciler, core.logs).endpoints(),
-            *Events(core.bus, core.log, settings.server.event_body).endpoints(),
-            *DeadLetterResource(DeadLetters(core.log, core.router, core.audit)).endpoints(),
-            *PluginDeliveries(
-                core.registry, Policies(core.registry, hosting.reconciler, core.audit), core.log
-            ).endpoints(),
-            *ReplayResource(
-                Replays(core.replays, core.log, core.registry, hosting.reconciler, core.audit, self._clock)
-            ).endpoints(),
-            *FilterTests().endpoints(),
-            *Schedules(core.scheduler, core.audit).endpoints(),
-            *Publishers(core.trust, core.audit).endpoints(),
-            *TokenResource(core.tokens, core.audit).endpoints(),
-            *system.endpoints(),
-            *PluginRoutes(hosting.administration).endpoints(),
-            *Hooks(inbound, settings.server.event_body).endpoints(),
-        )
-        system.describe(table)
         secret = await core.tokens.bootstrap()
         server = Server(Routes(table, core.tokens, counts), settings.server.host, settings.server.port)
         self._stack.push_async_callback(server.stop)
@@ -485,26 +463,6 @@ class _Builder:
             timeout=limits.timeout,
             data_folder=self._state / "data" / ".examined" / release.plugin,
         )
-
-    async def _checks(self, core: _Core, hosting: _Hosting) -> Sequence[Check]:
-        started = time.perf_counter()
-        try:
-            async with asyncio.timeout(2):
-                await core.database.read("SELECT 1")
-            storage = Check("database", "pass", response_ms=round((time.perf_counter() - started) * 1000, 2))
-        except (TimeoutError, BusbarError, OSError) as error:
-            storage = Check("database", "fail", f"it does not answer: {error or 'time is up'}")
-        unwell = [
-            f"{record.id} is {state.value}"
-            for record in core.registry.all()
-            if (state := hosting.reconciler.status(record.id).state).value
-            in {"degraded", "backing-off", "failed", "needs-approval"}
-        ]
-        plugins = Check("plugins", "warn" if unwell else "pass", "; ".join(unwell))
-        workers = Check(
-            "fork-server", "pass", "" if hosting.fork_server.pid else "not started yet: no plugin needed it"
-        )
-        return (storage, plugins, workers)
 
 
 class StateBusyError(BusbarError):

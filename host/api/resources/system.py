@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
@@ -15,20 +14,11 @@ from host.api.envelope import success, written
 from host.api.errors import UnauthenticatedError
 from host.api.openapi import document, page
 from host.control.access import Role, Tokens
+from host.control.host_checks import Check
 from host.observe.audit import Audit
 from host.observe.metrics import CONTENT_TYPE, Metrics
 
 PAGE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One part of the host that was looked at."""
-
-    name: str
-    status: Literal["pass", "warn", "fail"]
-    output: str = ""
-    response_ms: float | None = None
 
 
 class AuditView(View):

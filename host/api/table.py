@@ -1,0 +1,106 @@
+"""The table of every endpoint that there is: what is in it is routed, served and documented."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from host.api.endpoint import Endpoint
+from host.api.resources.dead_letters import DeadLetterResource
+from host.api.resources.deliveries import PluginDeliveries
+from host.api.resources.events import Events
+from host.api.resources.filter_tests import FilterTests
+from host.api.resources.hooks import Hooks
+from host.api.resources.plugin_health import PluginHealth
+from host.api.resources.plugin_routes import PluginRoutes
+from host.api.resources.plugins import Plugins
+from host.api.resources.publishers import Publishers
+from host.api.resources.replays import ReplayResource
+from host.api.resources.schedules import Schedules
+from host.api.resources.system import System
+from host.api.resources.tokens import TokenResource
+from host.control.access import Tokens
+from host.control.administration import Administration
+from host.control.dead_letters import DeadLetters
+from host.control.host_checks import HostChecks
+from host.control.inbound_webhooks import InboundWebhooks
+from host.control.policies import Policies
+from host.control.reconciler import Reconciler
+from host.control.registry import Registry
+from host.control.replays import Replays
+from host.control.services import Services
+from host.observe.audit import Audit
+from host.observe.logging import PluginLogs
+from host.observe.metrics import Metrics
+from host.routing.bus import Bus
+from host.routing.event_log import EventLog
+from host.scheduling.scheduler import Scheduler
+from host.supply.trust_store import TrustStore
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """What stands behind the endpoints. `spool` is a folder for wheels while they are received; sizes are in bytes."""
+
+    administration: Administration
+    audit: Audit
+    bus: Bus
+    checks: HostChecks
+    dead_letters: DeadLetters
+    inbound: InboundWebhooks
+    log: EventLog
+    logs: PluginLogs
+    metrics: Metrics
+    policies: Policies
+    reconciler: Reconciler
+    registry: Registry
+    replays: Replays
+    scheduler: Scheduler
+    services: Services
+    tokens: Tokens
+    trust: TrustStore
+    ready: Callable[[], bool]
+    version: str
+    spool: Path
+    max_event: int
+    max_wheel: int
+    public_metrics: bool
+
+
+def endpoints(behind: Behind) -> tuple[Endpoint, ...]:
+    """Every endpoint, the OpenAPI document of all of them among them."""
+    system = System(
+        tokens=behind.tokens,
+        metrics=behind.metrics,
+        audit=behind.audit,
+        checks=behind.checks.look,
+        ready=behind.ready,
+        public_metrics=behind.public_metrics,
+        version=behind.version,
+    )
+    plugins = Plugins(
+        administration=behind.administration,
+        registry=behind.registry,
+        reconciler=behind.reconciler,
+        services=behind.services,
+        spool=behind.spool,
+        max_wheel=behind.max_wheel,
+    )
+    table = (
+        *plugins.endpoints(),
+        *PluginHealth(behind.administration, behind.registry, behind.reconciler, behind.logs).endpoints(),
+        *Events(behind.bus, behind.log, behind.max_event).endpoints(),
+        *DeadLetterResource(behind.dead_letters).endpoints(),
+        *PluginDeliveries(behind.registry, behind.policies, behind.log).endpoints(),
+        *ReplayResource(behind.replays).endpoints(),
+        *FilterTests().endpoints(),
+        *Schedules(behind.scheduler, behind.audit).endpoints(),
+        *Publishers(behind.trust, behind.audit).endpoints(),
+        *TokenResource(behind.tokens, behind.audit).endpoints(),
+        *system.endpoints(),
+        *PluginRoutes(behind.administration).endpoints(),
+        *Hooks(behind.inbound, behind.max_event).endpoints(),
+    )
+    system.describe(table)
+    return table
