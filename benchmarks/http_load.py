@@ -18,6 +18,7 @@ import uvloop
 
 RUN: Final = uuid.uuid4().hex
 WARM_UP_SECONDS: Final = 0.5
+ACCEPTED: Final = b"202"
 
 
 def event(number: int) -> bytes:
@@ -27,6 +28,17 @@ def event(number: int) -> bytes:
         b'"subject":"user-4711","time":"2026-11-20T10:00:00Z","datacontenttype":"application/json",'
         b'"data":{"milestoneId":"m-1","userId":"user-4711","progress":100,"note":"forty characters of plain text"}}'
     ) % (RUN.encode(), number)
+
+
+def whole_answer(buffer: bytes) -> bytes | None:
+    """The status of an answer that has come as a whole; None while some of it is missing."""
+    end = buffer.find(b"\r\n\r\n")
+    if end < 0:
+        return None
+    head = buffer[:end].lower()
+    at = head.find(b"content-length:")
+    length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
+    return None if len(buffer) < end + 4 + length else head[9:12]
 
 
 class Load:
@@ -68,17 +80,11 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Count a whole answer and go on."""
         self._buffer += data
-        end = self._buffer.find(b"\r\n\r\n")
-        if end < 0:
-            return
-        head = self._buffer[:end].lower()
-        at = head.find(b"content-length:")
-        length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
-        if len(self._buffer) < end + 4 + length:
+        status = whole_answer(self._buffer)
+        if status is None:
             return
         self._load.answers += 1
-        if head[9:12] != b"202":
-            self._load.refused += 1
+        self._load.refused += status != ACCEPTED
         self._buffer = b""
         if self._load.stopped:
             self._transport.close()

@@ -18,6 +18,8 @@ from typing import Final, cast
 
 import uvloop
 
+from benchmarks.http_load import ACCEPTED, whole_answer
+
 RUN: Final = uuid.uuid4().hex
 PERCENTILE: Final = 99
 
@@ -71,16 +73,11 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Measure a whole answer."""
         self._buffer += data
-        end = self._buffer.find(b"\r\n\r\n")
-        if end < 0:
-            return
-        head = self._buffer[:end].lower()
-        at = head.find(b"content-length:")
-        length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
-        if len(self._buffer) < end + 4 + length:
+        status = whole_answer(self._buffer)
+        if status is None:
             return
         self._load.latencies.append(time.monotonic() - self._sent_at)
-        self._load.refused += head[9:12] != b"202"
+        self._load.refused += status != ACCEPTED
         self._buffer = b""
         self._load.free.append(self)
 

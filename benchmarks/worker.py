@@ -1,4 +1,4 @@
-"""A worker with a plugin that does nothing, for the benchmarks that call into one."""
+"""Workers with a plugin that does nothing, for the benchmarks that call into one or count many."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def call() -> EventCall:
 
 
 @asynccontextmanager
-async def worker() -> AsyncIterator[WorkerRuntime]:
-    """A worker that is ready."""
+async def workers(*plugins: str, concurrency: int) -> AsyncIterator[list[WorkerRuntime]]:
+    """Workers that are not started yet, with the sandbox on; each is stopped at the end."""
     with tempfile.TemporaryDirectory(prefix="busbar-worker-") as name:
         folder = Path(name)
         release = folder / "release"
@@ -46,25 +46,40 @@ async def worker() -> AsyncIterator[WorkerRuntime]:
         sdk_path = build_sdk_path(folder)
         fork_server = ForkServer(sdk_path)
         workshop = Workshop(fork_server, Sandbox(SandboxPolicy(), sdk_path))
-        launch = Launch(
-            plugin="nothing",
-            folder=release,
-            entry_point="nothing:Nothing",
-            config={},
-            secrets={},
-            isolation="process",
-            memory=256 * 2**20,
-            concurrency=256,
-            timeout=10.0,
-            data_folder=folder / "data",
-        )
-        runtime = WorkerRuntime(launch, None, workshop, lambda _lines, _dropped: None)
-        await runtime.start()
+        made = [
+            WorkerRuntime(
+                Launch(
+                    plugin=plugin,
+                    folder=release,
+                    entry_point="nothing:Nothing",
+                    config={},
+                    secrets={},
+                    isolation="process",
+                    memory=256 * 2**20,
+                    concurrency=concurrency,
+                    timeout=10.0,
+                    data_folder=folder / "data" / plugin,
+                ),
+                None,
+                workshop,
+                lambda _lines, _dropped: None,
+            )
+            for plugin in plugins
+        ]
         try:
-            yield runtime
+            yield made
         finally:
-            await runtime.stop(1.0, 1.0)
+            for one in made:
+                await one.stop(1.0, 1.0)
             await fork_server.stop()
+
+
+@asynccontextmanager
+async def worker() -> AsyncIterator[WorkerRuntime]:
+    """A worker that is ready."""
+    async with workers("nothing", concurrency=256) as (one,):
+        await one.start()
+        yield one
 
 
 def guard(concurrency: int) -> Guard:
