@@ -31,6 +31,7 @@ from host.control.host_metrics import HostMetrics, webhook_metrics
 from host.control.hosted_plugin import HostedPlugin, Parts
 from host.control.inbound_webhooks import InboundWebhooks
 from host.control.key_values import KeyValues
+from host.control.leftovers import clear_leftovers
 from host.control.plugin_port import PluginPort
 from host.control.policies import Policies
 from host.control.reconciler import Reconciler
@@ -287,6 +288,7 @@ class _Builder:
         dependencies = Dependencies(core.registry, reconciler.status, reconciler.watch)
         parts = self._parts(core, workshop, services, dependencies)
         self._stack.push_async_callback(reconciler.stop)
+        await clear_leftovers(core.registry, core.log, core.replays, core.scheduler)
         started = asyncio.Event()
         self._background(reconciler.run(started), "reconciler")
         await started.wait()

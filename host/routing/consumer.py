@@ -137,6 +137,7 @@ class Consumer:
         if self._last is None:
             self._router.attach(self)
         self._task = asyncio.create_task(self._run(), name=f"consumer {self.key}")
+        self._task.add_done_callback(_complain)
 
     async def stop(self, grace: float) -> None:
         """Take nothing more, give deliveries in flight `grace` seconds to end, and write the cursor.
@@ -490,3 +491,9 @@ class Consumer:
         if self._live and not self._queue:
             self._progress.read = max(self._progress.read, self._router.dispatched)
         return self._progress.position
+
+
+def _complain(task: asyncio.Task[None]) -> None:
+    """A consumer that ends by an error delivers nothing more: nobody else would say so."""
+    if not task.cancelled() and task.exception() is not None:
+        _log.error("consumer_ended", consumer=task.get_name(), exc_info=task.exception())

@@ -279,8 +279,12 @@ class EventLog(Protocol):
         """Drop the cursor and the retries of one subscription."""
         ...
 
-    async def retire(self, plugin: str, kept: Collection[str]) -> None:
-        """Drop the cursors and retries of a plugin's subscriptions other than `kept` (ids).
+    async def plugins(self) -> set[str]:
+        """The plugins that have something here: a cursor, a retry, a dead letter, an attempt or a replay."""
+        ...
+
+    async def retire(self, plugin: str, kept: Collection[str]) -> int:
+        """Drop the cursors and retries of a plugin's subscriptions other than `kept` (ids); how many subscriptions.
 
         For a release that no longer has them: a cursor that nobody moves keeps the log from being pruned.
         """

@@ -50,8 +50,8 @@ _COUNT_REPLAYED: Final = (
     "UPDATE replays SET delivered = delivered + ?, dropped = dropped + ?, dead_lettered = dead_lettered + ?, "
     "retried = retried + ? WHERE id = ?"
 )
-_OF_PLUGIN: Final = "SELECT subscription FROM cursors WHERE substr(subscription, 1, ?) = ?"
 PER_SUBSCRIPTION: Final = ("cursors", "settled_ahead", "retries")
+_OF_PLUGIN: Final = "SELECT subscription FROM cursors WHERE substr(subscription, 1, ?) = ?"
 _OUTCOMES: Final = (Outcome.DELIVERED, Outcome.DROPPED, Outcome.DEAD_LETTERED, Outcome.RETRIED)
 
 
@@ -165,9 +165,21 @@ def drop_subscription(connection: sqlite3.Connection, subscription: str) -> None
         connection.execute(f"DELETE FROM {table} WHERE subscription = ?", (subscription,))
 
 
-def retire(connection: sqlite3.Connection, plugin: str, kept: Collection[str]) -> None:
-    """Remove the cursors and retries of a plugin's subscriptions, and of their replays, other than `kept`."""
+def retire(connection: sqlite3.Connection, plugin: str, kept: Collection[str]) -> int:
+    """Remove the cursors and retries of a plugin's subscriptions and their replays, other than `kept`; how many.
+
+    What was revived for a subscription that has no cursor waits for the plugin to come back.
+    """
     prefix = plugin + "/"
-    for (subscription,) in connection.execute(_OF_PLUGIN, (len(prefix), prefix)).fetchall():
-        if home(subscription) not in kept:
-            drop_subscription(connection, subscription)
+    found = connection.execute(_OF_PLUGIN, (len(prefix), prefix)).fetchall()
+    gone = [subscription for (subscription,) in found if home(subscription) not in kept]
+    for subscription in gone:
+        drop_subscription(connection, subscription)
+    return len(gone)
+
+
+def forget(connection: sqlite3.Connection, plugin: str) -> None:
+    """Remove everything that stands under a plugin's subscriptions."""
+    prefix = plugin + "/"
+    for table in PER_SUBSCRIPTION:
+        connection.execute(f"DELETE FROM {table} WHERE substr(subscription, 1, ?) = ?", (len(prefix), prefix))

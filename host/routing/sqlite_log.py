@@ -60,6 +60,12 @@ _WAITING_EVENTS: Final = (
     "SELECT e.sequence, e.appended_at, e.body FROM retries r JOIN events e USING (sequence) "
     "WHERE r.subscription = ? AND r.body IS NULL ORDER BY sequence LIMIT ?"
 )
+_PLUGINS: Final = (
+    "SELECT substr(subscription, 1, instr(subscription, '/') - 1) FROM (SELECT subscription FROM cursors "
+    "UNION SELECT subscription FROM retries UNION SELECT subscription FROM settled_ahead) "
+    "UNION SELECT plugin FROM dead_letters UNION SELECT plugin FROM deliveries "
+    "UNION SELECT plugin FROM replays"
+)
 _LETTERS: Final = "SELECT plugin, count(*) FROM dead_letters GROUP BY plugin"
 _NEWEST: Final = "appended_at DESC, sequence DESC"
 """The order of every index of a query, so that nothing is sorted."""
@@ -258,16 +264,20 @@ class SQLiteLog:
         """Drop a plugin's cursors, retries, dead letters and attempt log."""
 
         def drop(connection: sqlite3.Connection) -> None:
-            log_progress.retire(connection, plugin, ())
+            log_progress.forget(connection, plugin)
             for table in ("dead_letters", "deliveries", "replays"):
                 connection.execute(f"DELETE FROM {table} WHERE plugin = ?", (plugin,))
 
         await self._database.write(drop)
         del self._letters[plugin]
 
-    async def retire(self, plugin: str, kept: Collection[str]) -> None:
-        """Drop the cursors and retries of a plugin's subscriptions other than `kept` (ids)."""
-        await self._database.write(lambda connection: log_progress.retire(connection, plugin, kept))
+    async def plugins(self) -> set[str]:
+        """The plugins that have something here."""
+        return {row[0] for row in await self._database.read(_PLUGINS)}
+
+    async def retire(self, plugin: str, kept: Collection[str]) -> int:
+        """Drop the cursors and retries of a plugin's subscriptions other than `kept` (ids); how many."""
+        return await self._database.write(lambda connection: log_progress.retire(connection, plugin, kept))
 
     async def release(self, subscription: str) -> None:
         """Drop the cursor and the retries of one subscription."""

@@ -141,6 +141,10 @@ class Scheduler:
 
         await self._database.write(write)
 
+    async def plugins(self) -> set[str]:
+        """The plugins that have schedules, whether they run or not."""
+        return {row[0] for row in await self._database.read("SELECT DISTINCT plugin FROM schedules")}
+
     # -- by hand
 
     async def page(self, offset: int, limit: int) -> tuple[list[ScheduleRecord], int]:
