@@ -115,7 +115,7 @@ async def send(host, name, body=b"{}", headers=None, *, method="POST", plugin="p
 async def event_of(host, id_):
     async def there():
         _, answer = await host.ask("POST", "/api/v1/plugins/payments/call/taken", json_body={})
-        return [one for one in answer.get("data", []) if one[1] == id_]  # none while it is busy
+        return [one for one in answer["data"] if one[1] == id_]
 
     return (await host.until(there))[0]
 
