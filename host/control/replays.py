@@ -108,6 +108,7 @@ class Replays:
             SubscriptionNotFoundError: it has no subscription of that name.
             NothingToReplayError: the log has no event of that time.
             FilterError: a filter is malformed.
+            TooManyReplaysError: as many of the plugin run already as may.
         """
         record = self._registry.get(wanted.plugin)
         compile_filters(wanted.filters)

@@ -188,6 +188,8 @@ class Consumer:
 
     def supersede(self, sequence: int) -> None:
         """Drop the delivery of a firing: cancelled where it runs, not tried (again) where it waits."""
+        if len(self._superseded) >= MAX_AHEAD:
+            self._superseded.clear()  # of firings that were settled meanwhile, and will never be asked for
         self._superseded.add(sequence)
         task = self._running.get(sequence)
         if task is not None:
@@ -466,6 +468,7 @@ class Consumer:
         again = outcome is Outcome.RETRIED
         self._waiting_retries += again - settlement.noted
         self._progress.settle(stored.sequence)
+        self._superseded.discard(stored.sequence)
         self._settlements.add(self, settlement)
         self._settled.set()
         # What no runtime took was never tried: it keeps its place in any case.

@@ -111,3 +111,15 @@ class PublishRateError(RoutingError):
 
     code = "rate_limited"
     kind = ErrorKind.BUSY
+
+
+class TooManyReplaysError(RoutingError):
+    """As many replays of a plugin run as may."""
+
+    code = "too_many_replays"
+    kind = ErrorKind.CONFLICT
+
+    def __init__(self, plugin: str, limit: int) -> None:
+        super().__init__(
+            f"{limit} replays of {plugin} run already: wait for one, or cancel it with DELETE /api/v1/replays/{{id}}"
+        )

@@ -10,12 +10,14 @@ from enum import Enum
 from typing import Any, Final
 
 from host.routing import log_progress
-from host.routing.errors import ReplayNotFoundError
+from host.routing.errors import ReplayNotFoundError, TooManyReplaysError
 from host.storage.database import Database
 from plugin_sdk.clock import Clock
 
 KEPT_REPLAYS: Final = 1000
 """Replays that are remembered after their end."""
+MAX_RUNNING: Final = 8
+"""Replays of one plugin that run at once: each holds the log and follows it with consumers of its own."""
 
 _SELECT: Final = "SELECT * FROM replays"
 _INSERT: Final = (
@@ -24,6 +26,7 @@ _INSERT: Final = (
 )
 _END: Final = "UPDATE replays SET state = ?, ended_at = ? WHERE id = ? AND state = 'running'"
 _CANCEL_ALL: Final = "UPDATE replays SET state = 'cancelled', ended_at = ? WHERE plugin = ? AND state = 'running'"
+_COUNT_RUNNING: Final = "SELECT count(*) FROM replays WHERE plugin = ? AND state = 'running'"
 _CURSORS: Final = "SELECT subscription FROM cursors WHERE subscription GLOB ?"
 _TRIM: Final = (
     "DELETE FROM replays WHERE state <> 'running' AND id <= (SELECT id FROM replays ORDER BY id DESC LIMIT 1 OFFSET ?)"
@@ -88,11 +91,17 @@ class ReplayStore:
         *,
         actor: str,
     ) -> ReplayRecord:
-        """Begin a replay; from here on its end is waited for, over restarts too."""
+        """Begin a replay; from here on its end is waited for, over restarts too.
+
+        Raises:
+            TooManyReplaysError: as many of the plugin run already as may.
+        """
         row = (plugin, subscription, *stretch, *times, json.dumps(list(filters)), actor)
         now = self._clock.now().timestamp()
 
         def write(connection: sqlite3.Connection) -> ReplayRecord:
+            if connection.execute(_COUNT_RUNNING, (plugin,)).fetchone()[0] >= MAX_RUNNING:
+                raise TooManyReplaysError(plugin, MAX_RUNNING)
             found = connection.execute(_INSERT, (*row, now)).lastrowid
             connection.execute(_TRIM, (KEPT_REPLAYS,))
             return _record(connection.execute(_SELECT + " WHERE id = ?", (found,)).fetchone())

@@ -2,7 +2,7 @@ import pytest
 from delivery_rig import event
 
 from host.routing import replay_store
-from host.routing.errors import ReplayNotFoundError
+from host.routing.errors import ReplayNotFoundError, TooManyReplaysError
 from host.routing.event_log import Outcome, Settlement
 from host.routing.replay_store import ReplayState, ReplayStore
 from host.routing.sqlite_log import SQLiteLog
@@ -145,3 +145,12 @@ async def test_only_the_newest_are_remembered_and_those_that_run(store, monkeypa
     found, total = await store.all(None, 0, 99)
     assert total == 4
     assert found[-1] == running
+
+
+async def test_only_so_many_replays_of_a_plugin_run_at_once(store):
+    running = [await add(store) for _ in range(replay_store.MAX_RUNNING)]
+    with pytest.raises(TooManyReplaysError, match="8 replays of p run already"):
+        await add(store)
+    await add(store, plugin="another")
+    await store.end(running[0].id, ReplayState.DONE)
+    await add(store)
