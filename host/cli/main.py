@@ -1,28 +1,45 @@
-"""The `busbar` command itself: its nouns, and `run`."""
+"""The `busbar` command itself: its nouns, and `run`.
+
+A noun's module is imported when it is asked for: the daemon starts without the tools of publishers, and a command
+that asks a daemon something without the daemon.
+"""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
+import click
 import typer
+from typer.core import TyperGroup
 
-from host.cli import dead_letter, event, key, plugin, publisher, schedule, token
 from host.cli.output import command
 
+NOUNS: Final = ("plugin", "key", "publisher", "token", "event", "dead-letter", "schedule")
+
+
+class _Nouns(TyperGroup):
+    """The commands of this file, and each noun as the group of its module's `app`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *NOUNS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in NOUNS:
+            return super().get_command(ctx, cmd_name)
+        noun = typer.main.get_group(importlib.import_module(f"host.cli.{cmd_name.replace('-', '_')}").app)
+        noun.name = cmd_name
+        return noun
+
+
 app = typer.Typer(
+    cls=_Nouns,
     help="Run and manage a Busbar plugin host.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
 )
-app.add_typer(plugin.app, name="plugin")
-app.add_typer(key.app, name="key")
-app.add_typer(publisher.app, name="publisher")
-app.add_typer(token.app, name="token")
-app.add_typer(event.app, name="event")
-app.add_typer(dead_letter.app, name="dead-letter")
-app.add_typer(schedule.app, name="schedule")
 
 
 @app.command()
