@@ -7,13 +7,25 @@ line and the nearest known key.
 from __future__ import annotations
 
 import difflib
+import ipaddress
+import json
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from host.errors import BusbarError, ErrorKind
 from plugin_sdk.manifest import Bytes, Seconds
@@ -125,11 +137,73 @@ class BreakerSection(_Section):
     probes: Annotated[int, Field(ge=1, le=100)] = 3
 
 
+_PLAIN: Final = re.compile(r"[!-~]+")
+
+
+def _web_address(value: str) -> str:
+    """An http(s) address with nothing in it that would be logged and must not be; it ends in a slash."""
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0 or not _PLAIN.fullmatch(value):
+        raise ValueError("write an address such as https://plugins.example.org/simple/")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError("an address has no user, password, query or fragment; name a file with the token in 'token'")
+    return value if value.endswith("/") else value + "/"
+
+
+def _template(value: str) -> str:
+    if value and ("{filename}" in value) + ("{url}" in value) != 1:
+        raise ValueError("write an address with {filename} or {url} in it")
+    return value
+
+
+def _listed(value: Any) -> Any:
+    """A list, which the environment has as JSON."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
+WebAddress = Annotated[str, AfterValidator(_web_address)]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=64)]
+
+
+class IndexSection(_Section):
+    """One of `[[supply.indexes]]`: a package index that plugins are installed from by name."""
+
+    name: Name
+    url: WebAddress
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    plugins: Annotated[tuple[Name, ...], Field(max_length=256)] = ()
+    file_origins: Annotated[tuple[WebAddress, ...], Field(max_length=16)] = ()
+    attestations: Annotated[str, AfterValidator(_template)] = ""
+    token: Path | None = None
+
+    @model_validator(mode="after")
+    def _token_is_kept(self) -> Self:
+        address = urlsplit(self.url)
+        if self.token is not None and address.scheme == "http" and not _loopback(address.hostname or ""):
+            raise ValueError(f"the token of {self.name} would travel in clear: use an address with https")
+        return self
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class Supply(_Section):
-    """`[supply]`: what is trusted and installed without anyone asking over HTTP."""
+    """`[supply]`: what is trusted, where plugins come from, and what is installed without anyone asking over HTTP."""
 
     publishers_directory: Path | None = None
     drop_in_directory: Path | None = None
+    indexes: Annotated[tuple[IndexSection, ...], BeforeValidator(_listed), Field(max_length=16)] = ()
+
+    @model_validator(mode="after")
+    def _one_of_each_name(self) -> Self:
+        names = [index.name for index in self.indexes]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two indexes are named '{twice[0]}': a plugin is bound to its index by name")
+        return self
 
 
 class Auth(_Section):
@@ -211,14 +285,18 @@ def _problem(item: Any, path: Path | None, text: str, overridden: set[tuple[str,
 
 
 def _known(parents: list[str]) -> list[str]:
-    if not parents:
-        return list(Settings.model_fields)
-    section = Settings.model_fields[parents[0]].annotation
+    section: Any = Settings
+    for name in parents:
+        if not name.isdigit():  # a place in an array of tables
+            annotation = section.model_fields[name].annotation
+            section = next(iter(get_args(annotation)), annotation)
     return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
 
 
 def _line(text: str, where: tuple[str, ...]) -> int:
     """The line on which an option stands, however it is written; the section's where the option is not found."""
+    if len(where) > 2 and where[2].isdigit():  # noqa: PLR2004 - section, array, place
+        return _line_in_array(text, where) or _line(text, where[:2])
     section, found = "", 0
     key = rf"[\"']?{re.escape(where[-1])}[\"']?"
     table = rf"[\"']?{re.escape(where[0])}[\"']?"
@@ -233,4 +311,20 @@ def _line(text: str, where: tuple[str, ...]) -> int:
             return number
         elif not section and re.match(rf"\s*{table}\s*[.=]", line):
             found = number
+    return found
+
+
+def _line_in_array(text: str, where: tuple[str, ...]) -> int:
+    """As `_line`, in one of an array of tables; 0 where the array is written in another way."""
+    section, array, place, *option = where
+    header = re.compile(rf"\s*\[\[\s*{re.escape(section)}\s*\.\s*{re.escape(array)}\s*]]")
+    count, found = -1, 0
+    for number, line in enumerate(text.splitlines(), 1):
+        if found and line.lstrip().startswith("["):
+            break
+        if header.match(line):
+            count += 1
+            found = number if count == int(place) else 0
+        elif found and option and re.match(rf"\s*[\"']?{re.escape(option[0])}[\"']?\s*=", line):
+            return number
     return found
