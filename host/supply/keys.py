@@ -26,6 +26,7 @@ _P: Final = 2**255 - 19
 # signature under one of them can be forged for any message.
 _EIGHTH: Final = 55188659117513257062467267217118295137698188065244968500265048394206261417927
 _SMALL_ORDER_Y: Final = frozenset({0, 1, _P - 1, _EIGHTH, _P - _EIGHTH})
+_D: Final = -121665 * pow(121666, -1, _P) % _P
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +61,8 @@ class PublicKey:
         y = int.from_bytes(raw, "little") & ((1 << 255) - 1)
         if y >= _P or y in _SMALL_ORDER_Y:
             raise KeyRefusedError("this public key is weak: a signature for it can be forged by anyone")
-        try:
-            Ed25519PublicKey.from_public_bytes(raw)
-        except ValueError:
-            raise KeyRefusedError("this is no point of the curve") from None
+        if len(raw) != 32 or not _on_curve(y):  # noqa: PLR2004 - RFC 8032, section 5.1.5
+            raise KeyRefusedError("this is no point of the curve: nothing could ever be verified with it")
         return cls(raw)
 
     @property
@@ -81,6 +80,12 @@ class PublicKey:
         except InvalidSignature:
             return False
         return True
+
+
+def _on_curve(y: int) -> bool:
+    """Whether some x belongs to `y` (RFC 8032, section 5.1.3); `cryptography` takes any 32 bytes for a key."""
+    square = (y * y - 1) * pow(_D * y * y + 1, -1, _P) % _P
+    return pow(square, (_P - 1) // 2, _P) == 1
 
 
 class PrivateKey:
