@@ -4,6 +4,8 @@ async with PluginHarness(Milestones) as plugin:
     delivery = await plugin.deliver("milestone.completed", data={...})
     assert delivery.outcome == "delivered"
     assert plugin.emitted[0].type == "notification.requested"
+
+It is a pytest plugin, too: `pytest -p plugin_sdk.testing` runs tests that are coroutines.
 """
 
 from __future__ import annotations
@@ -258,6 +260,18 @@ class PluginHarness:
         except (Exception, SystemExit) as error:  # noqa: BLE001 - what the host would count as a failure
             return Delivered("failed", f"{type(error).__name__}: {error}")
         return Delivered("delivered")
+
+
+def pytest_pyfunc_call(pyfuncitem: Any) -> bool | None:
+    """Run a test that is a coroutine, on a loop of its own, where no other pytest plugin has taken it (pytest's hook).
+
+    Fixtures that are coroutines need such another plugin, as pytest-asyncio.
+    """
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = inspect.signature(pyfuncitem.obj).parameters
+    asyncio.run(pyfuncitem.obj(**{name: value for name, value in pyfuncitem.funcargs.items() if name in names}))
+    return True
 
 
 def _takes(glob: str, event_type: str) -> bool:

@@ -14,14 +14,15 @@ import threading
 import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 import watchfiles
 
 from host.cli.output import USED_WRONGLY, command, fail
-from host.dev_host import DevHost, DevOptions
-from host.observe import logging as host_logging
+
+if TYPE_CHECKING:
+    from host.dev_host import DevHost, DevOptions
 
 MAX_WAITING: Final = 1000
 """Lines of standard input that wait for their turn."""
@@ -43,6 +44,9 @@ def dev(
 
     Each line of standard input that is a JSON object is published as an event. Ctrl-C ends it.
     """
+    from host.dev_host import DevOptions  # noqa: PLC0415 - most of the host, and only this command needs it
+    from host.observe import logging as host_logging  # noqa: PLC0415 - as above
+
     options = DevOptions(inline=inline, config=_config(config), secrets=_secrets(secret or []))
     host_logging.configure("error", "console")
     if inline and "PYTHONBREAKPOINT" not in os.environ:
@@ -52,6 +56,8 @@ def dev(
 
 
 async def _run(folder: Path, project: Path, options: DevOptions, events: list[Path]) -> None:
+    from host.dev_host import DevHost  # noqa: PLC0415 - as above
+
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

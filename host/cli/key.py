@@ -40,7 +40,11 @@ def show_(file: File, as_json: AsJson = False) -> None:
 
 def load_key(file: Path, *, as_json: bool) -> PrivateKey:
     """The key of a file; asks for its passphrase where it has one."""
-    pem = file.read_bytes()
+    return unlock(file.read_bytes(), as_json=as_json)
+
+
+def unlock(pem: bytes, *, as_json: bool) -> PrivateKey:
+    """The key of a PEM text; asks for its passphrase where it has one."""
     return PrivateKey.parse(pem, ask_passphrase(confirm=False, as_json=as_json) if b"ENCRYPTED" in pem else None)
 
 
@@ -53,7 +57,8 @@ def ask_passphrase(*, confirm: bool, as_json: bool) -> str:
         return str(typer.prompt("passphrase", hide_input=True, confirmation_prompt=confirm, err=True))
     except typer.Abort:
         fail(
-            "the key needs a passphrase: set BUSBAR_KEY_PASSPHRASE, or say --no-passphrase",
+            "the key needs a passphrase: set BUSBAR_KEY_PASSPHRASE"
+            + (", or say --no-passphrase" if confirm else ", or answer on a terminal"),
             "usage",
             USED_WRONGLY,
             as_json=as_json,

@@ -1,132 +1,39 @@
-"""`busbar plugin`: build, sign and verify a release; install and manage plugins of a daemon."""
+"""`busbar plugin`: install and manage the plugins of a daemon; what publishers do is in `publish`."""
 
 from __future__ import annotations
 
-import os
-from datetime import UTC, datetime
+import importlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
-from host.cli.building import build_wheel
 from host.cli.client import Answer, request, segment
-from host.cli.dev import dev
-from host.cli.key import load_key
-from host.cli.output import FAILED, USED_WRONGLY, AsJson, command, fail, show, table
+from host.cli.output import AsJson, command, show, table
 from host.cli.policy import policy
-from host.runtime.sdk_path import provided
-from host.supply.keys import PrivateKey, PublicKey
-from host.supply.signing import attestations_of, sign_wheel
-from host.supply.trust_store import Publisher, TrustedKey, TrustSnapshot
-from host.supply.verification import Purpose, verify_release
-from host.supply.wheel_reader import read_wheel
 
-app = typer.Typer(help="Build, sign, install and manage plugins.", no_args_is_help=True, rich_markup_mode=None)
+PUBLISHERS: Final = ("new", "dev", "test", "build", "sign", "verify")
+
+
+class _Verbs(TyperGroup):
+    """The commands of this file, and those of `publish`, which is imported when one of them is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*PUBLISHERS, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in PUBLISHERS:
+            return super().get_command(ctx, cmd_name)
+        return typer.main.get_group(importlib.import_module("host.cli.publish").app).commands[cmd_name]
+
+
+app = typer.Typer(
+    cls=_Verbs, help="Build, sign, install and manage plugins.", no_args_is_help=True, rich_markup_mode=None
+)
 
 Wheel = Annotated[Path, typer.Argument(help="The wheel.")]
 Id = Annotated[str, typer.Argument(help="The plugin's id.")]
-
-
-# -- for publishers
-
-app.command()(dev)
-
-
-@app.command()
-@command
-def build(
-    project: Annotated[Path, typer.Argument(help="Folder of the plugin project.")] = Path(),
-    out: Annotated[Path | None, typer.Option(help="Where the wheel goes; dist in the project by default.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Build a plugin project into a wheel, and check that a host would read it."""
-    wheel = build_wheel(project, out or project / "dist")
-    read = read_wheel(wheel.read_bytes(), wheel.name, provided())
-    data = {"wheel": str(wheel), "plugin": read.manifest.plugin.id, "version": read.version}
-    show(data, as_json=as_json, text=f"{wheel}\nnext: busbar plugin sign {wheel} --key FILE --publisher ID")
-
-
-@app.command()
-@command
-def sign(
-    wheel: Wheel,
-    publisher: Annotated[str, typer.Option(help="The id under which hosts know you.")],
-    key: Annotated[Path | None, typer.Option(help="The key's file; BUSBAR_SIGNING_KEY holds the key itself.")] = None,
-    sequence: Annotated[int | None, typer.Option(help="Grows with each release; the time by default.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Sign a wheel: adds a line to the attestations beside it, and never changes the wheel."""
-    held = os.environ.get("BUSBAR_SIGNING_KEY", "")
-    if key is not None:
-        private = load_key(key, as_json=as_json)
-    elif held:
-        private = PrivateKey.parse(held.encode(), os.environ.get("BUSBAR_KEY_PASSPHRASE"))
-    else:
-        fail(
-            "name a key with --key, or put one into BUSBAR_SIGNING_KEY",
-            "usage",
-            USED_WRONGLY,
-            as_json=as_json,
-        )
-    statement = sign_wheel(
-        wheel,
-        private,
-        publisher=publisher,
-        sequence=sequence,
-        issued_at=datetime.now(UTC),
-        provided=provided(),
-    )
-    beside = attestations_of(wheel)
-    data = {
-        "attestations": str(beside),
-        "plugin": statement.plugin,
-        "version": statement.version,
-        "sequence": statement.sequence,
-    }
-    show(data, as_json=as_json, text=f"{statement.plugin} {statement.version} signed by {publisher}: {beside}")
-
-
-@app.command()
-@command
-def verify(
-    wheel: Wheel,
-    key: Annotated[list[str], typer.Option(help="A public key to believe, ed25519:…; may be repeated.")],
-    publisher: Annotated[str, typer.Option(help="Whose key it is.")],
-    as_json: AsJson = False,
-) -> None:
-    """Check a release as a host would that trusts this key for this plugin."""
-    import hashlib  # noqa: PLC0415 - only here
-
-    content = wheel.read_bytes()
-    beside = attestations_of(wheel)
-    attestations = beside.read_bytes() if beside.exists() else b""
-    steps: list[dict[str, str]] = []
-    read = read_wheel(content, wheel.name, provided())
-    steps.append({"rule": "wheel", "result": f"{len(read.files)} files, each as RECORD says"})
-    keys = tuple(TrustedKey(PublicKey.parse(text)) for text in key)
-    trust = TrustSnapshot((Publisher(publisher, publisher, (read.name,), keys),))
-    verified = verify_release(
-        sha256=hashlib.sha256(content).hexdigest(),
-        filename=wheel.name,
-        attestations=attestations,
-        trust=trust,
-        now=datetime.now(UTC),
-        purpose=Purpose.INSTALL,
-    )
-    steps.append({"rule": "signature", "result": f"by {publisher}, key {verified.key_id[:16]}…"})
-    if verified.statement.record_sha256 != read.record_sha256:
-        fail(
-            "the wheel's RECORD is not the one that was signed",
-            "release_subject_mismatch",
-            FAILED,
-            as_json=as_json,
-        )
-    steps.append({"rule": "statement", "result": f"{read.name} {read.version}, sequence {verified.statement.sequence}"})
-    table(steps, {"rule": "RULE", "result": "HOLDS"}, as_json=as_json, empty="")
-
-
-# -- for administrators
 
 
 @app.command()
@@ -137,6 +44,8 @@ def install(
     as_json: AsJson = False,
 ) -> None:
     """Install a signed wheel; the attestations beside it are taken by themselves."""
+    from host.supply.signing import attestations_of  # noqa: PLC0415 - brings the reader of wheels, which only this needs
+
     files = {"wheel": wheel}
     if attestations_of(wheel).exists():
         files["attestations"] = attestations_of(wheel)

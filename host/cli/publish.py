@@ -1,0 +1,208 @@
+"""`busbar plugin new|dev|test|build|sign|verify`: what publishers do, from an empty folder to a release."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from datetime import UTC, datetime, time
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from typer.core import TyperCommand
+
+from host.cli.building import build_wheel
+from host.cli.dev import dev
+from host.cli.key import load_key, unlock
+from host.cli.new_project import ProjectRefusedError, check_name, write_project
+from host.cli.output import FAILED, USED_WRONGLY, AsJson, command, fail, show, table
+from host.runtime.sdk_path import provided
+from host.supply.keys import PrivateKey, PublicKey
+from host.supply.signing import attestations_of, sign_wheel
+from host.supply.strict_json import MAX_INTEGER
+from host.supply.trust_store import Publisher, TrustedKey, TrustSnapshot
+from host.supply.verification import Purpose, verify_release
+from host.supply.wheel_reader import read_wheel
+
+app = typer.Typer(rich_markup_mode=None)
+
+_DATE: Final = len("2030-12-31")
+
+Project = Annotated[Path, typer.Argument(help="Folder of the plugin project.")]
+Wheel = Annotated[Path, typer.Argument(help="The wheel.")]
+
+
+@app.command()
+@command
+def new(
+    name: Annotated[str, typer.Argument(help="The plugin's id: lower-case words joined by '-'.")],
+    folder: Annotated[Path | None, typer.Option(help="Where the project goes; a folder of that name, here.")] = None,
+    title: Annotated[str | None, typer.Option(help="Its name for people.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a project that builds, tests and installs at once, to be changed into your own."""
+    title = name.replace("-", " ").capitalize() if title is None else title
+    try:
+        check_name(name, title)
+    except ProjectRefusedError as refused:
+        fail(refused.message, refused.word, USED_WRONGLY, as_json=as_json)
+    project = folder or Path(name)
+    files = write_project(project, name, title)
+    text = f"{project}: {', '.join(files)}\nnext: busbar plugin test {project}, then busbar plugin dev {project}"
+    show({"project": str(project), "plugin": name, "files": files}, as_json=as_json, text=text)
+
+
+app.command()(dev)
+
+
+class _PytestCommand(TyperCommand):
+    """A command that leaves everything after `--` to pytest."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        at = args.index("--") if "--" in args else len(args)
+        left = super().parse_args(ctx, args[:at])
+        ctx.args = args[at + 1 :]
+        return left
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "[-- PYTEST ARGUMENTS]"]
+
+
+@app.command("test", cls=_PytestCommand)
+@command
+def check(context: typer.Context, project: Project = Path(), as_json: AsJson = False) -> None:
+    """Run the project's tests with pytest, then hold the code against plugin.toml as a host does at install."""
+    from host.cli.project_check import check_manifest, run_tests  # noqa: PLC0415 - brings half the host
+    from host.dev_host import Source  # noqa: PLC0415 - as above
+    from host.observe import logging as host_logging  # noqa: PLC0415 - as above
+
+    host_logging.configure("error", "console")
+    source = Source.read(project)
+    run_tests(project, source, context.args, quiet=as_json)
+    description = asyncio.run(check_manifest(source))
+    plugin = source.manifest.plugin.id
+    data = {
+        "plugin": plugin,
+        "subscriptions": [one.name for one in description.subscriptions],
+        "schedules": [one.name for one in description.schedules],
+        "services": [one.name for one in description.services],
+        "webhooks": [one.name for one in description.webhooks],
+    }
+    show(data, as_json=as_json, text=f"{plugin}: the tests pass, and the code keeps within plugin.toml")
+
+
+@app.command()
+@command
+def build(
+    project: Project = Path(),
+    out: Annotated[Path | None, typer.Option(help="Where the wheel goes; dist in the project by default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Build a plugin project into a wheel, and check that a host would read it."""
+    wheel = build_wheel(project, out or project / "dist")
+    read = read_wheel(wheel.read_bytes(), wheel.name, provided())
+    data = {"wheel": str(wheel), "plugin": read.manifest.plugin.id, "version": read.version}
+    show(data, as_json=as_json, text=f"{wheel}\nnext: busbar plugin sign {wheel} --key FILE --publisher ID")
+
+
+@app.command()
+@command
+def sign(
+    wheel: Wheel,
+    publisher: Annotated[str, typer.Option(help="The id under which hosts know you.")],
+    key: Annotated[Path | None, typer.Option(help="The key's file; BUSBAR_SIGNING_KEY holds the key itself.")] = None,
+    sequence: Annotated[
+        int | None, typer.Option(help="Grows with each release; the time by default.", min=0, max=MAX_INTEGER - 1)
+    ] = None,
+    valid_until: Annotated[
+        str | None, typer.Option(help="Not to be installed after this date, or RFC 3339 time with an offset.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Sign a wheel: adds a line to the attestations beside it, and never changes the wheel."""
+    now = datetime.now(UTC)
+    until = None if valid_until is None else _instant(valid_until, now, as_json=as_json)
+    statement = sign_wheel(
+        wheel,
+        _signing_key(key, as_json=as_json),
+        publisher=publisher,
+        sequence=sequence,
+        issued_at=now,
+        provided=provided(),
+        valid_until=until,
+    )
+    beside = attestations_of(wheel)
+    data = {
+        "attestations": str(beside),
+        "plugin": statement.plugin,
+        "version": statement.version,
+        "sequence": statement.sequence,
+        "validUntil": None if until is None else until.isoformat(),
+    }
+    show(data, as_json=as_json, text=f"{statement.plugin} {statement.version} signed by {publisher}: {beside}")
+
+
+@app.command()
+@command
+def verify(
+    wheel: Wheel,
+    key: Annotated[list[str], typer.Option(help="A public key to believe, ed25519:…; may be repeated.")],
+    publisher: Annotated[str, typer.Option(help="Whose key it is.")],
+    as_json: AsJson = False,
+) -> None:
+    """Check a release as a host would that trusts this key for this plugin."""
+    import hashlib  # noqa: PLC0415 - only here
+
+    content = wheel.read_bytes()
+    beside = attestations_of(wheel)
+    attestations = beside.read_bytes() if beside.exists() else b""
+    steps: list[dict[str, str]] = []
+    read = read_wheel(content, wheel.name, provided())
+    steps.append({"rule": "wheel", "result": f"{len(read.files)} files, each as RECORD says"})
+    keys = tuple(TrustedKey(PublicKey.parse(text)) for text in key)
+    trust = TrustSnapshot((Publisher(publisher, publisher, (read.name,), keys),))
+    verified = verify_release(
+        sha256=hashlib.sha256(content).hexdigest(),
+        filename=wheel.name,
+        attestations=attestations,
+        trust=trust,
+        now=datetime.now(UTC),
+        purpose=Purpose.INSTALL,
+    )
+    steps.append({"rule": "signature", "result": f"by {publisher}, key {verified.key_id[:16]}…"})
+    if verified.statement.record_sha256 != read.record_sha256:
+        fail(
+            "the wheel's RECORD is not the one that was signed",
+            "release_subject_mismatch",
+            FAILED,
+            as_json=as_json,
+        )
+    steps.append({"rule": "statement", "result": f"{read.name} {read.version}, sequence {verified.statement.sequence}"})
+    table(steps, {"rule": "RULE", "result": "HOLDS"}, as_json=as_json, empty="")
+
+
+def _signing_key(file: Path | None, *, as_json: bool) -> PrivateKey:
+    if file is not None:
+        return load_key(file, as_json=as_json)
+    held = os.environ.get("BUSBAR_SIGNING_KEY", "")
+    if not held:
+        fail("name a key with --key, or put one into BUSBAR_SIGNING_KEY", "usage", USED_WRONGLY, as_json=as_json)
+    return unlock(held.encode(), as_json=as_json)
+
+
+def _instant(text: str, now: datetime, *, as_json: bool) -> datetime:
+    """The instant of `--valid-until`: a date is its end, in UTC."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        found = None
+    if found is not None and found.tzinfo is None and len(text) <= _DATE:
+        found = datetime.combine(found.date(), time(23, 59, 59), UTC)
+    if found is None or found.tzinfo is None or found <= now:
+        fail(
+            f"'{text}' is no time to come: write a date as 2030-12-31, or a time as 2030-12-31T12:00:00Z",
+            "usage",
+            USED_WRONGLY,
+            as_json=as_json,
+        )
+    return found
