@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -22,10 +21,10 @@ NOUNS: Final = ("plugin", "key", "publisher", "token", "event", "dead-letter", "
 class _Nouns(TyperGroup):
     """The commands of this file, and each noun as the group of its module's `app`."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:  # Typer has click inside, under a private name
         return [*super().list_commands(ctx), *NOUNS]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in NOUNS:
             return super().get_command(ctx, cmd_name)
         noun = typer.main.get_group(importlib.import_module(f"host.cli.{cmd_name.replace('-', '_')}").app)
