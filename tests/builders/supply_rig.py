@@ -1,0 +1,297 @@
+"""A real installer with a real store, trust store, registry and database, and a picture of all that it could change."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from archives import Entry, archive
+from supply_wheels import NAME, NOW, PROVIDED, Acme
+
+from host.control.registry import Registry
+from host.errors import BusbarError
+from host.runtime.examiner import WorkerExaminer
+from host.runtime.fork_server import ForkServer
+from host.runtime.process import WorkerRuntime
+from host.runtime.runtime import Launch
+from host.runtime.sandbox import Sandbox, SandboxPolicy
+from host.runtime.workshop import WorkerLimits, Workshop
+from host.storage.database import Database
+from host.storage.keyring import Keyring
+from host.supply.installer import Installer, Release
+from host.supply.release_store import ReleaseStore
+from host.supply.trust_store import TrustStore
+from host.supply.wheel_record import digest_of
+from plugin_sdk.calls import ServiceCall
+from plugin_sdk.clock import Clock
+from plugin_sdk.description import Description
+from plugin_sdk.testing import FakeClock, MemoryHost
+
+PLUGIN = "acme-demo"
+MAX_WHEEL = 8 * 2**20
+CODE = "from plugin_sdk import Plugin, service\n\n\nclass Demo(Plugin):\n    pass\n"
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A release as a publisher hands it over."""
+
+    wheel: bytes
+    filename: str
+    attestations: bytes
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.wheel).hexdigest()
+
+
+def files_of(
+    plugin: str = PLUGIN, version: str = "1.0.0", *, code: str = CODE, manifest: str = "", **extra: bytes
+) -> dict[str, bytes]:
+    """The files of a good wheel without its RECORD; `manifest` has what comes after `[plugin]`."""
+    module = plugin.replace("-", "_")
+    info = f"{module}-{version}.dist-info"
+    return {
+        f"{module}/__init__.py": code.encode(),
+        f"{module}/plugin.toml": f'[plugin]\nid = "{plugin}"\ntitle = "Demo"\n\n{manifest}'.encode(),
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {plugin}\nVersion: {version}\n".encode(),
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": f"[busbar.plugins]\n{plugin} = {module}:Demo\n".encode(),
+        **extra,
+    }
+
+
+def record_of(files: dict[str, bytes]) -> tuple[str, bytes]:
+    """The name and content of the RECORD of a wheel's files."""
+    info = next(path.partition("/")[0] for path in files if path.partition("/")[0].endswith(".dist-info"))
+    rows = [f"{path},sha256={digest_of('sha256', content)},{len(content)}" for path, content in files.items()]
+    return f"{info}/RECORD", "\n".join([*rows, f"{info}/RECORD,,", ""]).encode()
+
+
+def sign(
+    acme: Acme,
+    files: dict[str, bytes] | None = None,
+    *,
+    plugin: str = PLUGIN,
+    version: str = "1.0.0",
+    sequence: int = 7,
+    **statement: Any,
+) -> Signed:
+    """A good release of these files, signed."""
+    files = files_of(plugin, version) if files is None else files
+    name, record = record_of(files)
+    wheel = archive([Entry(path, content) for path, content in {**files, name: record}.items()])
+    filename = f"{plugin.replace('-', '_')}-{version}-py3-none-any.whl"
+    said = {
+        "filename": filename,
+        "plugin": plugin,
+        "version": version,
+        "sequence": sequence,
+        "record_sha256": hashlib.sha256(record).hexdigest(),
+        **statement,
+    }
+    return Signed(wheel, filename, acme.sign(wheel, **said))
+
+
+def snapshot(root: Path) -> dict[str, tuple[object, ...]]:
+    """Every path below `root` with what makes it what it is: its kind and mode, and its content or target."""
+    found: dict[str, tuple[object, ...]] = {}
+    for base, folders, names in os.walk(root):
+        for name in (*folders, *names):
+            path = Path(base, name)
+            status = path.lstat()
+            content: object = ""
+            if stat.S_ISLNK(status.st_mode):
+                content = os.readlink(path)
+            elif stat.S_ISREG(status.st_mode):
+                content = hashlib.sha256(path.read_bytes()).hexdigest()
+            found[path.relative_to(root).as_posix()] = (oct(status.st_mode), status.st_uid, content)
+    return found
+
+
+def table(rows: Sequence[tuple[Any, ...]], waiting: Mapping[str, str]) -> list[Any]:
+    """Rows as parameters of a test, named by their first field; `waiting` has those that do not hold yet, with why."""
+    assert waiting.keys() <= {row[0] for row in rows}
+    return [
+        pytest.param(
+            *row,
+            id=row[0],
+            marks=[pytest.mark.xfail(strict=True, reason=waiting[row[0]])] if row[0] in waiting else [],
+        )
+        for row in rows
+    ]
+
+
+class SupplyRig:
+    """An installer, and everything around it that an attack could reach.
+
+    `described` has the releases whose code was looked at. `acme` is trusted for `acme`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        database: Database,
+        acme: Acme,
+        clock: Clock,
+        describe: Callable[[Release], Awaitable[Description]] | None,
+    ) -> None:
+        self.folder = folder
+        self.database = database
+        self.acme = acme
+        self.clock = clock
+        self.described: list[Release] = []
+        self.store = ReleaseStore(folder / "supply")
+        self.trust = TrustStore(database, clock)
+        self.registry = Registry(database, Keyring(b"k" * 32), clock)
+        self._describe = describe
+        self.installer = Installer(
+            store=self.store,
+            trust=self.trust,
+            describe=self._described,
+            provided=PROVIDED,
+            clock=clock,
+            max_wheel=MAX_WHEEL,
+        )
+
+    async def _described(self, release: Release) -> Description:
+        self.described.append(release)
+        return Description() if self._describe is None else await self._describe(release)
+
+    async def take(
+        self,
+        wheel: bytes | AsyncIterator[bytes],
+        attestations: bytes,
+        filename: str = NAME,
+        *,
+        commit: Callable[[Release, Description], Awaitable[None]] | None = None,
+    ) -> Release:
+        """Install as the administration does: with the registry's history, committed into the registry."""
+
+        async def into_registry(release: Release, description: Description) -> None:
+            await self.registry.install(release, description, enabled=True)
+
+        stream = _chunks(wheel) if isinstance(wheel, bytes) else wheel
+        return await self.installer.take(
+            stream, filename, attestations, history=self.registry.history, commit=commit or into_registry
+        )
+
+    async def install(self, signed: Signed) -> Release:
+        """Install a release that is good."""
+        return await self.take(signed.wheel, signed.attestations, signed.filename)
+
+    async def picture(self) -> dict[str, object]:
+        """Every file of the store and every row of the database."""
+        tables = await self.database.read("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+        rows = {
+            f"table {row['name']}": sorted(
+                repr(tuple(found)) for found in await self.database.read(f"SELECT * FROM {row['name']}")
+            )
+            for row in tables
+        }
+        return {**await asyncio.to_thread(snapshot, self.folder / "supply"), **rows}
+
+    async def refusal(
+        self, wheel: bytes | AsyncIterator[bytes], attestations: bytes, filename: str = NAME, **given: Any
+    ) -> BusbarError:
+        """How the release is refused: on disk and in the database everything is then as it was, and no code ran."""
+        before, looked = await self.picture(), len(self.described)
+        with pytest.raises(BusbarError) as refused:
+            await self.take(wheel, attestations, filename, **given)
+        assert await self.picture() == before
+        assert len(self.described) == looked
+        return refused.value
+
+    def folder_of(self, release: Release) -> Path:
+        """Where a release is kept."""
+        return self.store.releases / release.sha256
+
+
+async def _chunks(wheel: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(wheel), 65536):
+        yield wheel[at : at + 65536]
+
+
+@asynccontextmanager
+async def supply_rig(
+    folder: Path,
+    *,
+    acme: Acme | None = None,
+    clock: Clock | None = None,
+    describe: Callable[[Release], Awaitable[Description]] | None = None,
+) -> AsyncIterator[SupplyRig]:
+    """A rig in `folder` that trusts `acme`, in which `acme-demo` 0.9.0 (sequence 6) is installed."""
+    clock = clock or FakeClock(NOW)
+    database = await Database.open(folder / "busbar.db", clock=clock)
+    try:
+        rig = SupplyRig(folder, database, acme or Acme(), clock, describe)
+        rig.store.open(())
+        await rig.registry.load()
+        await rig.trust.add(rig.acme.publisher)
+        await rig.install(sign(rig.acme, version="0.9.0", sequence=6))
+        rig.described.clear()
+        yield rig
+    finally:
+        await database.close()
+
+
+class Workers:
+    """Runs and examines releases in real workers."""
+
+    def __init__(self, workshop: Workshop, data: Path) -> None:
+        self._workshop = workshop
+        self._data = data
+
+    def launch(self, release: Release) -> Launch:
+        """How the host would start a release."""
+        return Launch(
+            plugin=release.plugin,
+            folder=release.folder,
+            entry_point=release.entry_point,
+            config={},
+            secrets={},
+            isolation="process",
+            memory=256 * 2**20,
+            concurrency=2,
+            timeout=5.0,
+            data_folder=self._data / release.plugin,
+        )
+
+    async def describe(self, release: Release) -> Description:
+        """What a release's code does, from a throw-away worker."""
+        return await WorkerExaminer(self._workshop, lambda _plugin: lambda *_: None).describe(self.launch(release))
+
+    async def call(self, release: Release, method: str) -> Any:
+        """Start a release, call one of its services, and stop it."""
+        runtime = WorkerRuntime(self.launch(release), MemoryHost({}), self._workshop, lambda *_: None)
+        await runtime.start()
+        try:
+            return await runtime.call(ServiceCall(method, {}))
+        finally:
+            await runtime.stop(1.0, 1.0)
+
+
+@asynccontextmanager
+async def workers(sdk_path: Path, data: Path) -> AsyncIterator[Workers]:
+    """Real workers, each in its sandbox, that keep their data below `data`."""
+    fork_server = ForkServer(sdk_path)
+    try:
+        workshop = Workshop(fork_server, Sandbox(SandboxPolicy(), sdk_path), WorkerLimits(heartbeat=0.05))
+        yield Workers(workshop, data)
+    finally:
+        await fork_server.stop()
+
+
+def writable(folder: Path) -> Iterator[Path]:
+    """Lift the write protection of a release, as someone with the daemon's rights could; every path below it."""
+    for base, folders, names in os.walk(folder):
+        Path(base).chmod(0o755)
+        yield from (Path(base, name) for name in (*folders, *names))
