@@ -71,6 +71,7 @@ from host.storage.database import Database
 from host.storage.keyring import Keyring
 from host.supply.installer import Installer, Release
 from host.supply.release_store import ReleaseStore
+from host.supply.trust_drop_ins import load_drop_ins
 from host.supply.trust_store import TrustStore
 from plugin_sdk.clock import Clock, SystemClock
 from plugin_sdk.context import HostPort
@@ -215,6 +216,8 @@ class _Builder:
         await tokens.load()
         registry = Registry(database, keyring, clock)
         await registry.load()
+        trust = TrustStore(database, keyring, clock)
+        await trust.load()
         store = ReleaseStore(self._state)
         orphans = await asyncio.to_thread(store.open, [record.sha256 for record in registry.all()])
         if orphans:
@@ -233,7 +236,7 @@ class _Builder:
             audit=Audit(database, clock),
             tokens=tokens,
             registry=registry,
-            trust=TrustStore(database, clock),
+            trust=trust,
             store=store,
             log=log,
             bus=bus,
@@ -274,8 +277,8 @@ class _Builder:
             max_wheel=settings.server.wheel,
         )
         if settings.supply.publishers_directory is not None:
-            taken = await core.trust.load_drop_ins(settings.supply.publishers_directory)
-            _log.info("publishers_loaded", publishers=taken)
+            taken = await load_drop_ins(core.trust, settings.supply.publishers_directory)
+            _log.info("publishers_loaded", taken=taken)
 
         async def host_plugin(record: PluginRecord, changed: Callable[[], None]) -> HostedPlugin:
             release = await installer.verify_installed(record.sha256)

@@ -20,6 +20,7 @@ from host.api.resources.replays import ReplayResource
 from host.api.resources.schedules import Schedules
 from host.api.resources.system import System
 from host.api.resources.tokens import TokenResource
+from host.api.resources.trust_policies import TrustPolicies
 from host.control.access import Tokens
 from host.control.administration import Administration
 from host.control.dead_letters import DeadLetters
@@ -97,6 +98,7 @@ def endpoints(behind: Behind) -> tuple[Endpoint, ...]:
         *FilterTests().endpoints(),
         *Schedules(behind.scheduler, behind.audit).endpoints(),
         *Publishers(behind.trust, behind.audit).endpoints(),
+        *TrustPolicies(behind.trust, behind.audit).endpoints(),
         *TokenResource(behind.tokens, behind.audit).endpoints(),
         *system.endpoints(),
         *PluginRoutes(behind.administration).endpoints(),

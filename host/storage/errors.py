@@ -55,6 +55,12 @@ class KeyringError(StorageError):
     code = "keyring_error"
 
 
+class SealBrokenError(StorageError):
+    """Rows that nobody but the host may change are not as the host left them."""
+
+    code = "seal_broken"
+
+
 def is_machine_failure(error: Exception) -> bool:
     """Whether SQLite failed because of disk, memory or locks rather than because of a mistake in our SQL."""
     code = getattr(error, "sqlite_errorcode", None)

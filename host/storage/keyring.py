@@ -5,6 +5,7 @@ Apart from the database, so that a copy of the database alone gives no secret aw
 
 from __future__ import annotations
 
+import hmac
 import os
 import stat
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ class Keyring:
 
     def __init__(self, key: bytes) -> None:
         self._cipher = AESGCM(key)
+        self._mac_key = hmac.digest(key, b"busbar mac", "sha256")  # one key for one purpose
 
     @classmethod
     def load(cls, path: Path, *, environ: Mapping[str, str] = os.environ) -> Self:
@@ -63,6 +65,10 @@ class Keyring:
         """Encrypt `plaintext`; only the same `context` opens it again, so a sealed value cannot be moved."""
         nonce = os.urandom(_NONCE_BYTES)
         return _VERSION + nonce + self._cipher.encrypt(nonce, plaintext.encode(), context.encode())
+
+    def mac(self, content: bytes, context: str) -> bytes:
+        """An HMAC-SHA-256 over `content` that only this key makes; another `context` makes another one."""
+        return hmac.digest(self._mac_key, b"%s\0%s" % (context.encode(), content), "sha256")
 
     def open(self, sealed: bytes, context: str) -> str:
         """What was sealed under this key and `context`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
 
 from host.errors import BusbarError, ErrorKind
 
@@ -19,8 +19,8 @@ class ReleaseRefusedError(SupplyError):
 
     code = "release_refused"
 
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message, code=f"release_{reason}")
+    def __init__(self, reason: str, message: str, errors: Sequence[str] = ()) -> None:
+        super().__init__(message, code=f"release_{reason}", errors=errors)
         self.reason = reason
 
 
@@ -73,4 +73,22 @@ class PublisherRefusedError(SupplyError):
     kind = ErrorKind.INVALID
 
 
-ALREADY: Final = "publisher_exists"
+class PolicyRefusedError(SupplyError):
+    """A trust policy that cannot be taken as it is."""
+
+    code = "policy_refused"
+    kind = ErrorKind.INVALID
+
+
+class PolicyNotFoundError(SupplyError):
+    """No trust policy for that namespace, or no release of that hash is kept."""
+
+    code = "policy_not_found"
+    kind = ErrorKind.NOT_FOUND
+
+
+class TrustStoreTamperedError(SupplyError):
+    """The trust store is not as this host left it; nothing is believed until an administrator confirms it."""
+
+    code = "trust_store_tampered"
+    kind = ErrorKind.CONFLICT

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import Version
 
 from host.supply.errors import (
@@ -25,7 +24,7 @@ from host.supply.errors import (
 from host.supply.release_store import WHEEL, ReleaseStore, StoredRelease
 from host.supply.statement import Statement
 from host.supply.trust_store import TrustStore
-from host.supply.verification import Purpose, VerifiedRelease, verify_release
+from host.supply.verification import Purpose, VerifiedRelease, plugin_of, verify_release
 from host.supply.wheel_reader import ReadWheel, read_wheel
 from plugin_sdk.clock import Clock
 from plugin_sdk.description import Description
@@ -104,7 +103,7 @@ class Installer:
             SupplyError: the first rule that is broken; nothing is left behind.
             ReleaseConflictError: another install of the same plugin is under way.
         """
-        plugin = _plugin_of(filename)
+        plugin, _ = plugin_of(filename)
         if plugin in self._busy:
             raise ReleaseConflictError("busy", f"another install of {plugin} is under way: wait for it")
         self._busy.add(plugin)
@@ -210,13 +209,6 @@ class Installer:
         finally:
             await asyncio.to_thread(file.close)
         return digest.hexdigest()
-
-
-def _plugin_of(filename: str) -> str:
-    try:
-        return str(parse_wheel_filename(filename)[0])
-    except InvalidWheelFilename as error:
-        raise ReleaseRefusedError("malformed", f"{ascii(filename)[:200]} is no wheel's file name: {error}") from None
 
 
 def _check_history(statement: Statement, before: InstalledVersion) -> None:

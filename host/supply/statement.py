@@ -72,6 +72,14 @@ def predicate_type(payload: bytes) -> str:
     return kind
 
 
+def subject_digest(payload: bytes) -> str | None:
+    """The SHA-256 that a statement of any kind is about; None where it has not exactly one such subject."""
+    match _object(payload):
+        case {"subject": [{"digest": {"sha256": str(digest)}}]}:
+            return digest
+    return None
+
+
 def parse(payload: bytes) -> Statement:
     """Read the release statement of a payload whose signature holds.
 

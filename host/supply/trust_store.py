@@ -1,4 +1,8 @@
-"""The trust store: which publishers and keys this host believes, for which plugin ids, until when."""
+"""The trust store: which publishers and keys this host believes, for which plugin ids, until when.
+
+It is sealed: what is found changed at the start, or is an older copy, is believed in no part until an administrator
+has looked at it and confirmed it. What was read at the start is kept in memory, and only this host changes it.
+"""
 
 from __future__ import annotations
 
@@ -6,119 +10,122 @@ import asyncio
 import json
 import re
 import sqlite3
-import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from enum import Enum
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Final
 
-from packaging.utils import canonicalize_name
+import structlog
 
 from host.storage.database import Database
-from host.supply.errors import KeyRefusedError, PublisherNotFoundError, PublisherRefusedError
+from host.storage.errors import SealBrokenError
+from host.storage.keyring import Keyring
+from host.storage.seals import Seal
+from host.supply.errors import (
+    PolicyNotFoundError,
+    PolicyRefusedError,
+    PublisherNotFoundError,
+    PublisherRefusedError,
+    TrustStoreTamperedError,
+)
 from host.supply.keys import PublicKey
+from host.supply.trust import (
+    MAX_KEYS,
+    MAX_TEXT,
+    KeyState,
+    Publisher,
+    TrustedKey,
+    TrustPolicy,
+    TrustSnapshot,
+    check_policy,
+    check_publisher,
+)
 from plugin_sdk.clock import Clock
 
-PUBLISHER_ID: Final = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 MAX_PUBLISHERS: Final = 1000
-MAX_KEYS: Final = 32
-MAX_TEXT: Final = 500
-MAX_DROP_IN: Final = 256 * 1024
+MAX_POLICIES: Final = 1000
+MAX_KEPT: Final = 1000
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
+_PUBLISHERS: Final = "SELECT id, title, plugins, max_isolation, contact FROM publishers ORDER BY id"
+_KEYS: Final = (
+    "SELECT publisher, public, not_before, not_after, state, reason, changed_at FROM publisher_keys "
+    "ORDER BY publisher, changed_at, kid"
+)
+_POLICIES: Final = "SELECT namespace, threshold, publishers, predicates FROM trust_policies ORDER BY namespace"
+_KEPT: Final = "SELECT sha256, reason FROM trust_kept ORDER BY sha256"
+_REVOKED: Final = "SELECT kid, publisher FROM revoked_keys ORDER BY kid"
+_SEALED: Final = (_PUBLISHERS, _KEYS, _POLICIES, _KEPT, _REVOKED)
 
-class KeyState(Enum):
-    """`retired` keys verify what is installed, not what is new; `revoked` ones verify nothing."""
+_SAVE_PUBLISHER: Final = (
+    "INSERT INTO publishers (id, title, plugins, max_isolation, contact, added_at) VALUES (?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (id) DO UPDATE SET title = excluded.title, plugins = excluded.plugins, "
+    "max_isolation = excluded.max_isolation, contact = excluded.contact"
+)
+_SAVE_KEY: Final = (
+    "INSERT OR REPLACE INTO publisher_keys "
+    "(publisher, kid, public, not_before, not_after, state, reason, changed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_REVOKE_FOR_EVER: Final = "INSERT OR IGNORE INTO revoked_keys (kid, publisher, reason, at) VALUES (?, ?, ?, ?)"
 
-    ACTIVE = "active"
-    RETIRED = "retired"
-    REVOKED = "revoked"
-
-
-@dataclass(frozen=True, slots=True)
-class TrustedKey:
-    """A key of a publisher. Times are seconds since the epoch; None is without a bound."""
-
-    public: PublicKey
-    not_before: float | None = None
-    not_after: float | None = None
-    state: KeyState = KeyState.ACTIVE
-    reason: str = ""
-    changed_at: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Publisher:
-    """Who signs, with which keys, and for which plugins: ids, or namespaces that reach to the next `-`."""
-
-    id: str
-    title: str
-    plugins: tuple[str, ...]
-    keys: tuple[TrustedKey, ...]
-    max_isolation: str = "process"
-    contact: str = ""
-
-    def may_sign(self, plugin: str) -> bool:
-        """Whether `plugin` is in one of the publisher's namespaces (PEP 752: equal, or starts with `name-`)."""
-        name = canonicalize_name(plugin)
-        return any(name == own or name.startswith(own + "-") for own in map(canonicalize_name, self.plugins))
-
-
-@dataclass(frozen=True, slots=True)
-class TrustSnapshot:
-    """The trust store at one instant; what verification decides by."""
-
-    publishers: tuple[Publisher, ...]
-
-    def publisher(self, publisher: str) -> Publisher | None:
-        """The publisher of that id."""
-        return next((one for one in self.publishers if one.id == publisher), None)
+_log = structlog.get_logger(__name__)
 
 
 class TrustStore:
-    """Publishers and keys, in the host's database. Every change is one transaction."""
+    """Publishers, keys and policies, in the host's database. Every change is one transaction.
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    `load` is called once, before anything else.
+    """
+
+    def __init__(self, database: Database, keyring: Keyring, clock: Clock) -> None:
         self._database = database
         self._clock = clock
+        self._seal = Seal(database, keyring, "trust store", _SEALED)
         self._listeners: list[Callable[[], None]] = []
+        self._held = TrustSnapshot(())
+        self._revoked: dict[str, str] = {}
+        self._changing = asyncio.Lock()
+        self.tampered = ""
+
+    async def load(self) -> None:
+        """Read what the database holds, and whether it is what this host wrote."""
+        try:
+            await self._seal.check()
+        except SealBrokenError as error:
+            self.tampered = error.message
+            _log.error("trust_store_tampered", reason=error.message)
+        await self._read()
 
     def listen(self, changed: Callable[[], None]) -> None:
         """Call `changed` after each change."""
         self._listeners.append(changed)
 
-    async def snapshot(self) -> TrustSnapshot:
-        """The whole store, as it stands."""
-        publishers = await self._database.read("SELECT * FROM publishers ORDER BY id")
-        keys = await self._database.read("SELECT * FROM publisher_keys ORDER BY publisher, changed_at, kid")
-        by_publisher: dict[str, list[TrustedKey]] = {}
-        for row in keys:
-            by_publisher.setdefault(row["publisher"], []).append(_key(row))
-        return TrustSnapshot(
-            tuple(
-                Publisher(
-                    id=row["id"],
-                    title=row["title"],
-                    plugins=tuple(json.loads(row["plugins"])),
-                    keys=tuple(by_publisher.get(row["id"], ())),
-                    max_isolation=row["max_isolation"],
-                    contact=row["contact"],
-                )
-                for row in publishers
-            )
-        )
+    # -- reading
 
-    async def get(self, publisher: str) -> Publisher:
+    async def snapshot(self) -> TrustSnapshot:
+        """What is believed now.
+
+        Raises:
+            TrustStoreTamperedError: nothing is, for the store was changed behind the host's back.
+        """
+        self._untampered()
+        return self._held
+
+    def shown(self) -> TrustSnapshot:
+        """What the store holds, believed or not; for people to look at."""
+        return self._held
+
+    def get(self, publisher: str) -> Publisher:
         """One publisher.
 
         Raises:
             PublisherNotFoundError: there is none of that id.
         """
-        found = (await self.snapshot()).publisher(publisher)
+        found = self._held.publisher(publisher)
         if found is None:
             raise PublisherNotFoundError(f"publisher {publisher} not found: GET /api/v1/publishers lists them")
         return found
+
+    # -- publishers and keys
 
     async def add(self, publisher: Publisher, *, replace: bool = False) -> None:
         """Trust a publisher.
@@ -127,174 +134,235 @@ class TrustStore:
             PublisherRefusedError: it is malformed, or there is one of that id and `replace` is not set. A
                 replaced publisher keeps the state of keys that were revoked or retired.
         """
-        check(publisher)
-        known = (await self.snapshot()).publisher(publisher.id)
-        if known is not None and not replace:
-            raise PublisherRefusedError(
-                f"publisher {publisher.id} exists: add a key to it, or remove it first",
-                code="publisher_exists",
+        check_publisher(publisher)
+        async with self._changing:
+            known = self._held.publisher(publisher.id)
+            if known is not None and not replace:
+                raise PublisherRefusedError(
+                    f"publisher {publisher.id} exists: add a key to it, or remove it first",
+                    code="publisher_exists",
+                )
+            if known is None and len(self._held.publishers) >= MAX_PUBLISHERS:
+                raise PublisherRefusedError(f"a host trusts at most {MAX_PUBLISHERS} publishers")
+            settled = {key.public.id for key in known.keys if key.state is not KeyState.ACTIVE} if known else set()
+            fresh = [key for key in publisher.keys if key.public.id not in settled]
+            for key in fresh:
+                self._refuse_taken(key, publisher.id)
+            now = self._clock.now().timestamp()
+            row = (
+                publisher.id,
+                publisher.title,
+                json.dumps(publisher.plugins),
+                publisher.max_isolation,
+                publisher.contact,
+                now,
             )
-        now = self._clock.now().timestamp()
-        kept = {key.public.id for key in known.keys if key.state is not KeyState.ACTIVE} if known else set()
-        row = (
-            publisher.id,
-            publisher.title,
-            json.dumps(publisher.plugins),
-            publisher.max_isolation,
-            publisher.contact,
-            now,
-        )
-        rows = [_row(publisher.id, key, now) for key in publisher.keys if key.public.id not in kept]
+            rows = [_key_row(publisher.id, key, now) for key in fresh]
 
-        def write(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "INSERT INTO publishers (id, title, plugins, max_isolation, contact, added_at) "
-                "VALUES (?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (id) DO UPDATE SET title = excluded.title, plugins = excluded.plugins, "
-                "max_isolation = excluded.max_isolation, contact = excluded.contact",
-                row,
-            )
-            connection.execute("DELETE FROM publisher_keys WHERE publisher = ? AND state = 'active'", (publisher.id,))
-            connection.executemany(_INSERT_KEY, rows)
+            def write(connection: sqlite3.Connection) -> None:
+                connection.execute(_SAVE_PUBLISHER, row)
+                connection.execute(
+                    "DELETE FROM publisher_keys WHERE publisher = ? AND state = 'active'", (publisher.id,)
+                )
+                connection.executemany(_SAVE_KEY, rows)
+                _revoke_for_ever(connection, publisher.id, fresh, now)
 
-        await self._database.write(write)
-        self._tell()
+            await self._change(write)
 
     async def remove(self, publisher: str) -> None:
-        """Trust a publisher no more.
+        """Trust a publisher no more; its revoked keys stay revoked for everyone.
 
         Raises:
             PublisherNotFoundError: there is none of that id.
         """
-        await self.get(publisher)
-        await self._database.write(
-            lambda connection: _execute(connection, "DELETE FROM publishers WHERE id = ?", (publisher,))
-        )
-        self._tell()
+        self.get(publisher)
+        await self._run("DELETE FROM publishers WHERE id = ?", (publisher,))
 
     async def add_key(self, publisher: str, key: TrustedKey) -> None:
         """Trust one more key of a publisher.
 
         Raises:
             PublisherNotFoundError: there is no such publisher.
-            PublisherRefusedError: it has the key already, or too many.
+            PublisherRefusedError: the key is known or revoked, or there are too many.
         """
-        known = await self.get(publisher)
-        if any(one.public == key.public for one in known.keys):
-            raise PublisherRefusedError(f"{publisher} has this key already; its state is kept", code="key_exists")
-        if len(known.keys) >= MAX_KEYS:
-            raise PublisherRefusedError(f"a publisher has at most {MAX_KEYS} keys")
-        row = _row(publisher, key, self._clock.now().timestamp())
-        await self._database.write(lambda connection: _execute(connection, _INSERT_KEY, row))
-        self._tell()
+        async with self._changing:
+            known = self.get(publisher)
+            if any(one.public == key.public for one in known.keys):
+                raise PublisherRefusedError(f"{publisher} has this key already; its state is kept", code="key_exists")
+            if len(known.keys) >= MAX_KEYS:
+                raise PublisherRefusedError(f"a publisher has at most {MAX_KEYS} keys")
+            self._refuse_taken(key, publisher)
+            row = _key_row(publisher, key, self._clock.now().timestamp())
+            await self._change(lambda connection: _execute(connection, _SAVE_KEY, row))
+
+    async def retire_key(self, publisher: str, key_id: str, reason: str) -> None:
+        """Believe this key for what is installed, and for nothing new.
+
+        Raises:
+            PublisherNotFoundError: there is no such publisher or key.
+            PublisherRefusedError: it is revoked; that is not taken back.
+        """
+        if self._key(publisher, key_id).state is KeyState.REVOKED:
+            raise PublisherRefusedError(f"the key {key_id} is revoked, and stays so", code="key_revoked")
+        await self._set_state(publisher, key_id, KeyState.RETIRED, reason)
 
     async def revoke_key(self, publisher: str, key_id: str, reason: str) -> None:
-        """Believe nothing that this key signed, for ever.
+        """Believe nothing that this key signed, for ever. Revoking it again changes nothing.
 
         Raises:
             PublisherNotFoundError: there is no such publisher or key.
         """
-        known = await self.get(publisher)
-        if not any(one.public.id == key_id for one in known.keys):
-            raise PublisherNotFoundError(f"{publisher} has no key {key_id}", code="key_not_found")
-        values = (reason[:MAX_TEXT], self._clock.now().timestamp(), publisher, key_id)
-        await self._database.write(
-            lambda connection: _execute(
-                connection,
-                "UPDATE publisher_keys SET state = 'revoked', reason = ?, changed_at = ? "
-                "WHERE publisher = ? AND kid = ?",
-                values,
-            )
-        )
-        self._tell()
+        if self._key(publisher, key_id).state is not KeyState.REVOKED:
+            await self._set_state(publisher, key_id, KeyState.REVOKED, reason)
 
-    async def load_drop_ins(self, folder: Path) -> tuple[str, ...]:
-        """Take the publishers of `*.toml` files in a folder; the ids taken. A missing folder holds none.
+    # -- policies, and what is kept
+
+    async def set_policy(self, policy: TrustPolicy) -> None:
+        """Say how many publishers must have signed the plugins of a namespace; replaces the policy it had.
 
         Raises:
-            PublisherRefusedError: a file is malformed; it is named, and none after it is taken.
+            PolicyRefusedError: it is malformed, or can never be met.
         """
-        taken: list[str] = []
-        for path in await asyncio.to_thread(lambda: sorted(folder.glob("*.toml"))):
-            publisher = await asyncio.to_thread(read_drop_in, path)
-            known = (await self.snapshot()).publisher(publisher.id)
-            if known is None or not _same(known, publisher):
-                await self.add(publisher, replace=True)
-                taken.append(publisher.id)
-        return tuple(taken)
+        async with self._changing:
+            check_policy(policy, self._held.publishers)
+            if len(self._held.policies) >= MAX_POLICIES and all(
+                one.namespace != policy.namespace for one in self._held.policies
+            ):
+                raise PolicyRefusedError(f"a host has at most {MAX_POLICIES} policies")
+            row = (policy.namespace, policy.threshold, json.dumps(policy.publishers), json.dumps(policy.predicates))
+            await self._change(
+                lambda connection: _execute(
+                    connection,
+                    "INSERT OR REPLACE INTO trust_policies (namespace, threshold, publishers, predicates) "
+                    "VALUES (?, ?, ?, ?)",
+                    row,
+                )
+            )
+
+    async def drop_policy(self, namespace: str) -> None:
+        """Leave a namespace to the policy above it.
+
+        Raises:
+            PolicyNotFoundError: it has none.
+        """
+        if all(policy.namespace != namespace for policy in self._held.policies):
+            raise PolicyNotFoundError(f"there is no trust policy for '{namespace}'")
+        await self._run("DELETE FROM trust_policies WHERE namespace = ?", (namespace,))
+
+    async def keep(self, sha256: str, reason: str) -> None:
+        """Let an installed release run on although a key that signed it was revoked.
+
+        Raises:
+            PolicyRefusedError: that is no hash, or too many are kept.
+        """
+        if not _SHA256.fullmatch(sha256):
+            raise PolicyRefusedError("a release is named by the 64 hex digits of its SHA-256")
+        if len(self._held.kept) >= MAX_KEPT:
+            raise PolicyRefusedError(f"at most {MAX_KEPT} releases are kept: let go of one")
+        await self._run(
+            "INSERT OR REPLACE INTO trust_kept (sha256, reason, at) VALUES (?, ?, ?)",
+            (sha256, reason[:MAX_TEXT], self._clock.now().timestamp()),
+        )
+
+    async def let_go(self, sha256: str) -> None:
+        """Keep a release no longer.
+
+        Raises:
+            PolicyNotFoundError: it is not kept.
+        """
+        if sha256 not in self._held.kept:
+            raise PolicyNotFoundError(f"the release {sha256[:16]}… is not kept")
+        await self._run("DELETE FROM trust_kept WHERE sha256 = ?", (sha256,))
+
+    async def confirm(self) -> None:
+        """Believe what the store holds from now on: someone has looked at it and answers for it."""
+        async with self._changing:
+            await self._seal.renew()
+            self.tampered = ""
+            await self._read()
+        self._tell()
+
+    # -- inside
+
+    def _untampered(self) -> None:
+        if self.tampered:
+            raise TrustStoreTamperedError(
+                f"{self.tampered}: look at it with 'busbar publisher list', mend it, then 'busbar publisher confirm'"
+            )
+
+    def _key(self, publisher: str, key_id: str) -> TrustedKey:
+        found = next((key for key in self.get(publisher).keys if key.public.id == key_id), None)
+        if found is None:
+            raise PublisherNotFoundError(f"{publisher} has no key {key_id}", code="key_not_found")
+        return found
+
+    def _refuse_taken(self, key: TrustedKey, publisher: str) -> None:
+        """One key is one publisher's, and a revoked one nobody's: else a threshold could be met by one hand."""
+        if key.public.id in self._revoked and key.state is not KeyState.REVOKED:
+            raise PublisherRefusedError(
+                f"this key was revoked as {self._revoked[key.public.id]}'s, for ever: make a new one",
+                code="key_revoked",
+            )
+        for other, known in self._held.every_key():
+            if known.public == key.public and other.id != publisher:
+                raise PublisherRefusedError(f"this key is {other.id}'s: each publisher has its own", code="key_exists")
+
+    async def _set_state(self, publisher: str, key_id: str, state: KeyState, reason: str) -> None:
+        async with self._changing:
+            now = self._clock.now().timestamp()
+            key = replace(self._key(publisher, key_id), state=state, reason=reason[:MAX_TEXT])
+
+            def write(connection: sqlite3.Connection) -> None:
+                connection.execute(_SAVE_KEY, _key_row(publisher, key, now))
+                _revoke_for_ever(connection, publisher, [key], now)
+
+            await self._change(write)
+
+    async def _run(self, sql: str, parameters: Sequence[Any]) -> None:
+        async with self._changing:
+            await self._change(lambda connection: _execute(connection, sql, parameters))
+
+    async def _change(self, write: Callable[[sqlite3.Connection], None]) -> None:
+        """One transaction with its seal; a store that was tampered with is not sealed by the way."""
+        self._untampered()
+
+        def sealed(connection: sqlite3.Connection) -> int:
+            write(connection)
+            return self._seal.stamp(connection)
+
+        serial = await self._database.write(sealed)
+        await self._read()
+        self._tell()
+        await self._seal.keep(serial)
+
+    async def _read(self) -> None:
+        publishers, keys, policies, kept, revoked = await self._database.write(
+            lambda connection: [connection.execute(query).fetchall() for query in _SEALED]
+        )
+        by_publisher: dict[str, list[TrustedKey]] = {}
+        for name, *key in keys:
+            by_publisher.setdefault(name, []).append(_key(*key))
+        self._revoked = dict(tuple(row) for row in revoked)
+        self._held = TrustSnapshot(
+            tuple(
+                Publisher(
+                    name, title, tuple(json.loads(plugins)), tuple(by_publisher.get(name, ())), isolation, contact
+                )
+                for name, title, plugins, isolation, contact in publishers
+            ),
+            tuple(
+                TrustPolicy(namespace, threshold, tuple(json.loads(counted)), tuple(json.loads(predicates)))
+                for namespace, threshold, counted, predicates in policies
+            ),
+            frozenset(sha256 for sha256, _ in kept),
+        )
 
     def _tell(self) -> None:
         for listener in self._listeners:
             listener()
 
 
-def check(publisher: Publisher) -> None:
-    """Refuse a malformed publisher.
-
-    Raises:
-        PublisherRefusedError: with what is wrong.
-    """
-    if not PUBLISHER_ID.fullmatch(publisher.id) or len(publisher.id) > 64:  # noqa: PLR2004 - the rule
-        raise PublisherRefusedError("a publisher's id has lower-case letters and digits in words joined by '-'")
-    if not publisher.plugins:
-        raise PublisherRefusedError(f"publisher {publisher.id} must name the plugins it may sign")
-    for name in publisher.plugins:
-        if not PUBLISHER_ID.fullmatch(name):
-            raise PublisherRefusedError(f"'{name}' is no plugin id and no namespace")
-    if not 0 < len(publisher.keys) <= MAX_KEYS:
-        raise PublisherRefusedError(f"a publisher has 1 to {MAX_KEYS} keys")
-    if publisher.max_isolation not in {"process", "inline"}:
-        raise PublisherRefusedError("maxIsolation is 'process' or 'inline'")
-    for text in (publisher.title, publisher.contact):
-        if len(text) > MAX_TEXT or not text.isprintable():
-            raise PublisherRefusedError(f"titles and contacts are printable, and at most {MAX_TEXT} characters")
-
-
-def read_drop_in(path: Path) -> Publisher:
-    """The publisher of one drop-in file: a `[publisher]` table and `[[keys]]`.
-
-    Raises:
-        PublisherRefusedError: it is malformed.
-    """
-    try:
-        if path.stat().st_size > MAX_DROP_IN:
-            raise PublisherRefusedError(f"{path} is larger than {MAX_DROP_IN} bytes")
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-        about = found["publisher"]
-        unknown = set(about) - {"id", "title", "plugins", "max_isolation", "contact"} | set(found) - {
-            "publisher",
-            "keys",
-        }
-        if unknown:
-            raise PublisherRefusedError(f"{path}: unknown key '{min(unknown)}'")
-        return Publisher(
-            id=str(about["id"]),
-            title=str(about.get("title", about["id"])),
-            plugins=tuple(str(name) for name in about["plugins"]),
-            keys=tuple(
-                TrustedKey(
-                    PublicKey.parse(str(key["public"])),
-                    _instant(key.get("not_before")),
-                    _instant(key.get("not_after")),
-                )
-                for key in found["keys"]
-            ),
-            max_isolation=str(about.get("max_isolation", "process")),
-            contact=str(about.get("contact", "")),
-        )
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError, AttributeError, KeyRefusedError) as error:
-        raise PublisherRefusedError(f"{path} is no publisher: {error}") from None
-    except KeyError as error:
-        raise PublisherRefusedError(f"{path} is no publisher: there is no {error}") from None
-
-
-_INSERT_KEY: Final = (
-    "INSERT OR IGNORE INTO publisher_keys (publisher, kid, public, not_before, not_after, state, reason, changed_at) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-)
-
-
-def _row(publisher: str, key: TrustedKey, now: float) -> tuple[Any, ...]:
+def _key_row(publisher: str, key: TrustedKey, now: float) -> tuple[Any, ...]:
     return (
         publisher,
         key.public.id,
@@ -307,35 +375,17 @@ def _row(publisher: str, key: TrustedKey, now: float) -> tuple[Any, ...]:
     )
 
 
-def _key(row: sqlite3.Row) -> TrustedKey:
-    return TrustedKey(
-        PublicKey.parse(row["public"]),
-        row["not_before"],
-        row["not_after"],
-        KeyState(row["state"]),
-        row["reason"],
-        row["changed_at"],
+def _key(
+    public: str, not_before: float | None, not_after: float | None, state: str, reason: str, changed_at: float
+) -> TrustedKey:
+    return TrustedKey(PublicKey.parse(public), not_before, not_after, KeyState(state), reason, changed_at)
+
+
+def _revoke_for_ever(connection: sqlite3.Connection, publisher: str, keys: Sequence[TrustedKey], now: float) -> None:
+    connection.executemany(
+        _REVOKE_FOR_EVER,
+        [(key.public.id, publisher, key.reason, now) for key in keys if key.state is KeyState.REVOKED],
     )
-
-
-def _same(known: Publisher, wanted: Publisher) -> bool:
-    def keys(publisher: Publisher) -> set[tuple[str, float | None, float | None]]:
-        return {(key.public.id, key.not_before, key.not_after) for key in publisher.keys}
-
-    return (known.title, known.plugins, known.max_isolation, known.contact) == (
-        wanted.title,
-        wanted.plugins,
-        wanted.max_isolation,
-        wanted.contact,
-    ) and keys(wanted) <= keys(known)
-
-
-def _instant(value: Any) -> float | None:
-    if value is None:
-        return None
-    if not isinstance(value, datetime) or value.tzinfo is None:
-        raise PublisherRefusedError("not_before and not_after are TOML times with an offset")
-    return value.astimezone(UTC).timestamp()
 
 
 def _execute(connection: sqlite3.Connection, sql: str, parameters: Sequence[Any]) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from host.supply.dsse import PAYLOAD_TYPE, Envelope, Signature, dump, pae
 from host.supply.keys import PrivateKey
 from host.supply.statement import Statement
-from host.supply.trust_store import Publisher, TrustedKey, TrustSnapshot
+from host.supply.trust import Publisher, TrustedKey, TrustSnapshot
 
 NAME = "acme_demo-1.0.0-py3-none-any.whl"
 INFO = "acme_demo-1.0.0.dist-info"

@@ -11,7 +11,8 @@ from host.api.envelope import rfc3339
 from host.control.access import Role
 from host.observe.audit import Audit
 from host.supply.keys import PublicKey
-from host.supply.trust_store import Publisher, TrustedKey, TrustStore
+from host.supply.trust import Publisher, TrustedKey
+from host.supply.trust_store import TrustStore
 
 BASE: Final = "/api/v1/publishers"
 
@@ -38,6 +39,13 @@ class NewPublisher(View):
 class Revocation(View):
     """Why a key is revoked."""
 
+    reason: Annotated[str, Field(max_length=500)] = ""
+
+
+class KeyChange(View):
+    """A key's new state, and why."""
+
+    state: Literal["retired"]
     reason: Annotated[str, Field(max_length=500)] = ""
 
 
@@ -118,6 +126,16 @@ class Publishers:
                 status=201,
             ),
             Endpoint(
+                "PATCH",
+                one + "/keys/{kid}",
+                "retireKey",
+                "Believe a key for what is installed, and for nothing new.",
+                admin,
+                self.retire,
+                request=KeyChange,
+                response=PublisherView,
+            ),
+            Endpoint(
                 "DELETE",
                 one + "/keys/{kid}",
                 "revokeKey",
@@ -131,11 +149,11 @@ class Publishers:
 
     async def list(self, call: Call) -> Answer:  # noqa: ARG002 - every handler takes the call
         """Every publisher, by id."""
-        return Answer([_view(one) for one in (await self._trust.snapshot()).publishers])
+        return Answer([_view(one) for one in self._trust.shown().publishers])
 
     async def show(self, call: Call) -> Answer:
         """One publisher."""
-        return Answer(_view(await self._trust.get(call.path("id"))))
+        return Answer(_view(self._trust.get(call.path("id"))))
 
     async def add(self, call: Call) -> Answer:
         """Trust a publisher."""
@@ -164,14 +182,19 @@ class Publishers:
         await self._trust.add_key(call.path("id"), _key(call.body))
         return await self._noted(call, "publisher.key.add", call.path("id"))
 
+    async def retire(self, call: Call) -> Answer:
+        """Retire a key."""
+        await self._trust.retire_key(call.path("id"), call.path("kid"), call.body.reason)
+        return await self._noted(call, "publisher.key.retire", call.path("id"))
+
     async def revoke(self, call: Call) -> Answer:
         """Revoke a key."""
         await self._trust.revoke_key(call.path("id"), call.path("kid"), call.query.reason)
         return await self._noted(call, "publisher.key.revoke", call.path("id"))
 
     async def _noted(self, call: Call, action: str, publisher: str) -> Answer:
-        view = _view(await self._trust.get(publisher))
-        detail = {"keys": [key.kid for key in view.keys], "plugins": view.plugins}
+        view = _view(self._trust.get(publisher))
+        detail = {"keys": {key.kid: key.state for key in view.keys}, "plugins": view.plugins}
         await self._audit.record(actor=call.actor, action=action, target=publisher, detail=detail, outcome="done")
         return Answer(view)
 

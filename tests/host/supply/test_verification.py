@@ -14,7 +14,7 @@ from host.errors import BusbarError
 from host.supply.dsse import PAYLOAD_TYPE, pae, parse_bundle
 from host.supply.errors import KeyRefusedError
 from host.supply.keys import PrivateKey, PublicKey
-from host.supply.trust_store import KeyState, TrustSnapshot
+from host.supply.trust import KeyState, TrustSnapshot
 from host.supply.verification import Purpose, verify_release
 
 NAME, NOW, Acme = wheels.NAME, wheels.NOW, wheels.Acme
