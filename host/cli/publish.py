@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from typer.core import TyperCommand
 
 from host.cli.building import build_wheel
@@ -16,12 +19,14 @@ from host.cli.dev import dev
 from host.cli.key import load_key, unlock
 from host.cli.new_project import ProjectRefusedError, check_name, write_project
 from host.cli.output import FAILED, USED_WRONGLY, AsJson, command, fail, show, table
+from host.cli.release_rules import Candidate, Examination, examine
 from host.runtime.sdk_path import provided
+from host.supply.errors import ReleaseRefusedError
 from host.supply.keys import PrivateKey, PublicKey
 from host.supply.signing import attestations_of, sign_wheel
 from host.supply.strict_json import MAX_INTEGER
-from host.supply.trust_store import Publisher, TrustedKey, TrustSnapshot
-from host.supply.verification import Purpose, verify_release
+from host.supply.trust import Publisher, TrustedKey, TrustSnapshot, check_policy, check_publisher
+from host.supply.trust_drop_ins import read_drop_in
 from host.supply.wheel_reader import read_wheel
 
 app = typer.Typer(rich_markup_mode=None)
@@ -146,39 +151,70 @@ def sign(
 @command
 def verify(
     wheel: Wheel,
-    key: Annotated[list[str], typer.Option(help="A public key to believe, ed25519:…; may be repeated.")],
-    publisher: Annotated[str, typer.Option(help="Whose key it is.")],
+    key: Annotated[list[str] | None, typer.Option(help="A public key to believe, ed25519:…; may be repeated.")] = None,
+    publisher: Annotated[str | None, typer.Option(help="Whose key it is.")] = None,
+    trust_store: Annotated[
+        list[Path] | None,
+        typer.Option(help="A publisher's file, or a folder of them, as a host's publishers.d; may be repeated."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a release as a host would that trusts this key for this plugin."""
-    import hashlib  # noqa: PLC0415 - only here
-
-    content = wheel.read_bytes()
-    beside = attestations_of(wheel)
-    attestations = beside.read_bytes() if beside.exists() else b""
-    steps: list[dict[str, str]] = []
-    read = read_wheel(content, wheel.name, provided())
-    steps.append({"rule": "wheel", "result": f"{len(read.files)} files, each as RECORD says"})
-    keys = tuple(TrustedKey(PublicKey.parse(text)) for text in key)
-    trust = TrustSnapshot((Publisher(publisher, publisher, (read.name,), keys),))
-    verified = verify_release(
-        sha256=hashlib.sha256(content).hexdigest(),
-        filename=wheel.name,
-        attestations=attestations,
-        trust=trust,
-        now=datetime.now(UTC),
-        purpose=Purpose.INSTALL,
-    )
-    steps.append({"rule": "signature", "result": f"by {publisher}, key {verified.key_id[:16]}…"})
-    if verified.statement.record_sha256 != read.record_sha256:
+    """Check a release as a host would, and say of each rule whether it holds."""
+    if bool(key) != bool(publisher) or not (key or trust_store):
         fail(
-            "the wheel's RECORD is not the one that was signed",
-            "release_subject_mismatch",
-            FAILED,
+            "say whom to believe: --key with --publisher, or --trust-store FILE",
+            "usage",
+            USED_WRONGLY,
             as_json=as_json,
         )
-    steps.append({"rule": "statement", "result": f"{read.name} {read.version}, sequence {verified.statement.sequence}"})
-    table(steps, {"rule": "RULE", "result": "HOLDS"}, as_json=as_json, empty="")
+    trust = _trusted(trust_store or [], [_believed(publisher, key or [], wheel.name)] if publisher else [])
+    beside = attestations_of(wheel)
+    candidate = Candidate(wheel.name, wheel.read_bytes(), beside.read_bytes() if beside.exists() else b"")
+    _explain(examine(candidate, trust, datetime.now(UTC), provided()), as_json=as_json)
+
+
+def _explain(examination: Examination, *, as_json: bool) -> None:
+    """Print each rule, and end as the release deserves."""
+    refusal = examination.refusal
+    rows = [{"rule": one.rule, "result": one.result.value, "detail": one.detail} for one in examination.steps]
+    if as_json:
+        verdict = (
+            {"success": True}
+            if refusal is None
+            else {"success": False, "code": refusal.word, "message": refusal.message, "errors": refusal.errors}
+        )
+        print(json.dumps({**verdict, "warnings": examination.warnings, "rules": rows}, indent=2, ensure_ascii=False))
+        if refusal is not None:
+            raise typer.Exit(FAILED)
+        return
+    table(rows, {"rule": "RULE", "result": "RESULT", "detail": "DETAIL"}, as_json=False, empty="")
+    for warning in examination.warnings:
+        show(warning, as_json=False, text=f"warning: {warning}")
+    if refusal is not None:
+        fail(refusal.message, refusal.word, FAILED, errors=refusal.errors)
+
+
+def _trusted(paths: Sequence[Path], believed: Sequence[Publisher]) -> TrustSnapshot:
+    """The trust store of a host that was given these files, and believes these publishers besides."""
+    files = [file for path in paths for file in (sorted(path.glob("*.toml")) if path.is_dir() else [path])]
+    said = [read_drop_in(file) for file in files]
+    publishers = (*believed, *(one.publisher for one in said if one.publisher is not None))
+    policies = tuple(policy for one in said for policy in one.policies)
+    for publisher in publishers:
+        check_publisher(publisher)
+    for policy in policies:
+        check_policy(policy, publishers)
+    return TrustSnapshot(publishers, policies)
+
+
+def _believed(publisher: str, keys: Sequence[str], filename: str) -> Publisher:
+    """A publisher with these keys who may sign this plugin, whatever else."""
+    try:
+        plugin = str(parse_wheel_filename(filename)[0])
+    except InvalidWheelFilename as error:
+        raise ReleaseRefusedError("malformed", f"'{filename}' is no wheel's file name: {error}") from None
+    trusted = tuple(TrustedKey(PublicKey.parse(text)) for text in keys)
+    return Publisher(publisher, publisher, (plugin,), trusted, max_isolation="inline")
 
 
 def _signing_key(file: Path | None, *, as_json: bool) -> PrivateKey:
