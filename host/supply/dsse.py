@@ -60,7 +60,9 @@ def dump(envelope: Envelope) -> bytes:
 
 
 def parse_bundle(bundle: bytes) -> tuple[Envelope, ...]:
-    """The envelopes of a bundle, in order; empty lines are skipped.
+    """The envelopes of a bundle, in order; empty lines are skipped, and so are JSON objects of another kind.
+
+    What is skipped counts for nothing, so that leaving a line out never makes a release look better.
 
     Raises:
         ReleaseTooLargeError: more bytes, lines or signatures than allowed.
@@ -71,16 +73,20 @@ def parse_bundle(bundle: bytes) -> tuple[Envelope, ...]:
     lines = [line for line in bundle.split(b"\n") if line.strip()]
     if len(lines) > MAX_LINES:
         raise ReleaseTooLargeError("size_limit", f"the attestations have {len(lines)} lines, {MAX_LINES} are allowed")
-    return tuple(_parse(line, number) for number, line in enumerate(lines, 1))
+    read = (_parse(line, number) for number, line in enumerate(lines, 1))
+    return tuple(envelope for envelope in read if envelope is not None)
 
 
-def _parse(line: bytes, number: int) -> Envelope:
+def _parse(line: bytes, number: int) -> Envelope | None:
+    """The envelope of one line; None where it has nothing of an envelope, as a line of a format of its own."""
     if len(line) > MAX_LINE:
         raise ReleaseTooLargeError("size_limit", f"line {number} of the attestations is longer than {MAX_LINE} bytes")
     try:
         found = strict_json.loads(line)
         if not isinstance(found, dict):
             raise ValueError("it is no object")
+        if not found.keys() & {"payload", "payloadType", "signatures"}:
+            return None
         signatures = found["signatures"]
         if not isinstance(signatures, list):
             raise ValueError("signatures is no list")

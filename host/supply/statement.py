@@ -14,6 +14,8 @@ from host.supply.errors import ReleaseRefusedError
 
 STATEMENT: Final = "https://in-toto.io/Statement/v1"
 RELEASE: Final = "urn:busbar:release:v1"
+MAX_SEQUENCE: Final = 2**52
+"""Enough for a clock in microseconds until 2112, and far from the last integer, after which nothing could follow."""
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _SHORT: Final = 256
 
@@ -96,8 +98,8 @@ def parse(payload: bytes) -> Statement:
         digest = _text(subjects[0]["digest"], "sha256")
         predicate = found["predicate"]
         sequence = predicate["sequence"]
-        if isinstance(sequence, bool) or not isinstance(sequence, int) or sequence < 0:
-            raise ValueError("sequence is no whole number")
+        if isinstance(sequence, bool) or not isinstance(sequence, int) or not 0 <= sequence <= MAX_SEQUENCE:
+            raise ValueError(f"sequence is no whole number up to {MAX_SEQUENCE}")
         record = _text(predicate, "recordSha256")
         for value in (digest, record):
             if not _DIGEST.fullmatch(value):
@@ -114,7 +116,7 @@ def parse(payload: bytes) -> Statement:
             lock_sha256=_text(predicate, "lockSha256") if "lockSha256" in predicate else None,
             valid_until=_instant(_text(predicate, "validUntil")) if "validUntil" in predicate else None,
         )
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         detail = f"there is no {error}" if isinstance(error, KeyError) else str(error)
         raise ReleaseRefusedError("malformed", f"the signed statement is malformed: {detail}") from None
 

@@ -1,8 +1,9 @@
-"""JSON from strangers: no duplicate names, no NaN, bounded depth, integers that every reader agrees on."""
+"""JSON from strangers: no duplicate names, no NaN or infinity, bounded depth, integers that every reader agrees on."""
 
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, Final, NoReturn
 
 MAX_DEPTH: Final = 32
@@ -18,7 +19,13 @@ def loads(text: bytes) -> Any:
     """
     if text.count(b"[") + text.count(b"{") > MAX_DEPTH:  # else it cannot be too deep, and nobody need look
         _check_depth(text)
-    return json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_constant, parse_int=_integer)
+    return json.loads(
+        text.decode("utf-8"),
+        object_pairs_hook=_unique,
+        parse_constant=_constant,
+        parse_int=_integer,
+        parse_float=_real,
+    )
 
 
 def _check_depth(text: bytes) -> None:
@@ -58,3 +65,10 @@ def _integer(digits: str) -> int:
     if len(digits) > 17 or abs(int(digits)) >= MAX_INTEGER:  # noqa: PLR2004 - int() of endless digits is slow
         raise ValueError(f"an integer of {len(digits)} digits is too large")
     return int(digits)
+
+
+def _real(digits: str) -> float:
+    found = float(digits)
+    if not math.isfinite(found):  # 1e999 reads as infinity, which no writer could have meant
+        raise ValueError("a number is too large")
+    return found
