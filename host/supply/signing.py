@@ -48,6 +48,7 @@ def sign_wheel(
         sequence=int(issued_at.timestamp()) if sequence is None else sequence,
         issued_at=issued_at,
         record_sha256=read.record_sha256,
+        lock_sha256=None if read.lock is None else read.lock.sha256,
         valid_until=valid_until,
     )
     payload = statement.dump()

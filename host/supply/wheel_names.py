@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from host.supply.errors import WheelRefusedError
@@ -55,17 +56,23 @@ def check_path(name: str) -> None:
             )
 
 
-def check_contents(names: Iterable[str], dist_info: str) -> None:
-    """Refuse what a plugin must not bring: start-up hooks, bytecode, scripts, signatures of other formats.
+def check_contents(names: Iterable[str], dist_info: str, data: AbstractSet[str] = frozenset()) -> None:
+    """Refuse what nothing that a worker imports may bring: start-up hooks, bytecode, signatures of other formats.
+
+    `data` are the kinds of files that the wheel's own .data folder may hold; by default it may have none.
 
     Raises:
         WheelRefusedError: with the rule.
     """
+    own_data = dist_info.removesuffix(".dist-info") + ".data"
     for name in names:
-        first, _, _ = name.partition("/")
+        first, _, below = name.partition("/")
         last = name.rpartition("/")[2]
-        if first.endswith(".data"):
-            raise WheelRefusedError("data_dir", f"{name}: a plugin needs no .data folder")
+        if first.endswith(".data") and not (
+            data and first == own_data and (not below or below.partition("/")[0] in data)
+        ):
+            allowed = f"only {', '.join(sorted(data))} in {own_data}" if data else "a plugin needs no .data folder"
+            raise WheelRefusedError("data_dir", f"{name}: {allowed}")
         if last.endswith(".pth") or last in _STARTUP:
             raise WheelRefusedError("startup_hook", f"{name} would run whenever Python starts")
         if last.endswith((".pyc", ".pyo")) or "__pycache__" in name.split("/"):

@@ -1,7 +1,6 @@
-"""Reading a plugin's wheel: from bytes whose signature holds to its files, metadata, manifest and entry point.
+"""Reading a plugin's wheel: from bytes whose signature holds to its files, manifest, entry point and lock.
 
-Nothing is written and nothing is imported. The order of the checks is cheap and structural first: an archive
-is inflated only when its structure can be read in one way.
+Nothing is written and nothing is imported. What every wheel is held to is `wheel_contents`.
 """
 
 from __future__ import annotations
@@ -12,19 +11,14 @@ import re
 import sys
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from email.parser import BytesParser
-from email.policy import compat32
 from typing import Final
 
-from packaging.metadata import InvalidMetadata, Metadata
-from packaging.tags import parse_tag, sys_tags
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
-from packaging.version import InvalidVersion, Version
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
+from host.supply.dependency_lock import LOCK, DependencyLock, read_lock
 from host.supply.errors import PluginRefusedError, WheelRefusedError
-from host.supply.wheel_names import check_contents, decode_names
-from host.supply.wheel_record import check_record
-from host.supply.wheel_structure import inflate, read_structure
+from host.supply.wheel_contents import WheelContents, applies, read_contents
 from plugin_sdk.errors import ManifestError
 from plugin_sdk.manifest import Manifest
 
@@ -36,7 +30,10 @@ _ENTRY: Final = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)(:(?P<attr
 
 @dataclass(frozen=True, slots=True)
 class ReadWheel:
-    """A wheel that broke no rule. `files` are its contents by path, RECORD among them."""
+    """A wheel that broke no rule. `files` are its contents by path, RECORD among them.
+
+    `requires` are the distributions that it asks for here, `lock` is what it brings them from, if it has one.
+    """
 
     name: str
     version: str
@@ -44,109 +41,56 @@ class ReadWheel:
     entry_point: str
     files: dict[str, bytes]
     record_sha256: str
+    requires: tuple[Requirement, ...] = ()
+    lock: DependencyLock | None = None
 
 
 def read_wheel(wheel: bytes, filename: str, provided: dict[str, str]) -> ReadWheel:
-    """Read a wheel strictly. `provided` are the distributions that every worker has, with their versions.
+    """Read a plugin's wheel strictly. `provided` are the distributions that every worker has, with their versions.
 
     Raises:
         WheelRefusedError: the archive or its metadata breaks a rule.
+        ReleaseRefusedError: its lock cannot be read, or selects nothing for this Python and machine.
         PluginRefusedError: the manifest is wrong, or does not fit the wheel.
     """
-    try:
-        name, version, _, tags = parse_wheel_filename(filename)
-    except InvalidWheelFilename as error:
-        raise WheelRefusedError("name_version_mismatch", f"the file name is no wheel's: {error}") from None
-    entries = read_structure(wheel)
-    names = decode_names(entries)
-    dist_info = _dist_info(names, name, version)
-    _check_data_folders(names)
-    files = {path: inflate(wheel, entry) for path, entry in zip(names, entries, strict=True) if not entry.folder}
-    check_contents(files, dist_info)
-    record_name = f"{dist_info}/RECORD"
-    if record_name not in files:
-        raise WheelRefusedError("record_missing", "the wheel has no RECORD")
-    check_record(files[record_name], record_name, files)
-    _check_wheel(files.get(f"{dist_info}/WHEEL"), {str(tag) for tag in tags})
-    _check_metadata(files.get(f"{dist_info}/METADATA"), name, version, provided)
-    supported = set(sys_tags())
-    if not any(tag in supported for tag in tags):
-        raise WheelRefusedError("platform_tag", f"{filename} is not for this Python and machine")
+    contents = read_contents(wheel, filename)
+    name, files = contents.name, contents.files
     taken = OWN | {name.replace("-", "_") for name in provided}
-    modules = _top_level(files, dist_info, taken)
-    entry_point, module = _entry_point(files.get(f"{dist_info}/entry_points.txt"), name, modules)
+    modules = _top_level(files, contents.dist_info, taken)
+    entry_point, module = _entry_point(files.get(f"{contents.dist_info}/entry_points.txt"), name, modules)
     manifest = _manifest(files, module, name)
+    locked = files.get(f"{module}/{LOCK}")
+    lock = None if locked is None else read_lock(locked)
     return ReadWheel(
         name=name,
-        version=str(version),
+        version=str(contents.version),
         manifest=manifest,
         entry_point=entry_point,
         files=files,
-        record_sha256=hashlib.sha256(files[record_name]).hexdigest(),
+        record_sha256=hashlib.sha256(files[contents.record_name]).hexdigest(),
+        requires=_requires(contents, module, lock, provided),
+        lock=lock,
     )
 
 
-def _dist_info(names: tuple[str, ...], name: str, version: Version) -> str:
-    found = {path.partition("/")[0] for path in names if path.partition("/")[0].endswith(".dist-info")}
-    if len(found) != 1:
-        raise WheelRefusedError("dist_info", f"the wheel has {len(found)} .dist-info folders, not one")
-    (folder,) = found
-    own_name, _, own_version = folder.removesuffix(".dist-info").partition("-")
-    try:
-        same = canonicalize_name(own_name) == name and Version(own_version) == version
-    except InvalidVersion:
-        same = False
-    if not same:
-        raise WheelRefusedError("dist_info", f"{folder} does not fit the file name")
-    return folder
-
-
-def _check_data_folders(names: tuple[str, ...]) -> None:
-    for path in names:
-        if path.partition("/")[0].endswith(".data"):
-            raise WheelRefusedError("data_dir", f"{path}: a plugin needs no .data folder")
-
-
-def _check_wheel(content: bytes | None, tags: set[str]) -> None:
-    if content is None:
-        raise WheelRefusedError("dist_info", "the wheel has no WHEEL file")
-    fields = BytesParser(policy=compat32).parsebytes(content)
-    if str(fields.get("Wheel-Version", "")).partition(".")[0] != "1":
-        raise WheelRefusedError("wheel_version", f"Wheel-Version {fields.get('Wheel-Version')} is not read here")
-    stated: set[str] = set()
-    for text in fields.get_all("Tag") or []:
-        stated |= {str(tag) for tag in parse_tag(str(text).strip())}
-    if stated != tags:
-        raise WheelRefusedError("tag_mismatch", "the tags in WHEEL are not those of the file name")
-
-
-def _check_metadata(content: bytes | None, name: str, version: Version, provided: dict[str, str]) -> None:
-    if content is None:
-        raise WheelRefusedError("dist_info", "the wheel has no METADATA")
-    try:
-        content.decode("utf-8")
-        metadata = Metadata.from_email(content, validate=True)
-    except UnicodeDecodeError:
-        raise WheelRefusedError("metadata_encoding", "METADATA is not UTF-8") from None
-    except (InvalidMetadata, ExceptionGroup) as error:
-        parts = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
-        raise WheelRefusedError("metadata_invalid", f"METADATA is invalid: {'; '.join(map(str, parts))}") from None
-    if canonicalize_name(metadata.name) != name or metadata.version != version:
-        raise WheelRefusedError("name_version_mismatch", f"METADATA says {metadata.name} {metadata.version}")
-    here = ".".join(map(str, sys.version_info[:3]))
-    if metadata.requires_python is not None and not metadata.requires_python.contains(here, prereleases=True):
-        raise WheelRefusedError(
-            "requires_python", f"the plugin needs Python {metadata.requires_python}, this is {here}"
-        )
-    for requirement in metadata.requires_dist or []:
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        found = provided.get(canonicalize_name(requirement.name))
+def _requires(
+    contents: WheelContents, module: str, lock: DependencyLock | None, provided: dict[str, str]
+) -> tuple[Requirement, ...]:
+    """What the plugin asks for here; each must be in its lock, or be something that workers have."""
+    have = provided if lock is None else {**provided, **{one.name: one.version for one in lock.wheels}}
+    asked = tuple(requirement for requirement in contents.requires if applies(requirement))
+    for requirement in asked:
+        found = have.get(canonicalize_name(requirement.name))
         if found is None or not requirement.specifier.contains(found, prereleases=True):
+            workers = ", ".join(f"{name} {version}" for name, version in provided.items())
             raise WheelRefusedError(
                 "dependency_unavailable",
-                f"the plugin needs {requirement}; workers have {', '.join(f'{n} {v}' for n, v in provided.items())}",
+                f"the plugin needs {requirement}, which "
+                + (f"its lock does not bring; workers have {workers}" if lock else f"workers do not have ({workers})")
+                + f": lock its dependencies with 'uv export --format pylock.toml --no-emit-project --no-dev "
+                f"-o {module}/{LOCK}' and build it again",
             )
+    return asked
 
 
 def _top_level(files: dict[str, bytes], dist_info: str, taken: AbstractSet[str]) -> set[str]:

@@ -168,11 +168,13 @@ def _check_entry(name: bytes, flags: int, method: int, size: int, system: int, m
         raise WheelRefusedError("size_limit", f"{_shown(name)} has {size} bytes; {MAX_FILE} are allowed")
 
 
-def _check_extra(name: bytes, extra: bytes) -> None:
+def _check_extra(name: bytes, extra: bytes, repeated: bytes = b"") -> None:
+    """`repeated` are ZIP64 sizes that only say once more what the header says, as some build tools write them."""
     at = 0
     while at + 4 <= len(extra):
         kind, size = struct.unpack("<HH", extra[at : at + 4])
-        if kind in {_UNICODE_PATH, _ZIP64}:
+        body = extra[at + 4 : at + 4 + size]
+        if kind == _UNICODE_PATH or (kind == _ZIP64 and body != repeated):
             raise _structure(f"{_shown(name)} has a second name or ZIP64 sizes")
         at += 4 + size
     if at != len(extra):
@@ -196,7 +198,8 @@ def _check_local(wheel: bytes, at: int, name: bytes, flags: int, method: int, cr
         raise _structure(f"the local header of {_shown(name)} differs from the central one")
     if method == _STORED and packed != size:
         raise _structure(f"{_shown(name)} is stored with two sizes")
-    _check_extra(name, wheel[at + _LOCAL.size + name_len : at + _LOCAL.size + name_len + extra_len])
+    extra = wheel[at + _LOCAL.size + name_len : at + _LOCAL.size + name_len + extra_len]
+    _check_extra(name, extra, repeated=struct.pack("<QQ", size, packed))
     return at + _LOCAL.size + int(name_len) + int(extra_len)
 
 
