@@ -150,7 +150,7 @@ class SupplyRig:
         self.clock = clock
         self.described: list[Release] = []
         self.store = ReleaseStore(folder / "supply")
-        self.trust = TrustStore(database, clock)
+        self.trust = TrustStore(database, Keyring(b"k" * 32), clock)
         self.registry = Registry(database, Keyring(b"k" * 32), clock)
         self._describe = describe
         self.installer = Installer(
@@ -235,6 +235,7 @@ async def supply_rig(
         rig = SupplyRig(folder, database, acme or Acme(), clock, describe)
         rig.store.open(())
         await rig.registry.load()
+        await rig.trust.load()
         await rig.trust.add(rig.acme.publisher)
         await rig.install(sign(rig.acme, version="0.9.0", sequence=6))
         rig.described.clear()
