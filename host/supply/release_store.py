@@ -1,31 +1,41 @@
 """The release store: every release under the SHA-256 of its wheel, read-only, whole or not there at all.
 
-`releases/<sha256>/` holds the wheel, its attestations and the unpacked `tree/`. A release is written under
-`staging/` and renamed into place, so a crash leaves a staging folder at most, which the next start removes.
-All functions here block; callers run them in a thread.
+`releases/<sha256>/` holds the wheel, its attestations and the unpacked `tree/`; beside it, where the plugin brings
+dependencies, `wheels/` with each of their wheels and `dependencies/<name>-<version>/` with what is in it. A release
+is written under `staging/` and renamed into place, so a crash leaves a staging folder at most, which the next start
+removes. All functions here block; callers run them in a thread.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import secrets
-import shutil
-import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from host.supply.dependency_lock import LockedWheel
+from host.supply.dependency_wheel import DependencyWheel, Distribution
 from host.supply.errors import ReleaseRefusedError
+from host.supply.sealed_tree import (
+    check_tree,
+    modified,
+    remove,
+    same,
+    sync_folder,
+    write_sealed,
+    write_tree,
+)
 from host.supply.wheel_reader import ReadWheel
-from host.supply.wheel_record import digest_of, parse_record
 
 WHEEL: Final = "release.whl"
 NAME: Final = "filename"
 ATTESTATIONS: Final = "attestations.jsonl"
 TREE: Final = "tree"
+WHEELS: Final = "wheels"
+DEPENDENCIES: Final = "dependencies"
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -52,6 +62,16 @@ class StoredRelease:
         """The attestations that came with it."""
         return self.folder / ATTESTATIONS
 
+    @property
+    def wheels(self) -> Path:
+        """The wheels of its dependencies, each under its own name."""
+        return self.folder / WHEELS
+
+    @property
+    def dependencies(self) -> Path:
+        """The unpacked wheels of its dependencies, one folder for each."""
+        return self.folder / DEPENDENCIES
+
 
 class ReleaseStore:
     """The releases of one host."""
@@ -68,11 +88,11 @@ class ReleaseStore:
         for folder in (self.releases, self.staging):
             folder.mkdir(parents=True, exist_ok=True, mode=0o755)
         for left in self.staging.iterdir():
-            _remove(left)
+            remove(left)
         wanted = set(keep)
         orphans = tuple(found.name for found in self.releases.iterdir() if found.name not in wanted)
         for name in orphans:
-            _remove(self.releases / name)
+            remove(self.releases / name)
         return orphans
 
     def new_staging(self) -> Path:
@@ -83,29 +103,39 @@ class ReleaseStore:
 
     def discard_staging(self, folder: Path) -> None:
         """Remove a staging folder, whatever is in it."""
-        _remove(folder)
+        remove(folder)
 
     def unpack(self, staging: Path, wheel: ReadWheel, filename: str, attestations: bytes) -> None:
         """Write the files of a wheel that was read strictly, each beside the wheel in its staging folder."""
-        tree = staging / TREE
-        for path, content in wheel.files.items():
-            _write(tree / path, content)
-        _write(staging / ATTESTATIONS, attestations)
-        _write(staging / NAME, filename.encode())
+        write_sealed(staging / ATTESTATIONS, attestations)
+        write_sealed(staging / NAME, filename.encode())
         (staging / WHEEL).chmod(0o444)
         staging.chmod(0o711)  # the worker that describes it may run as another user
-        _seal(tree)
+        write_tree(staging / TREE, wheel.files)
 
     def keep(self, staging: Path, sha256: str) -> StoredRelease:
-        """Rename a staged release into place; one that is there already is the same bytes, and stays."""
+        """Rename a staged release into place.
+
+        One that is there already stays, because a worker may be running from it, and takes over the attestations,
+        which may be newer. One that is there and differs is not what was signed, or has dependencies for another
+        Python; no plugin can start from it any more, so it gives way.
+        """
         target = self.releases / sha256
         if target.exists():
-            _remove(staging)
-        else:
-            staging.chmod(0o755)
-            staging.rename(target)
-            target.chmod(0o555)
-            _sync_folder(self.releases)
+            if all(same(staging / name, target / name) for name in (WHEEL, NAME, TREE, WHEELS, DEPENDENCIES)):
+                target.chmod(0o755)
+                (staging / ATTESTATIONS).replace(target / ATTESTATIONS)
+                target.chmod(0o555)
+                sync_folder(target)
+                remove(staging)
+                return self.find(sha256)
+            target.chmod(0o755)  # to be moved: only then can its entry for the folder above be changed
+            target.rename(staging.with_name(f"{staging.name}.old"))
+        staging.chmod(0o755)
+        staging.rename(target)
+        target.chmod(0o555)
+        sync_folder(self.releases)
+        remove(staging.with_name(f"{staging.name}.old"))
         return self.find(sha256)
 
     def find(self, sha256: str) -> StoredRelease:
@@ -118,13 +148,13 @@ class ReleaseStore:
         try:
             filename = (folder / NAME).read_text(encoding="utf-8")
         except OSError as error:
-            raise _modified(f"it cannot be read ({error.strerror})") from None
+            raise modified(f"it cannot be read ({error.strerror})") from None
         return StoredRelease(sha256, filename, folder)
 
     def remove(self, sha256: str) -> None:
         """Forget a release."""
         if _SHA256.fullmatch(sha256):
-            _remove(self.releases / sha256)
+            remove(self.releases / sha256)
 
     def check_wheel(self, release: StoredRelease) -> None:
         """Hash the stored wheel anew.
@@ -136,9 +166,9 @@ class ReleaseStore:
             with release.wheel.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise _modified(f"its wheel cannot be read ({error.strerror})") from None
+            raise modified(f"its wheel cannot be read ({error.strerror})") from None
         if found != release.sha256:
-            raise _modified("its wheel has other bytes")
+            raise modified("its wheel has other bytes")
 
     def check_tree(self, release: StoredRelease, record: bytes, record_name: str) -> None:
         """Hold the unpacked tree against the RECORD of the signed wheel: nothing missing, altered or added.
@@ -146,74 +176,62 @@ class ReleaseStore:
         Raises:
             ReleaseRefusedError: `release_modified`, naming the first file that is wrong.
         """
-        wanted = parse_record(record, record_name)
-        folders = {""}
-        for path in (*wanted, record_name):
-            parts = path.split("/")[:-1]
-            folders.update("/".join(parts[: depth + 1]) for depth in range(len(parts)))
-        seen: set[str] = set()
-        for base, below, files in os.walk(release.tree, followlinks=False):
-            for name in (*below, *files):
-                full = Path(base) / name
-                path = full.relative_to(release.tree).as_posix()
-                mode = full.lstat().st_mode
-                if stat.S_ISDIR(mode):
-                    if path not in folders:
-                        raise _modified(f"the folder {path} was added")
-                    continue
-                if not stat.S_ISREG(mode) or full.lstat().st_nlink != 1:
-                    raise _modified(f"{path} is no plain file any more")
-                if path == record_name:
-                    if full.read_bytes() != record:
-                        raise _modified(f"{path} was altered")
-                elif path not in wanted:
-                    raise _modified(f"{path} was added")
-                else:
-                    algorithm, digest = wanted[path]
-                    if digest_of(algorithm, full.read_bytes()) != digest:
-                        raise _modified(f"{path} was altered")
-                if mode & 0o222:
-                    raise _modified(f"{path} was made writable")
-                seen.add(path)
-        missing = (wanted.keys() | {record_name}) - seen
-        if missing:
-            raise _modified(f"{min(missing)} is missing")
+        check_tree(release.tree, record, record_name)
 
 
-def _modified(why: str) -> ReleaseRefusedError:
-    return ReleaseRefusedError("modified", f"the release on disk is not what was signed: {why}; install it again")
+def dependency_folder(release: Path, one: Distribution | LockedWheel) -> Path:
+    """Where the folder of a release, staged or stored, has an unpacked dependency."""
+    return release / DEPENDENCIES / f"{one.name}-{one.version}"
 
 
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    path.chmod(0o444)
+def unpack_dependency(staging: Path, wheel: DependencyWheel) -> None:
+    """Write the files of a dependency whose wheel is in the staging folder already."""
+    (staging / WHEELS / wheel.filename).chmod(0o444)
+    write_tree(dependency_folder(staging, wheel.distribution), wheel.files)
 
 
-def _seal(tree: Path) -> None:
-    """Make every folder read-only, the deepest first, and their entries durable."""
-    for base, _, _ in os.walk(tree, topdown=False):
-        _sync_folder(Path(base))
-        Path(base).chmod(0o555)
-    _sync_folder(tree.parent)
+def seal_dependencies(staging: Path) -> None:
+    """Make the folders that hold all wheels and all dependencies read-only, once nothing more comes."""
+    for folder in (staging / WHEELS, staging / DEPENDENCIES):
+        sync_folder(folder)
+        folder.chmod(0o555)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def check_dependency(release: StoredRelease, wheel: DependencyWheel) -> None:
+    """Hold an unpacked dependency against its wheel, whose bytes have been compared with the lock.
+
+    Raises:
+        ReleaseRefusedError: `release_modified`, naming the first file that is wrong.
+    """
+    check_tree(
+        dependency_folder(release.folder, wheel.distribution),
+        wheel.files[wheel.record_name],
+        wheel.record_name,
+        left_out=wheel.left_out,
+        of=f"{wheel.distribution.name} {wheel.distribution.version}",
+    )
 
 
-def _remove(path: Path) -> None:
-    """Remove a file or a folder whose folders may be read-only."""
-    if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
-        return
-    for base, _, _ in os.walk(path):
-        Path(base).chmod(0o700)
-    shutil.rmtree(path)
+def check_dependency_folders(release: StoredRelease, wanted: Iterable[LockedWheel]) -> None:
+    """See that a release has the wheels and the folders of these dependencies, and no others.
+
+    Raises:
+        ReleaseRefusedError: `release_modified` where something was added; `release_dependency_stale` where something
+            that its lock selects now is not there: this is another Python than it was installed for.
+    """
+    locked = tuple(wanted)
+    for place, names in (
+        (release.wheels, {one.filename for one in locked}),
+        (release.dependencies, {dependency_folder(release.folder, one).name for one in locked}),
+    ):
+        if place.is_symlink():
+            raise modified(f"{place.name} is no folder any more")
+        found = {one.name for one in place.iterdir()} if place.is_dir() else set()
+        if names - found:
+            raise ReleaseRefusedError(
+                "dependency_stale",
+                f"the release's lock selects {min(names - found)} for this Python and machine, which is not "
+                "installed: install the release again",
+            )
+        if found - names:
+            raise modified(f"{place.name}/{min(found - names)} was added")

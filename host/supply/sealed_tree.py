@@ -1,0 +1,137 @@
+"""A folder that holds exactly the files of one wheel: written once, read-only from then on, checked against its RECORD.
+
+All functions here block; callers run them in a thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+
+from host.supply.errors import ReleaseRefusedError
+from host.supply.wheel_record import digest_of, parse_record
+
+
+def write_tree(tree: Path, files: Mapping[str, bytes]) -> None:
+    """Write files into a new folder and seal it: durable, and nobody's to change."""
+    for path, content in files.items():
+        write_sealed(tree / path, content)
+    seal(tree)
+
+
+def write_sealed(path: Path, content: bytes) -> None:
+    """Write one new file, durable and read-only; its folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    path.chmod(0o444)
+
+
+def seal(folder: Path) -> None:
+    """Make a folder and all below it read-only, the deepest first, and their entries durable."""
+    for base, _, _ in os.walk(folder, topdown=False):
+        sync_folder(Path(base))
+        Path(base).chmod(0o555)
+    sync_folder(folder.parent)
+
+
+def check_tree(
+    tree: Path, record: bytes, record_name: str, *, left_out: AbstractSet[str] = frozenset(), of: str = ""
+) -> None:
+    """Hold a folder against the RECORD of a wheel whose bytes are known to be right: nothing missing, altered or added.
+
+    `left_out` are files in RECORD that were not installed. `of` names a dependency in the sentence.
+
+    Raises:
+        ReleaseRefusedError: `release_modified`, naming the first file that is wrong.
+    """
+    wanted: dict[str, tuple[str, str] | None] = {
+        path: row for path, row in parse_record(record, record_name).items() if path not in left_out
+    }
+    wanted[record_name] = None
+    folders = {"/".join(parts[:depth]) for parts in (path.split("/") for path in wanted) for depth in range(len(parts))}
+    seen: set[str] = set()
+    widened = ""
+    if not os.path.lexists(tree) or not stat.S_ISDIR(tree.lstat().st_mode):
+        raise modified(f"the folder of {of or 'its files'} is none any more")
+    for base, below, files in os.walk(tree, followlinks=False):
+        for name in (*below, *files):
+            full = Path(base) / name
+            path = full.relative_to(tree).as_posix()
+            shown = f"{of}/{path}" if of else path
+            found = full.lstat()
+            if stat.S_ISDIR(found.st_mode):
+                if path not in folders:
+                    raise modified(f"the folder {shown} was added")
+            elif not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+                raise modified(f"{shown} is no plain file any more")
+            elif path not in wanted:
+                raise modified(f"{shown} was added")
+            elif not _holds(full, wanted[path], record):
+                raise modified(f"{shown} was altered")
+            if found.st_mode & 0o222:
+                widened = widened or shown
+            seen.add(path)
+    missing = wanted.keys() - seen
+    if missing:
+        raise modified(f"{of + '/' if of else ''}{min(missing)} is missing")
+    if widened:
+        raise modified(f"{widened} was made writable")
+
+
+def _holds(path: Path, row: tuple[str, str] | None, record: bytes) -> bool:
+    """Whether a file is what its row in RECORD says; RECORD itself has none."""
+    content = path.read_bytes()
+    return content == record if row is None else digest_of(row[0], content) == row[1]
+
+
+def same(left: Path, right: Path) -> bool:
+    """Whether two files or folders hold the same, all the way down, with the same modes."""
+    return _fingerprint(left) == _fingerprint(right)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder whose folders may be read-only."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    for base, _, _ in os.walk(path):
+        Path(base).chmod(0o700)
+    shutil.rmtree(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the entries of a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def modified(why: str) -> ReleaseRefusedError:
+    """What is on disk is not what was signed."""
+    return ReleaseRefusedError("modified", f"the release on disk is not what was signed: {why}; install it again")
+
+
+def _fingerprint(path: Path) -> dict[str, tuple[int, str]]:
+    found: dict[str, tuple[int, str]] = {}
+    waiting = [path] if os.path.lexists(path) else []
+    while waiting:
+        one = waiting.pop()
+        mode = one.lstat().st_mode
+        digest = ""
+        if stat.S_ISDIR(mode):
+            waiting.extend(one.iterdir())
+        elif stat.S_ISREG(mode):
+            with one.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        found[one.relative_to(path).as_posix()] = (mode, digest)
+    return found
