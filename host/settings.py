@@ -196,6 +196,10 @@ class Supply(_Section):
 
     publishers_directory: Path | None = None
     drop_in_directory: Path | None = None
+    wheel_directories: Annotated[tuple[Path, ...], BeforeValidator(_listed)] = ()
+    dependency_origins: Annotated[tuple[WebAddress, ...], BeforeValidator(_listed)] = ()
+    dependency_size: Annotated[Bytes, Field(ge=2**20)] = 256 * 2**20
+    dependency_timeout: Duration = 300.0
     indexes: Annotated[tuple[IndexSection, ...], BeforeValidator(_listed), Field(max_length=16)] = ()
 
     @model_validator(mode="after")
@@ -204,6 +208,18 @@ class Supply(_Section):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two indexes are named '{twice[0]}': a plugin is bound to its index by name")
         return self
+
+
+class Scan(_Section):
+    """`[scan]`: what is looked for in a release before it runs, and what refuses it."""
+
+    refuse: Literal["high", "medium", "low", "never"] = "high"
+    bandit: Literal["auto", "require", "off"] = "auto"
+    bandit_dependencies: bool = False
+    advisories: str = ""
+    advisories_max_age: Duration = 7 * 86400.0
+    advisories_required: bool = False
+    timeout: Duration = 120.0
 
 
 class Auth(_Section):
@@ -224,6 +240,7 @@ class Settings(_Section):
     limits: LimitsSection = LimitsSection()
     breaker: BreakerSection = BreakerSection()
     supply: Supply = Supply()
+    scan: Scan = Scan()
     auth: Auth = Auth()
 
     @classmethod
