@@ -152,7 +152,7 @@ def test_a_wrong_value_is_refused_with_its_line_its_option_and_how_to_write_it(
 
 
 SERVER = "drain, event_body, host, port, wheel"
-SECTIONS = "auth, breaker, events, limits, log, runtime, sandbox, server, storage, supply"
+SECTIONS = "auth, breaker, events, limits, log, runtime, sandbox, scan, server, storage, supply"
 
 UNKNOWN: list[tuple[str, int, str]] = [
     ("[server]\nprot = 1", 2, "unknown option 'server.prot': did you mean 'port'?"),
