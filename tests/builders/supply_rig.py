@@ -133,7 +133,7 @@ def table(rows: Sequence[tuple[Any, ...]], waiting: Mapping[str, str]) -> list[A
 class SupplyRig:
     """An installer, and everything around it that an attack could reach.
 
-    `described` has the releases whose code was looked at. `acme` is trusted for `acme`.
+    `described` has the releases whose code was looked at, by `describe` where there is one. `acme` is trusted for `acme`.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class SupplyRig:
         self.store = ReleaseStore(folder / "supply")
         self.trust = TrustStore(database, Keyring(b"k" * 32), clock)
         self.registry = Registry(database, Keyring(b"k" * 32), clock)
-        self._describe = describe
+        self.describe = describe
         self.installer = Installer(
             store=self.store,
             trust=self.trust,
@@ -164,7 +164,7 @@ class SupplyRig:
 
     async def _described(self, release: Release) -> Description:
         self.described.append(release)
-        return Description() if self._describe is None else await self._describe(release)
+        return Description() if self.describe is None else await self.describe(release)
 
     async def take(
         self,
@@ -227,18 +227,23 @@ async def supply_rig(
     acme: Acme | None = None,
     clock: Clock | None = None,
     describe: Callable[[Release], Awaitable[Description]] | None = None,
+    again: bool = False,
 ) -> AsyncIterator[SupplyRig]:
-    """A rig in `folder` that trusts `acme`, in which `acme-demo` 0.9.0 (sequence 6) is installed."""
+    """A rig in `folder` that trusts `acme`, in which `acme-demo` 0.9.0 (sequence 6) is installed.
+
+    `again`: the folder has a rig's files already, and this is its next start.
+    """
     clock = clock or FakeClock(NOW)
     database = await Database.open(folder / "busbar.db", clock=clock)
     try:
         rig = SupplyRig(folder, database, acme or Acme(), clock, describe)
-        rig.store.open(())
         await rig.registry.load()
         await rig.trust.load()
-        await rig.trust.add(rig.acme.publisher)
-        await rig.install(sign(rig.acme, version="0.9.0", sequence=6))
-        rig.described.clear()
+        rig.store.open(record.sha256 for record in rig.registry.all())
+        if not again:
+            await rig.trust.add(rig.acme.publisher)
+            await rig.install(sign(rig.acme, version="0.9.0", sequence=6))
+            rig.described.clear()
         yield rig
     finally:
         await database.close()

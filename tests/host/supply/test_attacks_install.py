@@ -1,0 +1,359 @@
+"""An install that is cut short, raced or lied to leaves the host as it was; code that is looked at can do nothing."""
+
+import asyncio
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from supply_rig import files_of, sign, supply_rig, table, workers
+from supply_wheels import Acme
+
+from host.errors import BusbarError
+from host.runtime.sdk_path import build_sdk_path
+from host.supply.errors import PublisherRefusedError, ReleaseConflictError
+
+ESCAPE = "\x1b[2J"
+
+
+@pytest.fixture
+async def rig(tmp_path):
+    async with supply_rig(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def sdk_path(tmp_path_factory):
+    return build_sdk_path(tmp_path_factory.mktemp("sdk"))
+
+
+# -- I1: cut short, full, twice at once
+
+CHILD = """
+import asyncio, sys
+from pathlib import Path
+from supply_rig import supply_rig, sign
+from supply_wheels import Acme
+from host.supply.keys import PrivateKey
+
+folder, step = Path(sys.argv[1]), sys.argv[2]
+
+async def here():
+    print("here", flush=True)
+    await asyncio.Event().wait()
+
+async def describing(release):
+    await here()
+
+async def main():
+    async with supply_rig(folder, again=True, describe=describing if step == "describing" else None) as rig:
+        wheel = (folder / "wheel").read_bytes()
+
+        async def received():
+            yield wheel[:100]
+            await here()
+
+        async def commit(release, description):
+            if step == "before the commit":
+                await here()
+            await rig.registry.install(release, description, enabled=True)
+            await here()
+
+        await rig.take(
+            received() if step == "receiving" else wheel, (folder / "attestations").read_bytes(), commit=commit
+        )
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("step", "version"),
+    [("receiving", "0.9.0"), ("describing", "0.9.0"), ("before the commit", "0.9.0"), ("after the commit", "1.0.0")],
+)
+async def test_i1_a_host_that_is_killed_in_an_install_has_the_old_release_or_the_new_one_whole(tmp_path, step, version):
+    acme = Acme()
+    signed = sign(acme)
+    (tmp_path / "wheel").write_bytes(signed.wheel)
+    (tmp_path / "attestations").write_bytes(signed.attestations)
+    async with supply_rig(tmp_path, acme=acme):
+        pass
+
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, tmp_path, step],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        assert child.stdout.readline() == b"here\n"
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+
+    async with supply_rig(tmp_path, acme=acme, again=True) as rig:
+        (record,) = rig.registry.all()
+        assert record.version == version
+        assert [one.name for one in rig.store.releases.iterdir()] == [record.sha256]
+        assert list(rig.store.staging.iterdir()) == []
+        assert (await rig.installer.verify_installed(record.sha256)).version == version
+
+
+async def test_i1_an_install_that_is_cancelled_leaves_nothing(rig):
+    signed = sign(rig.acme)
+    begun = asyncio.Event()
+
+    async def stalled():
+        yield signed.wheel[:100]
+        begun.set()
+        await asyncio.Event().wait()
+
+    before = await rig.picture()
+    install = asyncio.create_task(rig.take(stalled(), signed.attestations))
+    await begun.wait()
+    install.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await install
+    assert await rig.picture() == before
+    assert (await rig.install(signed)).version == "1.0.0"
+
+
+async def test_i1_a_commit_that_fails_leaves_nothing(rig):
+    async def fail(_release, _description):
+        raise BusbarError("the registry cannot be written", code="storage_failed")
+
+    signed = sign(rig.acme)
+    before = await rig.picture()
+    with pytest.raises(BusbarError, match="cannot be written"):
+        await rig.take(signed.wheel, signed.attestations, commit=fail)
+    assert await rig.picture() == before
+
+
+async def test_i1_a_disk_that_is_full_while_files_are_unpacked_leaves_nothing(rig):
+    # Packed it fits and unpacked it does not: a file may have no more bytes than the limit, as on a disk that is full.
+    table = "".join(f"{number:0200}\n" for number in range(3000)).encode()
+    signed = sign(rig.acme, {**files_of(), "acme_demo/table.txt": table})
+    before, (soft, hard) = await rig.picture(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    assert len(signed.wheel) < 200_000 < len(table)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    try:
+        with pytest.raises((OSError, BusbarError), match="too large|disk"):
+            await rig.install(signed)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert await rig.picture() == before
+    assert (await rig.install(signed)).version == "1.0.0"
+
+
+@pytest.mark.parametrize("name", ["acme_demo", "Acme.Demo", "ACME_DEMO"])
+async def test_i1_of_two_installs_of_one_plugin_at_once_the_second_is_refused(rig, name):
+    first, second = sign(rig.acme), sign(rig.acme, version="1.1.0", sequence=8)
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow():
+        yield first.wheel[:100]
+        begun.set()
+        await go_on.wait()
+        yield first.wheel[100:]
+
+    install = asyncio.create_task(rig.take(slow(), first.attestations))
+    await begun.wait()
+    with pytest.raises(ReleaseConflictError) as refused:
+        await rig.take(second.wheel, second.attestations, f"{name}-1.1.0-py3-none-any.whl")
+    assert refused.value.word == "release_busy"
+    go_on.set()
+    assert (await install).version == "1.0.0"
+    assert rig.registry.get("acme-demo").version == "1.0.0"
+    assert list(rig.store.staging.iterdir()) == []
+
+
+# -- M1 and M2: what the code does, when it is looked at
+
+BEYOND = {
+    "subscription": ("permissions.subscribe", 'subscriptions=(Subscription(name="x", types=("other.*",)),)'),
+    "route": ("permissions.routes", "routes=True"),
+    "webhook": ("permissions.webhooks", 'webhooks=(Webhook(name="x", scheme="plugin"),)'),
+}
+
+
+def describing(described):
+    return (
+        "from plugin_sdk import *\nfrom plugin_sdk import Description, Subscription, hookimpl\n"
+        "from plugin_sdk.webhooks.endpoint import Webhook\n\n"
+        f"class Demo:\n    @hookimpl\n    def describe(self):\n        return Description({described})\n"
+        "    @hookimpl\n    async def on_event(self, event):\n        pass\n"
+        "    @hookimpl\n    async def handle_request(self, request):\n        pass\n"
+    )
+
+
+async def refused_for(rig, found, described):
+    rig.describe = found.describe
+    signed = sign(rig.acme, files_of(code=describing(described), manifest='[permissions]\nsubscribe = ["acme.*"]\n'))
+    before = await rig.picture()
+    with pytest.raises(BusbarError) as refused:
+        await rig.install(signed)
+    assert await rig.picture() == before
+    return refused.value
+
+
+@pytest.mark.parametrize(("where", "described"), BEYOND.values(), ids=BEYOND)
+async def test_m1_code_that_does_more_than_its_manifest_is_refused(rig, sdk_path, tmp_path, where, described):
+    async with workers(sdk_path, tmp_path / "data") as found:
+        refused = await refused_for(rig, found, described)
+    assert refused.word.endswith("_manifest_exceeded")
+    assert where in refused.message
+
+
+SPY = """
+import os, signal, socket
+from pathlib import Path
+from plugin_sdk import Description, Service, hookimpl
+
+def tried(action):
+    try:
+        action()
+    except BaseException as error:
+        return type(error).__name__
+    return "done"
+
+def write_home():
+    Path(__file__).with_name("planted.py").write_text("x")
+
+FOUND = {
+    "database": tried(lambda: Path(DATABASE).read_bytes()),
+    "neighbour": tried(lambda: list(Path(STORE).iterdir())),
+    "home": tried(write_home),
+    "network": tried(lambda: socket.create_connection(("127.0.0.1", PORT), 2)),
+    "kill": tried(lambda: os.kill(HOST, signal.SIGKILL)),
+    "secret": "done" if "BUSBAR_SIGNING_KEY" in os.environ else "nothing",
+}
+
+class Demo:
+    @hookimpl
+    def describe(self):
+        return Description(services=tuple(Service(name=name, summary=found) for name, found in FOUND.items()))
+
+    @hookimpl
+    async def call(self, method):
+        pass
+"""
+
+
+async def test_m2_a_plugin_that_attacks_while_it_is_looked_at_reaches_nothing(rig, sdk_path, tmp_path, monkeypatch):
+    monkeypatch.setenv("BUSBAR_SIGNING_KEY", "secret")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(0)
+        told = {
+            "DATABASE": str(tmp_path / "busbar.db"),
+            "STORE": str(rig.store.releases),
+            "PORT": listening.getsockname()[1],
+            "HOST": os.getpid(),
+        }
+        code = "".join(f"{name} = {value!r}\n" for name, value in told.items()) + SPY
+        async with workers(sdk_path, tmp_path / "data") as found:
+            description = await described(rig, found, code)
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+    outcomes = {service.name: service.summary for service in description.services}
+    assert "done" not in outcomes.values(), outcomes
+    assert outcomes["database"] == outcomes["neighbour"] == outcomes["home"] == "PermissionError"
+
+
+async def described(rig, found, code):
+    """What the code says of itself, through a whole install."""
+    rig.describe = found.describe
+    seen = []
+
+    async def commit(_release, description):
+        seen.append(description)
+
+    signed = sign(rig.acme, files_of(code=code))
+    await rig.take(signed.wheel, signed.attestations, commit=commit)
+    return seen[0]
+
+
+# -- M3: what people read
+
+
+def rewritten(acme, path, content):
+    return sign(acme, {**files_of(), path: content.encode()})
+
+
+def statement(acme, **changes):
+    good = sign(acme)
+    return replace(good, attestations=acme.sign(good.wheel, **changes))
+
+
+INFO = "acme_demo-1.0.0.dist-info"
+NAMES = [
+    (
+        "platform of the file name",
+        lambda a: replace(sign(a), filename=f"acme_demo-1.0.0-py3-none-any{ESCAPE}.whl"),
+    ),
+    ("version of the file name", lambda a: replace(sign(a), filename=f"acme_demo-1.0.0{ESCAPE}-py3-none-any.whl")),
+    ("publisher of the statement", lambda a: statement(a, publisher=f"acme{ESCAPE}")),
+    ("plugin of the statement", lambda a: statement(a, plugin=f"acme-demo{ESCAPE}")),
+    ("version of the statement", lambda a: statement(a, version=f"1.0.0{ESCAPE}")),
+    ("file name of the statement", lambda a: statement(a, filename=f"acme_demo-1.0.0-py3-none-any{ESCAPE}.whl")),
+    ("title", lambda a: rewritten(a, "acme_demo/plugin.toml", '[plugin]\nid = "acme-demo"\ntitle = "\\u001b[2J"\n')),
+    (
+        "description",
+        lambda a: rewritten(
+            a, "acme_demo/plugin.toml", '[plugin]\nid = "acme-demo"\ntitle = "x"\ndescription = "\\u001b[2J"\n'
+        ),
+    ),
+    ("key of the manifest", lambda a: rewritten(a, "acme_demo/plugin.toml", '[plugin]\n"\\u001b[2J" = 1\n')),
+    ("Wheel-Version", lambda a: rewritten(a, f"{INFO}/WHEEL", f"Wheel-Version: 9{ESCAPE}\n")),
+    (
+        "METADATA's name",
+        lambda a: rewritten(a, f"{INFO}/METADATA", f"Metadata-Version: 2.1\nName: acme{ESCAPE}\nVersion: 1.0.0\n"),
+    ),
+    (
+        "METADATA's requirement",
+        lambda a: rewritten(
+            a,
+            f"{INFO}/METADATA",
+            f"Metadata-Version: 2.1\nName: acme-demo\nVersion: 1.0.0\nRequires-Dist: x; os_name != '{ESCAPE}'\n",
+        ),
+    ),
+    (
+        "entry point",
+        lambda a: rewritten(a, f"{INFO}/entry_points.txt", f"[busbar.plugins]\nacme{ESCAPE} = acme_demo\n"),
+    ),
+    ("entry point's group", lambda a: rewritten(a, f"{INFO}/entry_points.txt", f"[x{ESCAPE}\n")),
+]
+UNESCAPED = "the sentence shows what it refuses as it stands"
+WAITING = {
+    "platform of the file name": UNESCAPED,
+    "title": "titles may hold control characters",
+    "description": "descriptions may hold control characters",
+    "key of the manifest": UNESCAPED,
+    "Wheel-Version": UNESCAPED,
+    "METADATA's requirement": UNESCAPED,
+    "entry point's group": UNESCAPED,
+}
+
+
+@pytest.mark.parametrize(("case", "attack"), table(NAMES, WAITING))
+async def test_m3_control_characters_are_refused_and_never_shown(rig, case, attack):
+    signed = attack(rig.acme)
+    refused = await rig.refusal(signed.wheel, signed.attestations, signed.filename)
+    assert all(text.isprintable() for text in (refused.message, *refused.errors))
+
+
+@pytest.mark.xfail(strict=True, reason="what a plugin raises while it is looked at is shown as it stands")
+async def test_m3_what_a_plugin_raises_while_it_is_looked_at_is_not_shown_raw(rig, sdk_path, tmp_path):
+    code = f"class Demo:\n    raise ValueError({ESCAPE!r})\n"
+    async with workers(sdk_path, tmp_path / "data") as found:
+        rig.describe = found.describe
+        with pytest.raises(BusbarError) as refused:
+            await rig.install(sign(rig.acme, files_of(code=code)))
+    assert all(text.isprintable() for text in (refused.value.message, *refused.value.errors))
+
+
+async def test_m3_a_publishers_title_has_no_control_characters(rig):
+    with pytest.raises(PublisherRefusedError):
+        await rig.trust.add(replace(Acme("globex").publisher, title=ESCAPE))
