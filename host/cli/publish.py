@@ -20,13 +20,13 @@ from host.cli.key import load_key, unlock
 from host.cli.new_project import ProjectRefusedError, check_name, write_project
 from host.cli.output import FAILED, USED_WRONGLY, AsJson, command, fail, show, table
 from host.cli.release_rules import Candidate, Examination, examine
+from host.runtime.errors import StartFailedError
 from host.runtime.sdk_path import provided
 from host.supply.errors import ReleaseRefusedError
 from host.supply.keys import PrivateKey, PublicKey
 from host.supply.signing import attestations_of, sign_wheel
 from host.supply.strict_json import MAX_INTEGER
 from host.supply.trust import Publisher, TrustedKey, TrustSnapshot, check_policy, check_publisher
-from host.supply.trust_drop_ins import read_drop_in
 from host.supply.wheel_reader import read_wheel
 
 app = typer.Typer(rich_markup_mode=None)
@@ -84,7 +84,10 @@ def check(context: typer.Context, project: Project = Path(), as_json: AsJson = F
     host_logging.configure("error", "console")
     source = Source.read(project)
     run_tests(project, source, context.args, quiet=as_json)
-    description = asyncio.run(check_manifest(source))
+    try:
+        description = asyncio.run(check_manifest(source))
+    except StartFailedError as error:
+        fail(error.message, error.word, FAILED, as_json=as_json, errors=error.traceback.splitlines())
     plugin = source.manifest.plugin.id
     data = {
         "plugin": plugin,
@@ -196,6 +199,8 @@ def _explain(examination: Examination, *, as_json: bool) -> None:
 
 def _trusted(paths: Sequence[Path], believed: Sequence[Publisher]) -> TrustSnapshot:
     """The trust store of a host that was given these files, and believes these publishers besides."""
+    from host.supply.trust_drop_ins import read_drop_in  # noqa: PLC0415 - brings the database, for this alone
+
     files = [file for path in paths for file in (sorted(path.glob("*.toml")) if path.is_dir() else [path])]
     said = [read_drop_in(file) for file in files]
     publishers = (*believed, *(one.publisher for one in said if one.publisher is not None))

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Final
 
 from host.errors import BusbarError
-from host.supply.dsse import Envelope, pae, parse_bundle
+from host.supply.dsse import PAYLOAD_TYPE, Envelope, pae, parse_bundle
 from host.supply.errors import PluginRefusedError, ReleaseRefusedError, SupplyError
 from host.supply.trust import TrustSnapshot
 from host.supply.verification import Purpose, VerifiedRelease, verify_release
@@ -152,7 +152,7 @@ def _broken(refusal: SupplyError, looked_at: str, *, signed: bool) -> str:
 
 def _signature(envelopes: tuple[Envelope, ...], trust: TrustSnapshot) -> str:
     """Who signed: the first good signature of a trusted key, in words; empty where there is none."""
-    for envelope in envelopes:
+    for envelope in (one for one in envelopes if one.payload_type == PAYLOAD_TYPE):
         message = pae(envelope.payload_type, envelope.payload)
         for publisher, key in ((one, key) for one in trust.publishers for key in one.keys):
             if any(key.public.verifies(one.signature, message) for one in envelope.signatures):

@@ -16,6 +16,11 @@ from tests.e2e.conftest import ROOT, busbar
 GUIDE = (ROOT / "docs" / "publisher.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"<!-- try: (\w+) -->\n```sh\n(.*?)```", GUIDE, re.DOTALL))
 BIN = Path(sys.executable).parent
+ENVIRONMENT = {
+    "PATH": f"{BIN}:{os.environ['PATH']}",
+    "BUSBAR_KEY_PASSPHRASE": "correct horse",
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # the SDK's own suffices
+}
 
 
 class Published:
@@ -32,7 +37,7 @@ class Published:
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", BLOCKS[name]],
             cwd=self.folder,
-            env={**os.environ, "BUSBAR_KEY_PASSPHRASE": "correct horse", "PATH": f"{BIN}:{os.environ['PATH']}"},
+            env={**os.environ, **ENVIRONMENT},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -103,7 +108,7 @@ def test_pip_uv_and_installer_install_the_signed_wheel(published, tmp_path):
 
 async def test_a_host_installs_the_release_at_once_and_runs_it(published, daemon):
     host = daemon().start()
-    public = busbar("key", "show", published.folder / "acme-2.key", env={"BUSBAR_KEY_PASSPHRASE": "correct horse"})
+    public = busbar("key", "show", published.folder / "acme-2.key", env=ENVIRONMENT)
     await host.trust(public.stdout.split()[-1], ["shop"])
     environment = {"BUSBAR_URL": host.url, "BUSBAR_TOKEN": host.token}
     said = busbar("plugin", "install", published.wheel, "--enable", env=environment).stdout
