@@ -21,6 +21,8 @@ from yarl import URL
 from host.settings import IndexSection, SettingsError
 
 MAX_TOKEN: Final = 4096
+Origin = tuple[str, str, int]
+"""Scheme, host and port, the port of the scheme written out (RFC 6454)."""
 _TOKEN: Final = re.compile(r"[!-~]+")
 
 
@@ -42,7 +44,7 @@ class IndexSource:
     url: URL
     priority: int = 0
     plugins: tuple[str, ...] = ()
-    file_origins: frozenset[URL] = frozenset()
+    file_origins: frozenset[Origin] = frozenset()
     attestations: str = ""
     authorization: str | None = field(default=None, repr=False)
 
@@ -58,21 +60,28 @@ class IndexSource:
             url=URL(section.url),
             priority=section.priority,
             plugins=section.plugins,
-            file_origins=frozenset(URL(url).origin() for url in section.file_origins),
+            file_origins=frozenset(filter(None, map(origin_of, map(URL, section.file_origins)))),
             attestations=section.attestations,
             authorization=None if section.token is None else _authorization(section, section.token, environment),
         )
 
     @property
-    def origins(self) -> frozenset[URL]:
+    def origins(self) -> frozenset[Origin | None]:
         """Everywhere that anything of this index may come from."""
-        return self.file_origins | {self.url.origin()}
+        return self.file_origins | {origin_of(self.url)}
 
     def claim(self, plugin: str) -> int | None:
         """How closely the index names the plugin (PEP 752): the longer, the closer; None where it may not give it."""
         if not self.plugins:
             return 0
         return max((len(own) for own in self.plugins if plugin == own or plugin.startswith(own + "-")), default=None)
+
+
+def origin_of(url: URL) -> Origin | None:
+    """The origin of a web address; None for anything else."""
+    if url.scheme not in {"http", "https"} or not url.raw_host or not url.port:
+        return None
+    return url.scheme, url.raw_host, url.port
 
 
 def asked_for(plugin: str, sources: Iterable[IndexSource]) -> tuple[IndexSource, ...]:

@@ -84,6 +84,19 @@ def check_count(files: int, index: str) -> None:
         raise IndexAnswerError(f"index {index} answers with {files} files of one project; {MAX_FILES} are read")
 
 
+def each_once(files: Iterable[ProjectFile], index: str) -> tuple[ProjectFile, ...]:
+    """The files, those that stand there twice once.
+
+    Raises:
+        IndexAnswerError: of one name there are two that are not the same.
+    """
+    found: dict[str, ProjectFile] = {}
+    for file in files:
+        if found.setdefault(file.filename, file) != file:
+            raise IndexAnswerError(f"index {index} answers with two different files named {file.filename}")
+    return tuple(found.values())
+
+
 def plain(text: str, index: str, limit: int = MAX_TEXT) -> str:
     """The text, which will be logged and shown.
 

@@ -26,6 +26,7 @@ from host.supply.index.project_page import (
     check_version,
     checked_filename,
     checked_sha256,
+    each_once,
     plain,
 )
 from host.supply.index.transport import Page, absolute
@@ -49,7 +50,7 @@ def project(page: Page, name: str, index: str) -> Project:
     found = (_file(attributes, base, index) for attributes in links.anchors if "href" in attributes)
     return Project(
         name=name,
-        files=tuple(found),
+        files=each_once(found, index),
         status=plain(links.meta.get("pypi:project-status", ACTIVE), index),
         reason=plain(links.meta.get("pypi:project-status-reason", ""), index),
     )

@@ -19,6 +19,7 @@ from host.supply.index.project_page import (
     check_version,
     checked_filename,
     checked_sha256,
+    each_once,
     plain,
 )
 from host.supply.index.transport import Page, absolute
@@ -83,7 +84,7 @@ def project(page: Page, name: str, index: str) -> Project:
     status = found.project_status or _Status(found.meta.project_status or ACTIVE, found.meta.project_status_reason)
     return Project(
         name=name,
-        files=tuple(_file(one, page.url, index) for one in found.files),
+        files=each_once((_file(one, page.url, index) for one in found.files), index),
         status=plain(status.status, index),
         reason=plain(status.reason or "", index),
     )

@@ -26,7 +26,7 @@ from host.supply.index.errors import (
     IndexUnavailableError,
     ReleaseTimeoutError,
 )
-from host.supply.index.index_source import IndexSource
+from host.supply.index.index_source import IndexSource, Origin, origin_of
 
 MAX_REDIRECTS: Final = 5
 MAX_URL: Final = 4096
@@ -154,7 +154,7 @@ class Transport:
         for _ in range(MAX_REDIRECTS + 1):
             origin = self._origin(url)
             sent = dict(headers)
-            if self._source.authorization is not None and origin == self._source.url.origin():
+            if self._source.authorization is not None and origin == origin_of(self._source.url):
                 sent["Authorization"] = self._source.authorization
             async with self._session.get(url, headers=sent, allow_redirects=False) as response:
                 if response.status not in _REDIRECTS:
@@ -163,15 +163,11 @@ class Transport:
                 url = absolute(url, response.headers.get("Location", ""), self._source.name)
         raise IndexAnswerError(f"index {self._source.name} redirects more than {MAX_REDIRECTS} times")
 
-    def _origin(self, url: URL) -> URL:
+    def _origin(self, url: URL) -> Origin:
         """The origin of an address that may be asked."""
-        try:
-            origin = url.origin()
-        except ValueError:  # file:, data: and others without a host
-            origin = None
-        allowed = origin in self._source.origins and url.user is None and url.password is None
-        if origin is None or not allowed:
-            shown = f"{url.scheme}://{url.raw_host}" if origin is not None else f"a {url.scheme or 'relative'} address"
+        origin = origin_of(url)
+        if origin is None or origin not in self._source.origins or url.user is not None or url.password is not None:
+            shown = f"a {url.scheme or 'relative'} address" if origin is None else "{}://{}:{}".format(*origin)
             raise BadOriginError(
                 f"index {self._source.name} points to {shown}: if its files may come from there, add the origin to "
                 "the index's file_origins in the settings"
