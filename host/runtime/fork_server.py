@@ -94,7 +94,7 @@ class ForkServer:
         forked: asyncio.Future[Child] = asyncio.get_running_loop().create_future()
         self._forks[number] = forked
         try:
-            packet = self._encode(Spawn(number, prepared.confinement, prepared.ahead))
+            packet = self._encode(Spawn(number, prepared.confinement, prepared.path if prepared.cold_start else []))
             socket.send_fds(control, [packet], [connection.fileno(), errors])
             async with asyncio.timeout(START_SECONDS):
                 return await forked

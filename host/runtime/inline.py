@@ -64,6 +64,12 @@ class InlineRuntime:
         launch = self._launch
         retryable = False
         try:
+            if launch.dependencies:
+                raise HostError(
+                    'an inline plugin shares the host\'s libraries: set isolation = "process" in plugin.toml for one '
+                    "that brings its own",
+                    "inline_dependencies",
+                )
             await asyncio.to_thread(launch.data_folder.mkdir, parents=True, exist_ok=True, mode=0o700)
             if self._loop_watch is not None:
                 self._closing.enter_context(self._loop_watch.watching(launch.plugin, launch.folder))

@@ -127,7 +127,7 @@ class WorkerRuntime:
         self._child: Child | None = None
         self._cpu: CpuWatch | None = None
         self._parts: dict[str, str] = {}
-        self._started = ""
+        self._started = self._cold_start = ""
         self._killed_for = ""
         self._number = 0
         self._calls: dict[int, asyncio.Future[Any] | _Told] = {}
@@ -176,7 +176,7 @@ class WorkerRuntime:
             os.close(their_errors)
         self._child = child
         self._cpu = CpuWatch(launch.plugin, child.pid)
-        self._started = "cold" if prepared.ahead else "forked"
+        self._started, self._cold_start = ("cold" if prepared.cold_start else "forked"), prepared.cold_start
         self._wire = Wire(FromWorker, self._received, self._lost, mine.fileno())
         self._watch = self._loop.create_task(self._watch_exit(child.exited), name=f"exit of {launch.plugin}")
         await self._loop.create_unix_connection(lambda: self._wire, sock=mine)
@@ -187,7 +187,7 @@ class WorkerRuntime:
             Load(
                 launch.plugin,
                 launch.entry_point,
-                [] if prepared.ahead else [str(launch.folder)],
+                [] if prepared.cold_start else prepared.path,
                 launch.config,
                 launch.secrets,
                 self._start_hook,
@@ -259,6 +259,7 @@ class WorkerRuntime:
             silent_for=0.0 if self._holds else now - self._heard_at,
             overdue_for=max((now - since for since in self._given_up.values()), default=0.0),
             sandbox=dict(self._parts),
+            cold_start=self._cold_start,
         )
 
     async def look_after(self) -> None:

@@ -15,7 +15,11 @@ from plugin_sdk.description import Description
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What a runtime needs to start a plugin. `memory` is in bytes, `timeout` in seconds, `network` what is granted."""
+    """What a runtime needs to start a plugin. `memory` is in bytes, `timeout` in seconds, `network` what is granted.
+
+    `dependencies` are the folders of its own dependencies. `cold_start` says which of them take the place of
+    something of the SDK's, so that its worker has to start in an interpreter of its own; empty where none does.
+    """
 
     plugin: str
     folder: Path
@@ -28,6 +32,8 @@ class Launch:
     timeout: float
     data_folder: Path
     network: tuple[str, ...] = ()
+    dependencies: tuple[Path, ...] = ()
+    cold_start: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,7 @@ class RuntimeSnapshot:
     Attributes:
         isolation: `process` or `inline`.
         started: How: `forked` from the fork server, `cold`, or `inline`.
+        cold_start: Why it was started cold, or nothing.
         sandbox: What became of each part of the sandbox: `enforced`, `off`, or `unavailable: why`.
         silent_for: Seconds since anything was heard of its loop.
         overdue_for: Seconds that the oldest call whose time was up has gone on since.
@@ -50,6 +57,7 @@ class RuntimeSnapshot:
     silent_for: float
     overdue_for: float
     sandbox: Mapping[str, str]
+    cold_start: str = ""
 
 
 class Runtime(Protocol):

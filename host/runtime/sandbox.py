@@ -63,10 +63,14 @@ class SandboxPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A worker's confinement; `ahead` are folders that come before the SDK's modules, and then it starts cold."""
+    """A worker's confinement, and the folders that it imports from before all others: the plugin's, its dependencies'.
+
+    `cold_start` says why these must stand there before anything of the SDK is imported: the worker starts cold then.
+    """
 
     confinement: Confinement
-    ahead: list[str]
+    path: list[str]
+    cold_start: str = ""
 
 
 class Sandbox:
@@ -102,7 +106,7 @@ class Sandbox:
         confinement = Confinement(
             mode=policy.mode,
             folder=str(folder),
-            readable=(str(launch.folder), *self._python),
+            readable=(*map(str, _released(launch)), *self._python),
             memory=launch.memory,
             file_size=policy.data,
             open_files=policy.open_files,
@@ -112,8 +116,13 @@ class Sandbox:
             user=user,
             user_missing=missing,
         )
-        clashes = any(entry.name in self._provided for entry in launch.folder.iterdir())
-        return Prepared(confinement, [str(launch.folder)] if clashes else [])
+        path = (launch.folder, *launch.dependencies)
+        return Prepared(confinement, list(map(str, path)), launch.cold_start or self._clash(path))
+
+    def _clash(self, path: tuple[Path, ...]) -> str:
+        """What in these folders would find a module of the SDK's imported already; nobody need have said so."""
+        found = sorted({entry.name for folder in path for entry in folder.iterdir()} & self._provided)
+        return f"it brings {', '.join(found)}" if found else ""
 
     def _user(self, plugin: str) -> int:
         """The same for a plugin every time, and hardly ever that of another; the file rules do not depend on it."""
@@ -122,7 +131,7 @@ class Sandbox:
 
     def _closed_to_others(self, launch: Launch) -> str:
         """Why another user could not run the plugin, or nothing."""
-        for path in (launch.data_folder.parent, launch.folder, *map(Path, self._python)):
+        for path in (launch.data_folder.parent, *_released(launch), *map(Path, self._python)):
             for step in reversed((path, *path.parents)):
                 try:
                     mode = step.stat().st_mode
@@ -131,6 +140,11 @@ class Sandbox:
                 if stat.S_ISDIR(mode) and not mode & stat.S_IXOTH:
                     return f"{step} cannot be entered by other users: run `chmod o+x {step}`"
         return ""
+
+
+def _released(launch: Launch) -> tuple[Path, ...]:
+    """The folders that the plugin's code is in; its dependencies lie in one, and there may be many."""
+    return (launch.folder, *sorted({folder.parent for folder in launch.dependencies}))
 
 
 def usage(folder: Path) -> int:

@@ -13,11 +13,16 @@ from pathlib import Path
 from typing import Final
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from host.runtime.errors import ForkServerError
+from host.supply.dependency_wheel import Distribution
+from host.supply.wheel_contents import applies
 
 NEEDS: Final = ("pluggy", "pydantic", "msgspec", "packaging", "aiohttp")
 """Distributions that `plugin_sdk` imports; a plugin may use them too."""
+OWN: Final = "busbar-host"
+"""The distribution that `plugin_sdk` itself is in."""
 
 
 def build_sdk_path(state: Path) -> Path:
@@ -49,6 +54,37 @@ def provided() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in _distributions(NEEDS)}
 
 
+def distributions() -> tuple[Distribution, ...]:
+    """The same with what each asks for and brings, and the SDK itself with the ranges that it needs of them.
+
+    Raises:
+        ForkServerError: a distribution that the SDK needs is not installed.
+    """
+    needs = tuple(one for one in _requires(OWN) if canonicalize_name(one.name) in NEEDS)
+    sdk = Distribution(OWN, importlib.metadata.version(OWN), needs, frozenset())
+    return (
+        sdk,
+        *(
+            Distribution(
+                name,
+                version,
+                tuple(_requires(name)),
+                frozenset(top.partition(".")[0] for top in _modules(name)),
+            )
+            for name, version in provided().items()
+        ),
+    )
+
+
+def _requires(name: str) -> list[Requirement]:
+    """All that a distribution may ask for, under all markers and extras."""
+    try:
+        found = importlib.metadata.requires(name) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise ForkServerError(f"{name} is not installed: run the set-up again") from None
+    return [Requirement(one) for one in found]
+
+
 def _distributions(roots: tuple[str, ...]) -> list[str]:
     found: list[str] = []
     waiting = list(roots)
@@ -56,29 +92,27 @@ def _distributions(roots: tuple[str, ...]) -> list[str]:
         name = waiting.pop(0)
         if name in found:
             continue
-        try:
-            requires = importlib.metadata.requires(name) or []
-        except importlib.metadata.PackageNotFoundError:
-            raise ForkServerError(f"{name} is not installed: run the set-up again") from None
+        requires = _requires(name)
         found.append(name)
-        for text in requires:
-            requirement = Requirement(text)
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                waiting.append(requirement.name.lower().replace("_", "-"))
+        waiting.extend(canonicalize_name(one.name) for one in requires if applies(one))
     return found
 
 
 def _closure(roots: tuple[str, ...]) -> dict[str, Path]:
-    """The top-level modules of the distributions, by name."""
+    """The top-level modules of the distributions, by the name of their file or folder."""
     found: dict[str, Path] = {}
     for name in _distributions(roots):
-        for file in importlib.metadata.files(name) or []:
-            top = file.parts[0]
-            if top.endswith((".dist-info", ".pth")) or top in {"..", "__pycache__", "bin"}:
-                continue
-            found[top] = (
-                Path(str(file.locate())).parents[len(file.parts) - 2]
-                if len(file.parts) > 1
-                else Path(str(file.locate()))
-            )
+        found.update(_modules(name))
+    return found
+
+
+def _modules(name: str) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for file in importlib.metadata.files(name) or []:
+        top = file.parts[0]
+        if top.endswith((".dist-info", ".pth")) or top in {"..", "__pycache__", "bin"}:
+            continue
+        found[top] = (
+            Path(str(file.locate())).parents[len(file.parts) - 2] if len(file.parts) > 1 else Path(str(file.locate()))
+        )
     return found

@@ -73,9 +73,9 @@ async def take_dependencies(
         SupplyError: the first rule that is broken; the caller removes the staging folder.
     """
     check_lock(read.lock, lock_sha256)
-    if read.lock is None or not read.lock.wheels:
-        return Dependencies()
-    wanted = read.lock.wheels
+    wanted = () if read.lock is None else read.lock.wheels
+    if not wanted:
+        return _described(fit_together(read, (), provided))
     folder = staging / WHEELS
     await asyncio.to_thread(folder.mkdir)
     await fetch_wheels(wanted, folder, sources)

@@ -113,23 +113,23 @@ def _check_versions(plugin: ReadWheel, used: Iterable[Distribution], kept: Itera
     brought = {one.name: one for one in used}
     here: dict[str, Distribution] = {one.name: one for one in kept}
     here.update(brought)
-    waiting: list[tuple[str, Requirement]] = [(plugin.name, one) for one in plugin.requires]
+    waiting: list[tuple[str, Requirement, bool]] = [(plugin.name, one, False) for one in plugin.requires]
     seen: set[tuple[str, str]] = set()
 
     def ask(name: str, extra: str) -> None:
         if (name, extra) not in seen:
             seen.add((name, extra))
-            waiting.extend((name, one) for one in here[name].requires if applies(one, extra))
+            hosts = name not in brought and not extra
+            waiting.extend((name, one, hosts) for one in here[name].requires if applies(one, extra))
 
     for name in here:
         ask(name, "")
     while waiting:
-        asking, requirement = waiting.pop()
+        asking, requirement, hosts = waiting.pop()
         name = canonicalize_name(requirement.name)
-        found = here.get(name)
-        ours = asking not in brought and name not in brought and asking != plugin.name
-        if ours:
+        if hosts and name not in brought:
             continue  # the host's own installation, which is not this plugin's to answer for
+        found = here.get(name)
         if found is None or not requirement.specifier.contains(found.version, prereleases=True):
             raise ReleaseRefusedError(
                 "dependency_conflict",

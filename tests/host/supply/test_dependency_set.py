@@ -79,6 +79,15 @@ def test_the_plugins_own_requirements_count_with_their_extras():
     assert "polite needs x" in error.message
 
 
+def test_an_extra_of_what_workers_have_is_the_plugins_to_bring():
+    fast = distribution("pluggy", "1.6.0", ["rocket>=1; extra=='fast'"])
+    plugin = wheels.plugin(None, requires=["pluggy[fast]"])
+    with pytest.raises(BusbarError, match="pluggy needs rocket") as refused:
+        fit_together(plugin, [], (fast,))
+    assert refused.value.word == "release_dependency_conflict"
+    assert fit_together(plugin, [distribution("rocket")], (fast,)).used
+
+
 def test_what_is_wrong_with_the_hosts_own_installation_is_not_the_plugins_to_answer_for():
     broken = (*PROVIDED, distribution("old", requires=["pluggy>=9"]))
     assert fit_together(PLUGIN, [distribution("greeter")], broken).used
