@@ -30,14 +30,19 @@ from host.control.host_checks import HostChecks
 from host.control.host_metrics import HostMetrics, webhook_metrics
 from host.control.hosted_plugin import HostedPlugin, Parts
 from host.control.inbound_webhooks import InboundWebhooks
+from host.control.installation import Installation
+from host.control.keeper import KeeperParts
 from host.control.key_values import KeyValues
 from host.control.leftovers import clear_leftovers
 from host.control.plugin_port import PluginPort
 from host.control.policies import Policies
 from host.control.reconciler import Reconciler
-from host.control.registry import PluginRecord, Registry
+from host.control.records import PluginRecord
+from host.control.registry import Registry
+from host.control.release_gate import ReleaseGate
 from host.control.replays import Replays
 from host.control.services import Services
+from host.control.watch_files import watch_publishers, watch_releases
 from host.errors import BusbarError
 from host.observe import logging as host_logging
 from host.observe.audit import Audit
@@ -120,6 +125,7 @@ class _Hosting:
     fork_server: ForkServer
     reconciler: Reconciler
     administration: Administration
+    installation: Installation
     services: Services
 
 
@@ -197,7 +203,7 @@ class _Builder:
         daemon = await self._listen(core, hosting)
         folder = self._settings.supply.drop_in_directory
         if folder is not None:
-            self._background(install_drop_ins(folder, hosting.administration, core.registry), "drop-ins")
+            self._background(install_drop_ins(folder, hosting.installation, core.registry), "drop-ins")
         _log.info("started", address=daemon.address, plugins=len(core.registry.all()))
         return daemon
 
@@ -219,7 +225,8 @@ class _Builder:
         trust = TrustStore(database, keyring, clock)
         await trust.load()
         store = ReleaseStore(self._state)
-        orphans = await asyncio.to_thread(store.open, [record.sha256 for record in registry.all()])
+        named = {sha256 for record in registry.all() for sha256 in record.releases}
+        orphans = await asyncio.to_thread(store.open, named)
         if orphans:
             _log.warning("orphaned_releases_removed", releases=orphans)
         log = await SQLiteLog.open(database, clock)
@@ -276,17 +283,20 @@ class _Builder:
             clock=clock,
             max_wheel=settings.server.wheel,
         )
-        if settings.supply.publishers_directory is not None:
-            taken = await load_drop_ins(core.trust, settings.supply.publishers_directory)
-            _log.info("publishers_loaded", taken=taken)
-
-        async def host_plugin(record: PluginRecord, changed: Callable[[], None]) -> HostedPlugin:
-            release = await installer.verify_installed(record.sha256)
-            for warning in release.warnings:
-                _log.warning("release_trusted_with_warning", plugin=record.id, warning=warning)
-            return HostedPlugin(record, release, parts, changed)
-
-        reconciler = Reconciler(core.registry, host_plugin, grace=settings.server.drain, clock=clock)
+        await self._trust(core)
+        gate = ReleaseGate(core.registry, installer, core.audit, core.bus)
+        reconciler = Reconciler(
+            KeeperParts(
+                registry=core.registry,
+                admit=gate.admit,
+                host=lambda record, release, changed: HostedPlugin(record, release, parts, changed),
+                forget=installer.forget,
+                grace=settings.server.drain,
+                probation=settings.supply.probation,
+                clock=clock,
+            )
+        )
+        core.trust.listen(reconciler.recheck)
         services = Services(core.registry, reconciler.hosted, reconciler.status)
         dependencies = Dependencies(core.registry, reconciler.status, reconciler.watch)
         parts = self._parts(core, workshop, services, dependencies)
@@ -295,6 +305,7 @@ class _Builder:
         started = asyncio.Event()
         self._background(reconciler.run(started), "reconciler")
         await started.wait()
+        self._background(watch_releases(core.store.releases, core.registry, reconciler), "release watch")
         administration = Administration(
             registry=core.registry,
             reconciler=reconciler,
@@ -305,7 +316,26 @@ class _Builder:
             audit=core.audit,
             validate_config=lambda release, config: examiner.validate_config(self._examined(release), config),
         )
-        return _Hosting(workshop.fork_server, reconciler, administration, services)
+        installation = Installation(
+            registry=core.registry,
+            reconciler=reconciler,
+            installer=installer,
+            audit=core.audit,
+            settle=administration.settle,
+        )
+        return _Hosting(workshop.fork_server, reconciler, administration, installation, services)
+
+    async def _trust(self, core: _Core) -> None:
+        """Take the publishers of files, now and whenever one is saved."""
+        folder = self._settings.supply.publishers_directory
+        if folder is None:
+            return
+        if core.trust.tampered:
+            _log.error("publishers_not_loaded", reason=core.trust.tampered)
+        else:
+            _log.info("publishers_loaded", taken=await load_drop_ins(core.trust, folder))
+        if folder.is_dir():
+            self._background(watch_publishers(folder, core.trust), "publisher watch")
 
     async def _workshop(self) -> Workshop:
         """What workers are made with."""
@@ -388,6 +418,7 @@ class _Builder:
         table = endpoints(
             Behind(
                 administration=hosting.administration,
+                installation=hosting.installation,
                 audit=core.audit,
                 bus=core.bus,
                 checks=HostChecks(core.database, core.budget, core.registry, hosting.reconciler, hosting.fork_server),

@@ -21,7 +21,7 @@ from host.control.deliveries import DeliveryParts
 from host.control.hosted_plugin import HostedPlugin, Parts
 from host.control.key_values import KeyValues
 from host.control.plugin_port import PluginPort
-from host.control.registry import PluginRecord
+from host.control.records import PluginRecord
 from host.errors import BusbarError, ErrorKind
 from host.observe.audit import Audit
 from host.observe.logging import PluginLogs

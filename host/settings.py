@@ -196,6 +196,7 @@ class Supply(_Section):
 
     publishers_directory: Path | None = None
     drop_in_directory: Path | None = None
+    probation: Annotated[Duration, Field(gt=0)] = 300.0
     wheel_directories: Annotated[tuple[Path, ...], BeforeValidator(_listed)] = ()
     dependency_origins: Annotated[tuple[WebAddress, ...], BeforeValidator(_listed)] = ()
     dependency_size: Annotated[Bytes, Field(ge=2**20)] = 256 * 2**20

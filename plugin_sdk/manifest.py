@@ -128,6 +128,12 @@ class Permissions(_Part):
     webhooks: tuple[Name, ...] = ()
     routes: StrictBool = False
 
+    def together(self, other: Permissions) -> Permissions:
+        """What either of the two allows."""
+        kinds = ("subscribe", "publish", "call", "network", "secrets", "webhooks")
+        lists = {kind: tuple(dict.fromkeys((*getattr(self, kind), *getattr(other, kind)))) for kind in kinds}
+        return Permissions.model_validate({**lists, "routes": self.routes or other.routes})
+
     def beyond(self, granted: Permissions) -> tuple[str, ...]:
         """What these permissions ask for that `granted` does not hold, as `kind: value` in reading order."""
         missing = [

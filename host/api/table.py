@@ -13,6 +13,7 @@ from host.api.resources.events import Events
 from host.api.resources.filter_tests import FilterTests
 from host.api.resources.hooks import Hooks
 from host.api.resources.plugin_health import PluginHealth
+from host.api.resources.plugin_releases import PluginReleases
 from host.api.resources.plugin_routes import PluginRoutes
 from host.api.resources.plugins import Plugins
 from host.api.resources.publishers import Publishers
@@ -26,6 +27,7 @@ from host.control.administration import Administration
 from host.control.dead_letters import DeadLetters
 from host.control.host_checks import HostChecks
 from host.control.inbound_webhooks import InboundWebhooks
+from host.control.installation import Installation
 from host.control.policies import Policies
 from host.control.reconciler import Reconciler
 from host.control.registry import Registry
@@ -50,6 +52,7 @@ class Behind:
     checks: HostChecks
     dead_letters: DeadLetters
     inbound: InboundWebhooks
+    installation: Installation
     log: EventLog
     logs: PluginLogs
     metrics: Metrics
@@ -80,16 +83,22 @@ def endpoints(behind: Behind) -> tuple[Endpoint, ...]:
         public_metrics=behind.public_metrics,
         version=behind.version,
     )
+    releases = PluginReleases(
+        installation=behind.installation,
+        registry=behind.registry,
+        reconciler=behind.reconciler,
+        spool=behind.spool,
+        max_wheel=behind.max_wheel,
+    )
     plugins = Plugins(
         administration=behind.administration,
         registry=behind.registry,
         reconciler=behind.reconciler,
         services=behind.services,
-        spool=behind.spool,
-        max_wheel=behind.max_wheel,
     )
     table = (
         *plugins.endpoints(),
+        *releases.endpoints(),
         *PluginHealth(behind.administration, behind.registry, behind.reconciler, behind.logs).endpoints(),
         *Events(behind.bus, behind.log, behind.max_event).endpoints(),
         *DeadLetterResource(behind.dead_letters).endpoints(),
@@ -98,7 +107,7 @@ def endpoints(behind: Behind) -> tuple[Endpoint, ...]:
         *FilterTests().endpoints(),
         *Schedules(behind.scheduler, behind.audit).endpoints(),
         *Publishers(behind.trust, behind.audit).endpoints(),
-        *TrustPolicies(behind.trust, behind.audit).endpoints(),
+        *TrustPolicies(behind.trust, behind.registry, behind.audit).endpoints(),
         *TokenResource(behind.tokens, behind.audit).endpoints(),
         *system.endpoints(),
         *PluginRoutes(behind.administration).endpoints(),

@@ -6,7 +6,7 @@ Everything here changes desired state and, where asked, waits until the reconcil
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -16,23 +16,20 @@ from host.control.errors import (
     ApprovalNeededError,
     ConfigRefusedError,
     GrantsRefusedError,
-    PluginInstalledError,
     PluginNotRunningError,
     PluginStartFailedError,
 )
 from host.control.hosted_plugin import HostedPlugin
 from host.control.reconciler import Reconciler
-from host.control.registry import PluginRecord, Registry
+from host.control.records import PluginRecord
+from host.control.registry import Registry
 from host.control.services import not_running
 from host.control.states import SETTLED, PluginState, PluginStatus
-from host.errors import BusbarError
 from host.observe.audit import Audit
 from host.routing.event_log import EventLog
 from host.routing.replay_store import ReplayStore
-from host.scheduling.rules import check_rule
 from host.scheduling.scheduler import Scheduler
 from host.supply.installer import Installer, Release
-from plugin_sdk.description import Description
 from plugin_sdk.errors import HostError
 from plugin_sdk.manifest import Permissions
 
@@ -68,61 +65,8 @@ class Administration:
         self._audit = audit
         self._validate_config = validate_config
 
-    # -- supply
-
-    async def install(
-        self,
-        wheel: AsyncIterator[bytes],
-        filename: str,
-        attestations: bytes,
-        *,
-        enable: bool,
-        actor: str,
-        wait: bool = True,
-    ) -> PluginRecord:
-        """Install a signed release, new or over an older one; on any failure the host is as it was.
-
-        Raises:
-            SupplyError: a rule of signatures, archives or manifests is broken; the code says which.
-            PluginInstalledError: this very release is installed.
-        """
-        before: PluginRecord | None = None
-        installed: list[PluginRecord] = []
-
-        async def commit(release: Release, description: Description) -> None:
-            nonlocal before
-            before = self._registry.find(release.plugin)
-            if before is not None and before.sha256 == release.sha256:
-                raise PluginInstalledError(
-                    f"{release.plugin} {release.version} is installed already; there is nothing to change"
-                )
-            for schedule in description.schedules:
-                check_rule(schedule)
-            installed.append(await self._registry.install(release, description, enabled=enable))
-
-        try:
-            await self._installer.take(wheel, filename, attestations, history=self._registry.history, commit=commit)
-        except BusbarError as error:
-            await self._refused("plugin.install", filename, actor, error)
-            raise
-        record = installed[0]
-        await self._audit.record(
-            actor=actor,
-            action="plugin.install",
-            target=record.id,
-            detail={"version": record.version, "sha256": record.sha256, "publisher": record.publisher},
-            outcome="done",
-        )
-        _log.info("plugin_installed", plugin=record.id, version=record.version, publisher=record.publisher)
-        if wait or before is not None:
-            await self._wait(record.id)
-        if before is not None:
-            await self._installer.forget(before.sha256)  # nothing runs it any more
-        return record
-
     async def uninstall(self, plugin: str, *, purge: bool, actor: str) -> None:
         """Stop and forget a plugin and its place in the log; `purge` drops its keys, values and dead letters too."""
-        record = self._registry.get(plugin)
         await self._registry.remove(plugin, purge=purge)
         await self._reconciler.settled(plugin)
         await self._scheduler.forget(plugin)
@@ -131,7 +75,6 @@ class Administration:
             await self._log.forget(plugin)
         else:
             await self._log.retire(plugin, ())  # a cursor that nobody moves would hold the log for ever
-        await self._installer.forget(record.sha256)
         await self._done("plugin.uninstall", plugin, actor, {"purge": purge})
 
     # -- desired state
@@ -161,7 +104,7 @@ class Administration:
             await self._registry.change(plugin, enabled=False)
             await self._done("plugin.disable", plugin, actor)
         if wait:
-            await self._wait(plugin)
+            await self.settle(plugin)
         return self._reconciler.status(plugin)
 
     async def restart(self, plugin: str, *, actor: str, wait: bool = True) -> PluginStatus:
@@ -197,7 +140,10 @@ class Administration:
             GrantsRefusedError: something is granted that the release does not ask for.
         """
         record = self._registry.get(plugin)
-        beyond = granted.beyond(record.requested)
+        asked = record.requested
+        if record.candidate is not None:
+            asked = asked.together(record.candidate.permissions)
+        beyond = granted.beyond(asked)
         if beyond:
             raise GrantsRefusedError(
                 f"{plugin} does not ask for everything that is granted here: leave the rest out",
@@ -205,7 +151,7 @@ class Administration:
             )
         record = await self._registry.change(plugin, granted=granted)
         await self._done("plugin.grant", plugin, actor, {"granted": granted.model_dump()})
-        await self._wait(plugin)
+        await self.settle(plugin)
         return record
 
     # -- config
@@ -255,7 +201,7 @@ class Administration:
             plugin, config=plain, secrets=secrets, config_revision=record.config_revision + 1
         )
         await self._done("plugin.configure", plugin, actor, {"fields": sorted(config)})
-        await self._wait(plugin)
+        await self.settle(plugin)
         return self.shown_config(plugin)
 
     # -- the plugins as they are
@@ -291,7 +237,7 @@ class Administration:
 
     async def _outcome(self, plugin: str, *, wait: bool) -> PluginStatus:
         if wait:
-            await self._wait(plugin)
+            await self.settle(plugin)
         status = self._reconciler.status(plugin)
         if wait and status.state is PluginState.FAILED:
             raise PluginStartFailedError(
@@ -300,7 +246,7 @@ class Administration:
             )
         return status
 
-    async def _wait(self, plugin: str) -> None:
+    async def settle(self, plugin: str) -> None:
         """Wait until the reconciler is done and the plugin's state stands, or the limit is up."""
         with self._reconciler.watch(plugin) as changed:
             try:
@@ -314,7 +260,3 @@ class Administration:
 
     async def _done(self, action: str, target: str, actor: str, detail: dict[str, Any] | None = None) -> None:
         await self._audit.record(actor=actor, action=action, target=target, detail=detail or {}, outcome="done")
-
-    async def _refused(self, action: str, target: str, actor: str, error: BusbarError) -> None:
-        detail = {"code": error.word, "message": error.message}
-        await self._audit.record(actor=actor, action=action, target=target, detail=detail, outcome="refused")

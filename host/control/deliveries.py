@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from host.control.registry import PluginRecord
+from host.control.records import PluginRecord
 from host.errors import BusbarError
 from host.routing.admission import Target
 from host.routing.consumer import Consumer
@@ -65,13 +65,20 @@ class Deliveries:
         self._ending: set[asyncio.Task[None]] = set()
         self.consumers: tuple[Consumer, ...] = ()
 
-    async def start(self, record: PluginRecord) -> None:
-        """Take up every cursor, and every replay that has not ended."""
+    async def start(self, record: PluginRecord, *, keep_others: bool = False) -> None:
+        """Take up every cursor, and every replay that has not ended.
+
+        Cursors of subscriptions that the release does not have are dropped, unless `keep_others` is set.
+        """
         await self._follow(record)
-        # An earlier release's subscription that is gone must not hold the log for ever.
-        await self._parts.log.retire(self._plugin, {consumer.key for consumer in self.consumers})
+        if not keep_others:
+            await self.drop_others()
         for replay in await self._parts.replays.running(self._plugin):
             await self.replay(replay)
+
+    async def drop_others(self) -> None:
+        """Drop the cursors of an earlier release's subscriptions: one that nobody moves would hold the log for ever."""
+        await self._parts.log.retire(self._plugin, {consumer.key for consumer in self.consumers})
 
     async def stop(self, grace: float) -> None:
         """Take nothing more, and let what is in flight end within `grace` seconds."""

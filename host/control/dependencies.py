@@ -9,7 +9,8 @@ from typing import Final
 
 from packaging.requirements import Requirement
 
-from host.control.registry import PluginRecord, Registry
+from host.control.records import PluginRecord
+from host.control.registry import Registry
 from host.control.states import PluginState, PluginStatus
 
 WAIT_SECONDS: Final = 60.0

@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from host.control.administration import Administration
+from host.control.installation import Installation, InstallOptions, ReceivedRelease
 from host.control.registry import Registry
 from host.errors import BusbarError
 from host.supply.signing import attestations_of
@@ -21,7 +21,7 @@ ACTOR: Final = "drop-in"
 _log = structlog.get_logger(__name__)
 
 
-async def install_drop_ins(folder: Path, administration: Administration, registry: Registry) -> None:
+async def install_drop_ins(folder: Path, installation: Installation, registry: Registry) -> None:
     """Install every wheel of the folder that is not installed yet; one that is refused keeps none of the others.
 
     A plugin that someone disabled or removed the same release of stays as they left it.
@@ -32,7 +32,8 @@ async def install_drop_ins(folder: Path, administration: Administration, registr
             continue
         try:
             attestations = await asyncio.to_thread(attestations_of(wheel).read_bytes)
-            await administration.install(_chunks(wheel), wheel.name, attestations, enable=True, actor=ACTOR)
+            received = ReceivedRelease(_chunks(wheel), wheel.name, attestations)
+            await installation.install(received, InstallOptions(enable=True), actor=ACTOR)
         except (BusbarError, OSError) as error:
             _log.warning("drop_in_refused", wheel=wheel.name, reason=str(error))
 

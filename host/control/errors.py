@@ -51,6 +51,25 @@ class ApprovalNeededError(ControlError):
     code = "plugin_needs_approval"
 
 
+class RegistryTamperedError(ControlError):
+    """The registry is not as this host left it; nothing runs by it until an administrator confirms it."""
+
+    code = "registry_tampered"
+
+
+class UpgradeFailedError(ControlError):
+    """The new release did not take over, or was taken back; the one before it runs on, and the sentence says why."""
+
+    code = "upgrade_failed"
+    kind = ErrorKind.UNPROCESSABLE
+
+
+class NothingToRollBackError(ControlError):
+    """The plugin has no earlier release to go back to."""
+
+    code = "nothing_to_roll_back"
+
+
 class MethodNotFoundError(ControlError):
     """The plugin has no such service."""
 

@@ -13,8 +13,9 @@ import structlog
 
 from host.control.deliveries import Deliveries, DeliveryParts
 from host.control.dependencies import Dependencies
+from host.control.errors import UpgradeFailedError
 from host.control.plugin_port import PluginPort
-from host.control.registry import PluginRecord
+from host.control.records import PluginRecord
 from host.control.states import PluginState, PluginStatus
 from host.errors import BusbarError
 from host.observe.logging import PluginLogs
@@ -32,6 +33,8 @@ from plugin_sdk.resilience import Breaker, BreakerPolicy, BreakerState, Bulkhead
 HEALTH_SECONDS: Final = 30.0
 """How often a plugin is asked how it is."""
 HEALTH_TIMEOUT: Final = 2.0
+PREPARE_SECONDS: Final = 80.0
+"""How long a new release may take until it runs; its own start has the limit of every start within this."""
 PLACE_SECONDS: Final = 1.0
 """How long a call waits for a place in the bulkhead."""
 MAX_ANNOUNCEMENTS: Final = 16
@@ -72,6 +75,7 @@ class HostedPlugin:
         self.release = release
         self._parts = parts
         self._changed = changed
+        self._stirred = asyncio.Event()
         limits = release.manifest.runtime
         self.guard = Guard(
             record.id,
@@ -88,7 +92,7 @@ class HostedPlugin:
             memory=limits.memory,
             clock=parts.clock,
             rng=parts.rng,
-            on_change=changed,
+            on_change=self._supervisor_changed,
         )
         self.deliveries = Deliveries(
             record.id,
@@ -101,25 +105,62 @@ class HostedPlugin:
         self.health = Health()
         self._health_task: asyncio.Task[None] | None = None
         self._announcements: set[asyncio.Task[None]] = set()
+        self.delivering = False
         if record.breaker != "auto":
             self.apply_breaker(record.breaker)
 
     # -- life
 
+    @property
+    def isolation(self) -> str:
+        """Where its code runs: `process` or `inline`."""
+        return self.release.manifest.runtime.isolation
+
     async def start(self) -> None:
         """Let the runtime start, and events and schedules come; the state tells how it goes."""
         self.supervisor.start(self._ready)
-        await self.deliveries.start(self.record)
+        await self.take_over(on_probation=self.record.probation_until is not None)
+
+    async def prepare(self) -> None:
+        """Start the runtime alone, and wait until it runs and is well.
+
+        Raises:
+            UpgradeFailedError: it did not start, ended, or says that it is not well.
+        """
+        self.supervisor.start(self._ready)
+        try:
+            async with asyncio.timeout(PREPARE_SECONDS):
+                await self._runs_or_failed()
+        except TimeoutError:
+            raise UpgradeFailedError(f"{self._named} was not running within {PREPARE_SECONDS:g} s") from None
+        if not self.running:
+            status = self.supervisor.status
+            raise UpgradeFailedError(f"{self._named} did not start: {status.cause}: {status.evidence}")
+        self.health = await self._ask_health()
+        if self.health.status == "fail":
+            raise UpgradeFailedError(f"{self._named} says that it is not well: {self.health.reason}")
+
+    async def take_over(self, *, on_probation: bool) -> None:
+        """Have events and schedules come; on probation, what only the release before had stays where it stands."""
+        self.delivering = True
+        await self.deliveries.start(self.record, keep_others=on_probation)
         await self._parts.scheduler.adopt(self.record.id, self.record.description.schedules)
         self._health_task = asyncio.create_task(self._watch_health(), name=f"health {self.record.id}")
 
-    async def stop(self, grace: float) -> None:
-        """Take nothing more, let what is in flight end within `grace` seconds, stop the runtime."""
+    async def hand_over(self, grace: float) -> None:
+        """Take nothing more, and let what is in flight end within `grace` seconds; the runtime runs on."""
+        self.delivering = False
         if self._health_task is not None:
             self._health_task.cancel()
             await asyncio.wait((self._health_task,))
+            self._health_task = None
         await self._parts.scheduler.suspend(self.record.id)
         await self.deliveries.stop(grace)
+
+    async def stop(self, grace: float) -> None:
+        """Take nothing more, let what is in flight end within `grace` seconds, stop the runtime."""
+        if self.delivering:
+            await self.hand_over(grace)
         await self.supervisor.stop()
         if self._announcements:
             await asyncio.wait(tuple(self._announcements))
@@ -231,9 +272,24 @@ class HostedPlugin:
 
     # -- inside
 
+    @property
+    def _named(self) -> str:
+        return f"{self.record.id} {self.record.version}"
+
+    async def _runs_or_failed(self) -> None:
+        """Wait until the runtime runs, or has failed or ended once."""
+        ended = {SupervisedState.FAILED, SupervisedState.BACKING_OFF}
+        while not self.running and self.supervisor.status.state not in ended:
+            self._stirred.clear()
+            await self._stirred.wait()
+
     def _unmet(self) -> tuple[str, ...]:
         dependencies, requires = self._parts.dependencies, self.release.manifest.plugin.requires
         return dependencies.unmet(requires) if dependencies is not None and requires else ()
+
+    def _supervisor_changed(self) -> None:
+        self._stirred.set()
+        self._changed()
 
     async def _ready(self) -> None:
         """Wait for what the plugin requires, for a while."""
@@ -280,14 +336,17 @@ class HostedPlugin:
         while True:
             await self.supervisor.wait_running()
             before = self.health
-            try:
-                async with asyncio.timeout(HEALTH_TIMEOUT):
-                    answer = await self.supervisor.call(HealthCall())
-                self.health = answer if isinstance(answer, Health) else Health()
-            except TimeoutError:
-                self.health = Health("warn", f"check_health did not answer within {HEALTH_TIMEOUT:g} s")
-            except Exception as error:  # noqa: BLE001 - whatever a plugin's check raises is its health
-                self.health = Health("fail", f"check_health failed: {error}")
+            self.health = await self._ask_health()
             if self.health != before:
                 self._changed()
             await asyncio.sleep(HEALTH_SECONDS)
+
+    async def _ask_health(self) -> Health:
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT):
+                answer = await self.supervisor.call(HealthCall())
+        except TimeoutError:
+            return Health("warn", f"check_health did not answer within {HEALTH_TIMEOUT:g} s")
+        except Exception as error:  # noqa: BLE001 - whatever a plugin's check raises is its health
+            return Health("fail", f"check_health failed: {error}")
+        return answer if isinstance(answer, Health) else Health()

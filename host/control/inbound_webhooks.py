@@ -16,7 +16,8 @@ from typing import Any, Final
 import structlog
 
 from host.control.errors import WebhookBusyError, WebhookRefusedError
-from host.control.registry import PluginRecord, Registry
+from host.control.records import PluginRecord
+from host.control.registry import Registry
 from host.control.services import Callee
 from host.routing.bus import Bus
 from host.routing.event_log import Appended

@@ -10,7 +10,8 @@ import msgspec
 
 from host.control.errors import PolicyRefusedError, SubscriptionNotFoundError
 from host.control.reconciler import Reconciler
-from host.control.registry import PluginRecord, Registry
+from host.control.records import PluginRecord
+from host.control.registry import Registry
 from host.observe.audit import Audit
 from host.routing.subscriptions import SCHEDULES, overridden
 from plugin_sdk.delivery import DeliveryPolicy

@@ -5,83 +5,67 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, TypeVar
 
 import msgspec
+import structlog
 
 from host.control import key_values
-from host.control.errors import PluginNotFoundError
+from host.control.errors import PluginNotFoundError, RegistryTamperedError
+from host.control.records import PluginRecord, ReleaseRecord, Upgrade, UpgradeOutcome
 from host.storage.database import Database
+from host.storage.errors import SealBrokenError
 from host.storage.keyring import Keyring
+from host.storage.seals import Seal
 from host.supply.installer import InstalledVersion, Release
 from plugin_sdk.clock import Clock
 from plugin_sdk.description import Description
 from plugin_sdk.manifest import Permissions
 
-_COLUMNS: Final = (
-    "id, sha256, version, publisher, sequence, title, description, requested, granted, config, secrets, "
-    "enabled, generation, config_revision, breaker, policies, requires, installed_at, "
-    "changed_at"
+T = TypeVar("T")
+
+_NAMES: Final = (
+    "id",
+    "sha256",
+    "version",
+    "publisher",
+    "sequence",
+    "title",
+    "description",
+    "requested",
+    "granted",
+    "config",
+    "secrets",
+    "enabled",
+    "generation",
+    "config_revision",
+    "breaker",
+    "policies",
+    "requires",
+    "installed_at",
+    "changed_at",
+    "candidate",
+    "previous",
+    "probation_until",
+    "last_upgrade",
 )
-_SELECT: Final = f"SELECT {_COLUMNS} FROM plugins"
-_SAVE: Final = f"INSERT OR REPLACE INTO plugins ({_COLUMNS}) VALUES ({', '.join('?' * 19)})"
+_SELECT: Final = f"SELECT {', '.join(_NAMES)} FROM plugins"
+_SAVE: Final = f"INSERT OR REPLACE INTO plugins ({', '.join(_NAMES)}) VALUES ({', '.join('?' * len(_NAMES))})"
 _REMEMBER: Final = (
     "INSERT OR REPLACE INTO plugin_history (id, version, sha256, publisher, sequence) VALUES (?, ?, ?, ?, ?)"
 )
 _HISTORY: Final = "SELECT id, version, sha256, publisher, sequence FROM plugin_history WHERE id = ?"
+_SEALED: Final = (
+    (
+        "SELECT id, sha256, version, publisher, sequence, description, requested, granted, candidate, previous "
+        "FROM plugins ORDER BY id"
+    ),
+    "SELECT id, version, sha256, publisher, sequence FROM plugin_history ORDER BY id",
+)
+"""Which code runs with which permissions, and what a plugin id has been: nobody else's to change."""
 
-
-@dataclass(frozen=True, slots=True)
-class PluginRecord:
-    """What is wanted of one plugin.
-
-    `generation` grows with every asked-for restart, `config_revision` with every change of config;
-    `breaker` is an operator's standing override, or `auto`; `policies` are fields of delivery policies that an
-    administrator overrides, by the name of the subscription; `requires` has the plugins that the release needs.
-    """
-
-    id: str
-    sha256: str
-    version: str
-    publisher: str
-    sequence: int
-    title: str
-    description: Description
-    requested: Permissions
-    granted: Permissions
-    config: dict[str, Any]
-    secrets: dict[str, str]
-    enabled: bool
-    generation: int
-    config_revision: int
-    breaker: str
-    policies: dict[str, dict[str, Any]]
-    requires: tuple[str, ...]
-    installed_at: float
-    changed_at: float
-
-    @property
-    def missing_grants(self) -> tuple[str, ...]:
-        """What the release asks for and nobody has granted."""
-        return self.requested.beyond(self.granted)
-
-    @property
-    def secret_fields(self) -> frozenset[str]:
-        """Top-level fields of the plugin's config model that are secrets (`SecretStr`, writeOnly in the schema)."""
-        properties = (self.description.config_schema or {}).get("properties", {})
-        return frozenset(name for name, field in properties.items() if field.get("writeOnly"))
-
-    @property
-    def effective_config(self) -> dict[str, Any]:
-        """The config as the plugin's model gets it, its secret fields filled in."""
-        fields = self.secret_fields
-        return {**self.config, **{name: value for name, value in self.secrets.items() if name in fields}}
-
-    @property
-    def granted_secrets(self) -> dict[str, str]:
-        """The secrets that the manifest asks for, are granted, and are set."""
-        return {name: value for name, value in self.secrets.items() if name in self.granted.secrets}
+_log = structlog.get_logger(__name__)
 
 
 class Registry:
@@ -95,13 +79,20 @@ class Registry:
         self._database = database
         self._keyring = keyring
         self._clock = clock
+        self._seal = Seal(database, keyring, "registry", _SEALED)
+        self.tampered = ""
         self._records: dict[str, PluginRecord] = {}
         self._listeners: list[Callable[[str], None]] = []
         # A change is computed from the record it replaces, so changes go one after the other.
         self._changing = asyncio.Lock()
 
     async def load(self) -> None:
-        """Read what the database holds; call once, before anything else."""
+        """Read what the database holds, and whether it is what this host wrote; call once, before anything else."""
+        try:
+            await self._seal.check()
+        except SealBrokenError as error:
+            self.tampered = error.message
+            _log.error("registry_tampered", reason=error.message)
         rows = await self._database.read(_SELECT)
         self._records = {row["id"]: self._record(row) for row in rows}
 
@@ -140,6 +131,27 @@ class Registry:
         """Whether this very release is, or was the last, of some plugin id."""
         return bool(await self._database.read("SELECT 1 FROM plugin_history WHERE sha256 = ?", (sha256,)))
 
+    def check_whole(self) -> None:
+        """Refuse to act on a registry that someone else wrote into.
+
+        Raises:
+            RegistryTamperedError: it was changed behind the host's back.
+        """
+        if self.tampered:
+            raise RegistryTamperedError(
+                f"{self.tampered}: look at it with 'busbar plugin list', mend it, then 'busbar publisher confirm'"
+            )
+
+    async def confirm(self) -> None:
+        """Act on what the registry holds from now on: someone has looked at it and answers for it."""
+        async with self._changing:
+            await self._seal.renew()
+            self.tampered = ""
+        for plugin in tuple(self._records):
+            self._tell(plugin)
+
+    # -- releases
+
     async def install(
         self, release: Release, description: Description, *, enabled: bool, granted: Permissions | None = None
     ) -> PluginRecord:
@@ -149,17 +161,105 @@ class Registry:
         `granted` says otherwise; one that is replaced keeps what it had.
         """
         async with self._changing:
-            record = self._next(release, description, enabled=enabled, granted=granted)
-            row = self._row(record)
-            seen = (record.id, record.version, record.sha256, record.publisher, record.sequence)
+            return await self._save(self._next(release, description, enabled=enabled, granted=granted), remember=True)
 
-            def write(connection: sqlite3.Connection) -> None:
-                connection.execute(_SAVE, row)
-                connection.execute(_REMEMBER, seen)
+    async def propose(
+        self, plugin: str, release: ReleaseRecord, *, enabled: bool, granted: Permissions | None = None
+    ) -> PluginRecord:
+        """Record a release that is to take over from the current one, once it has shown that it runs.
 
-            await self._database.write(write)
-            self._changed(record)
-        return record
+        Raises:
+            PluginNotFoundError: it is not installed.
+        """
+        async with self._changing:
+            record = self.get(plugin)
+            record = replace(
+                record,
+                candidate=release,
+                enabled=enabled or record.enabled,
+                granted=granted or record.granted,
+                last_upgrade=self._upgrade(UpgradeOutcome.TRYING, record.version, release.version, ""),
+            )
+            return await self._save(record)
+
+    async def promote(self, plugin: str, *, probation: float) -> PluginRecord:
+        """The candidate is the current release from now on, for `probation` seconds on probation.
+
+        Raises:
+            PluginNotFoundError: it is not installed.
+        """
+        async with self._changing:
+            record = self.get(plugin)
+            if record.candidate is None:
+                raise ValueError(f"{plugin} has no candidate")
+            outcome = UpgradeOutcome.PROBATION if probation else UpgradeOutcome.DONE
+            until = self._clock.now().timestamp() + probation if probation else None
+            record = replace(
+                record.with_release(record.candidate),
+                candidate=None,
+                previous=record.current,
+                probation_until=until,
+                last_upgrade=self._upgrade(outcome, record.version, record.candidate.version, ""),
+            )
+            return await self._save(record, remember=True)
+
+    async def withdraw(self, plugin: str, outcome: UpgradeOutcome, reason: str) -> PluginRecord:
+        """The candidate does not take over, because of `reason`; the current release stays.
+
+        Raises:
+            PluginNotFoundError: it is not installed.
+        """
+        async with self._changing:
+            record = self.get(plugin)
+            wanted = record.version if record.candidate is None else record.candidate.version
+            upgrade = self._upgrade(outcome, record.version, wanted, reason)
+            return await self._save(replace(record, candidate=None, last_upgrade=upgrade))
+
+    async def roll_back(self, plugin: str, reason: str) -> PluginRecord:
+        """The previous release is the current one again, because of `reason`.
+
+        Raises:
+            PluginNotFoundError: it is not installed.
+        """
+        async with self._changing:
+            record = self.get(plugin)
+            if record.previous is None:
+                raise ValueError(f"{plugin} has no previous release")
+            record = replace(
+                record.with_release(record.previous),
+                previous=None,
+                probation_until=None,
+                last_upgrade=self._upgrade(UpgradeOutcome.ROLLED_BACK, record.previous.version, record.version, reason),
+            )
+            return await self._save(record)
+
+    async def wait_for_approval(self, plugin: str, reason: str) -> PluginRecord:
+        """The candidate waits for an administrator, because of `reason`.
+
+        Raises:
+            PluginNotFoundError: it is not installed.
+        """
+        async with self._changing:
+            record = self.get(plugin)
+            wanted = record.version if record.candidate is None else record.candidate.version
+            upgrade = self._upgrade(UpgradeOutcome.WAITING, record.version, wanted, reason)
+            return await self._save(replace(record, last_upgrade=upgrade))
+
+    async def end_probation(self, plugin: str) -> PluginRecord:
+        """The current release has shown that it does.
+
+        Raises:
+            PluginNotFoundError: it is not installed.
+        """
+        async with self._changing:
+            record = self.get(plugin)
+            last = record.last_upgrade
+            if last is not None and last.outcome is UpgradeOutcome.PROBATION:
+                last = self._upgrade(UpgradeOutcome.DONE, last.from_version, last.to_version, "")
+            return await self._save(replace(record, last_upgrade=last, probation_until=None))
+
+    def _upgrade(self, outcome: UpgradeOutcome, before: str, after: str, reason: str) -> Upgrade:
+        return Upgrade(outcome, before, after, reason, self._clock.now().timestamp())
 
     def _next(
         self, release: Release, description: Description, *, enabled: bool, granted: Permissions | None
@@ -198,11 +298,7 @@ class Registry:
             PluginNotFoundError: it is not installed.
         """
         async with self._changing:
-            record = replace(self.get(plugin), **changes, changed_at=self._clock.now().timestamp())
-            row = self._row(record)
-            await self._database.write(lambda connection: _execute(connection, _SAVE, row))
-            self._changed(record)
-        return record
+            return await self._save(replace(self.get(plugin), **changes))
 
     async def remove(self, plugin: str, *, purge: bool) -> None:
         """Forget a plugin; `purge` drops its keys and values too, and which version and publisher it had.
@@ -210,17 +306,45 @@ class Registry:
         Raises:
             PluginNotFoundError: it is not installed.
         """
-        self.get(plugin)
+        async with self._changing:
+            self.get(plugin)
+
+            def write(connection: sqlite3.Connection) -> None:
+                connection.execute("DELETE FROM plugins WHERE id = ?", (plugin,))
+                if purge:
+                    key_values.purge(connection, plugin)
+                    connection.execute("DELETE FROM plugin_history WHERE id = ?", (plugin,))
+
+            await self._write(write)
+            self._records.pop(plugin, None)
+            self._tell(plugin)
+
+    # -- inside
+
+    async def _save(self, record: PluginRecord, *, remember: bool = False) -> PluginRecord:
+        """Write a record, and where asked that its release is what the plugin id has been."""
+        record = replace(record, changed_at=self._clock.now().timestamp())
+        row = self._row(record)
+        seen = (record.id, record.version, record.sha256, record.publisher, record.sequence)
 
         def write(connection: sqlite3.Connection) -> None:
-            connection.execute("DELETE FROM plugins WHERE id = ?", (plugin,))
-            if purge:
-                key_values.purge(connection, plugin)
-                connection.execute("DELETE FROM plugin_history WHERE id = ?", (plugin,))
+            connection.execute(_SAVE, row)
+            if remember:
+                connection.execute(_REMEMBER, seen)
 
-        await self._database.write(write)
-        self._records.pop(plugin, None)
-        self._tell(plugin)
+        await self._write(write)
+        self._changed(record)
+        return record
+
+    async def _write(self, write: Callable[[sqlite3.Connection], None]) -> None:
+        """One transaction with its seal; a registry that was tampered with is not sealed by the way."""
+        self.check_whole()
+
+        def sealed(connection: sqlite3.Connection) -> int:
+            write(connection)
+            return self._seal.stamp(connection)
+
+        await self._seal.keep(await self._database.write(sealed))
 
     def _changed(self, record: PluginRecord) -> None:
         self._records[record.id] = record
@@ -251,6 +375,9 @@ class Registry:
             msgspec.json.encode(record.requires).decode(),
             record.installed_at,
             record.changed_at,
+            *(None if one is None else msgspec.json.encode(one) for one in (record.candidate, record.previous)),
+            record.probation_until,
+            None if record.last_upgrade is None else msgspec.json.encode(record.last_upgrade),
         )
 
     def _record(self, row: sqlite3.Row) -> PluginRecord:
@@ -275,8 +402,12 @@ class Registry:
             requires=msgspec.json.decode(row["requires"], type=tuple[str, ...]),
             installed_at=row["installed_at"],
             changed_at=row["changed_at"],
+            candidate=_decoded(row["candidate"], ReleaseRecord),
+            previous=_decoded(row["previous"], ReleaseRecord),
+            probation_until=row["probation_until"],
+            last_upgrade=_decoded(row["last_upgrade"], Upgrade),
         )
 
 
-def _execute(connection: sqlite3.Connection, sql: str, parameters: tuple[Any, ...]) -> None:
-    connection.execute(sql, parameters)
+def _decoded(blob: bytes | None, kind: type[T]) -> T | None:
+    return None if blob is None else msgspec.json.decode(blob, type=kind)

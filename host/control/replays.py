@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from host.control.errors import NothingToReplayError, SubscriptionNotFoundError
 from host.control.reconciler import Reconciler
-from host.control.registry import PluginRecord, Registry
+from host.control.records import PluginRecord
+from host.control.registry import Registry
 from host.observe.audit import Audit
 from host.routing.event_log import EventLog
 from host.routing.replay_store import ReplayRecord, ReplayState, ReplayStore

@@ -11,6 +11,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from packaging.version import Version
@@ -40,6 +41,13 @@ class InstalledVersion:
     sha256: str
     publisher: str
     sequence: int
+
+
+class Override(Enum):
+    """Rules of a plugin's history that an administrator may set aside for one release; never a change of bytes."""
+
+    DOWNGRADE = "downgrade"
+    PUBLISHER = "publisher-change"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,21 +104,34 @@ class Installer:
         *,
         history: Callable[[str], Awaitable[InstalledVersion | None]],
         commit: Callable[[Release, Description], Awaitable[None]],
+        only: str | None = None,
+        overrides: frozenset[Override] = frozenset(),
     ) -> Release:
         """Take a release in; `commit` makes it the plugin's, and is called only when every check has passed.
+
+        Args:
+            wheel: Its bytes as they come.
+            filename: Of the wheel.
+            attestations: What was signed about it.
+            history: The release that a plugin id has or last had.
+            commit: Called with the release in the store, and what its code does.
+            only: The plugin that it must be a release of; None for any.
+            overrides: Rules that are set aside.
 
         Raises:
             SupplyError: the first rule that is broken; nothing is left behind.
             ReleaseConflictError: another install of the same plugin is under way.
         """
         plugin, _ = plugin_of(filename)
+        if only is not None and plugin != only:
+            raise ReleaseConflictError("subject_mismatch", f"{filename} is a release of {plugin}, not of {only}")
         if plugin in self._busy:
             raise ReleaseConflictError("busy", f"another install of {plugin} is under way: wait for it")
         self._busy.add(plugin)
         try:
             staging = await asyncio.to_thread(self._store.new_staging)
             try:
-                return await self._take(staging, wheel, filename, attestations, history, commit)
+                return await self._take(staging, wheel, filename, attestations, history, commit, overrides)
             finally:
                 await asyncio.to_thread(self._store.discard_staging, staging)
         finally:
@@ -139,6 +160,7 @@ class Installer:
             read = read_wheel(_read(stored.wheel), stored.filename, self._provided)
             record_name = next(path for path in read.files if path.endswith(".dist-info/RECORD"))
             self._store.check_tree(stored, read.files[record_name], record_name)
+            _check_isolation(verified, read)
             return _release(stored, verified, read)
 
         return await asyncio.to_thread(verify)
@@ -157,6 +179,7 @@ class Installer:
         attestations: bytes,
         history: Callable[[str], Awaitable[InstalledVersion | None]],
         commit: Callable[[Release, Description], Awaitable[None]],
+        overrides: frozenset[Override],
     ) -> Release:
         sha256 = await self._receive(staging / WHEEL, wheel)
         verified = verify_release(
@@ -169,7 +192,7 @@ class Installer:
         )
         before = await history(verified.statement.plugin)
         if before is not None:
-            _check_history(verified.statement, before)
+            _check_history(verified.statement, before, overrides)
         read = await asyncio.to_thread(lambda: read_wheel(_read(staging / WHEEL), filename, self._provided))
         _check_statement(verified, read)
         await asyncio.to_thread(self._store.unpack, staging, read, filename, attestations)
@@ -211,23 +234,26 @@ class Installer:
         return digest.hexdigest()
 
 
-def _check_history(statement: Statement, before: InstalledVersion) -> None:
+def _check_history(statement: Statement, before: InstalledVersion, overrides: frozenset[Override]) -> None:
     plugin = statement.plugin
-    if statement.publisher != before.publisher:
+    if statement.publisher != before.publisher and Override.PUBLISHER not in overrides:
         raise ReleaseConflictError(
             "publisher_changed",
-            f"{plugin} came from {before.publisher}; {statement.publisher} may not take it over silently",
+            f"{plugin} came from {before.publisher}; {statement.publisher} takes it over only where an administrator "
+            "says so: allowPublisherChange=true, or --allow-publisher-change",
         )
     new, old = Version(statement.version), Version(before.version)
     if new == old and statement.sha256 != before.sha256:
         raise ReleaseConflictError(
             "equivocation", f"{plugin} {before.version} had other bytes: a version names one release for ever"
         )
-    if new < old or (new > old and statement.sequence <= before.sequence):
+    older = new < old or (new > old and statement.sequence <= before.sequence)
+    if older and Override.DOWNGRADE not in overrides:
         raise ReleaseConflictError(
             "rollback",
             f"{plugin} was at {before.version} (sequence {before.sequence}); {statement.version} (sequence "
-            f"{statement.sequence}) is older",
+            f"{statement.sequence}) is older: an administrator may install it with allowDowngrade=true, or "
+            "--allow-downgrade",
         )
 
 
@@ -237,6 +263,10 @@ def _check_statement(verified: VerifiedRelease, read: ReadWheel) -> None:
         raise ReleaseRefusedError("subject_mismatch", "the wheel's RECORD is not the one that was signed")
     if statement.plugin != read.manifest.plugin.id or statement.version != read.version:
         raise ReleaseRefusedError("subject_mismatch", "the statement names another plugin or version than the wheel")
+    _check_isolation(verified, read)
+
+
+def _check_isolation(verified: VerifiedRelease, read: ReadWheel) -> None:
     if read.manifest.runtime.isolation == "inline" and verified.publisher.max_isolation != "inline":
         raise PluginRefusedError(
             f"the plugin wants to run inside the host, and {verified.publisher.id} is trusted for processes only: "

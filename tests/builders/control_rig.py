@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from host.control.registry import PluginRecord, Registry
+from host.control.records import PluginRecord
+from host.control.registry import Registry
 from host.control.states import PluginState, PluginStatus
 from host.storage.database import Database
 from host.storage.keyring import Keyring

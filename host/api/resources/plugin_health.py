@@ -12,7 +12,8 @@ from host.control.access import Role
 from host.control.administration import Administration
 from host.control.hosted_plugin import HostedPlugin
 from host.control.reconciler import Reconciler
-from host.control.registry import PluginRecord, Registry
+from host.control.records import PluginRecord
+from host.control.registry import Registry
 from host.control.states import PluginState, PluginStatus
 from host.observe.logging import PluginLogs
 

@@ -1,23 +1,20 @@
-"""Plugins over HTTP: install, list, change what is wanted, configure, call."""
+"""Plugins over HTTP: list, change what is wanted, configure, call."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Annotated, Final
 
 from pydantic import Field
 
 from host.api.endpoint import Answer, Call, Endpoint, PageQuery, View
 from host.api.envelope import rfc3339, written
-from host.api.errors import UnsupportedMediaError
-from host.api.resources.plugin_upload import chunks, receive
 from host.control.access import Role
 from host.control.administration import Administration
 from host.control.reconciler import Reconciler
-from host.control.registry import PluginRecord, Registry
+from host.control.records import PluginRecord, UpgradeOutcome
+from host.control.registry import Registry
 from host.control.services import Services
-from host.control.states import PluginState
+from host.control.states import PluginState, PluginStatus
 from plugin_sdk.manifest import Permissions
 
 BASE: Final = "/api/v1/plugins"
@@ -29,13 +26,6 @@ class PluginList(PageQuery):
 
     state: PluginState | None = None
     q: Annotated[str | None, Field(max_length=200, description="Part of an id or title.")] = None
-
-
-class Install(View):
-    """Query of an install."""
-
-    enable: bool = False
-    wait: bool = True
 
 
 class Wait(View):
@@ -62,6 +52,18 @@ class PermissionsView(View):
     routes: bool = False
 
 
+class UpgradeView(View):
+    """How the last upgrade or rollback of a plugin went; until `probationUntil` the host goes back by itself."""
+
+    state: UpgradeOutcome
+    from_version: str
+    to_version: str
+    reason: str
+    at: str
+    missing_grants: list[str]
+    probation_until: str | None
+
+
 class PluginView(View):
     """A plugin as the API shows it. Times are RFC 3339."""
 
@@ -83,17 +85,14 @@ class PluginView(View):
     subscriptions: list[str]
     schedules: list[str]
     services: list[str]
+    previous_version: str | None
+    upgrade: UpgradeView | None
     installed_at: str
     changed_at: str
 
 
 class Plugins:
-    """The handlers.
-
-    Args:
-        spool: Folder for wheels while they are received.
-        max_wheel: Bytes that a wheel may have.
-    """
+    """The handlers."""
 
     def __init__(
         self,
@@ -102,15 +101,11 @@ class Plugins:
         registry: Registry,
         reconciler: Reconciler,
         services: Services,
-        spool: Path,
-        max_wheel: int,
     ) -> None:
         self._administration = administration
         self._registry = registry
         self._reconciler = reconciler
         self._services = services
-        self._spool = spool
-        self._max_wheel = max_wheel
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         """The rows of the table."""
@@ -126,18 +121,6 @@ class Plugins:
                 query=PluginList,
                 response=PluginView,
                 many=True,
-            ),
-            Endpoint(
-                "POST",
-                BASE,
-                "installPlugin",
-                "Install a signed release.",
-                admin,
-                self.install,
-                query=Install,
-                response=PluginView,
-                status=201,
-                form=("wheel", "attestations"),
             ),
             Endpoint("GET", ONE, "showPlugin", "Show one plugin.", viewer, self.show, response=PluginView),
             Endpoint(
@@ -253,27 +236,6 @@ class Plugins:
 
     # -- desired state
 
-    async def install(self, call: Call) -> Answer:
-        """Receive the two parts of a release, then let the administration take them in."""
-        if call.request.content_type != "multipart/form-data":
-            raise UnsupportedMediaError("send multipart/form-data with the parts 'wheel' and 'attestations'")
-        with NamedTemporaryFile(dir=self._spool, prefix="upload-") as spooled:
-            filename, attestations = await receive(call.request, spooled, self._max_wheel)
-            record = await self._administration.install(
-                chunks(spooled),
-                filename,
-                attestations,
-                enable=call.query.enable,
-                actor=call.actor,
-                wait=call.query.wait,
-            )
-        view = self._view(self._registry.get(record.id))
-        return Answer(
-            view,
-            message=f"{view.id} {view.version} installed: {view.state.value}",
-            headers={"Location": f"{BASE}/{view.id}"},
-        )
-
     async def uninstall(self, call: Call) -> Answer:
         """Stop it and forget it."""
         plugin = call.path("id")
@@ -332,29 +294,47 @@ class Plugins:
         return Answer(view, status=200 if call.query.wait else 202, message=f"{view.id} is {view.state.value}")
 
     def _view(self, record: PluginRecord) -> PluginView:
-        status = self._reconciler.status(record.id)
-        return PluginView(
-            id=record.id,
-            title=record.title,
-            version=record.version,
-            publisher=record.publisher,
-            release=record.sha256,
-            enabled=record.enabled,
-            state=status.state,
-            since=written(status.since),
-            cause=status.cause,
-            evidence=status.evidence,
-            next_action=status.next_action,
-            next_action_at=rfc3339(status.next_action_at),
-            permissions=_permissions(record.requested),
-            grants=_permissions(record.granted),
-            missing_grants=list(record.missing_grants),
-            subscriptions=[one.name for one in record.description.subscriptions],
-            schedules=[one.name for one in record.description.schedules],
-            services=[one.name for one in record.description.services],
-            installed_at=written(record.installed_at),
-            changed_at=written(record.changed_at),
+        return plugin_view(record, self._reconciler.status(record.id))
+
+
+def plugin_view(record: PluginRecord, status: PluginStatus) -> PluginView:
+    """A plugin as the API shows it."""
+    last = record.last_upgrade
+    upgrade = None
+    if last is not None:
+        upgrade = UpgradeView(
+            state=last.outcome,
+            from_version=last.from_version,
+            to_version=last.to_version,
+            reason=last.reason,
+            at=written(last.at),
+            missing_grants=list(record.candidate_missing_grants),
+            probation_until=rfc3339(record.probation_until),
         )
+    return PluginView(
+        id=record.id,
+        title=record.title,
+        version=record.version,
+        publisher=record.publisher,
+        release=record.sha256,
+        enabled=record.enabled,
+        state=status.state,
+        since=written(status.since),
+        cause=status.cause,
+        evidence=status.evidence,
+        next_action=status.next_action,
+        next_action_at=rfc3339(status.next_action_at),
+        permissions=_permissions(record.requested),
+        grants=_permissions(record.granted),
+        missing_grants=list(record.missing_grants),
+        subscriptions=[one.name for one in record.description.subscriptions],
+        schedules=[one.name for one in record.description.schedules],
+        services=[one.name for one in record.description.services],
+        previous_version=None if record.previous is None else record.previous.version,
+        upgrade=upgrade,
+        installed_at=written(record.installed_at),
+        changed_at=written(record.changed_at),
+    )
 
 
 def _permissions(found: Permissions) -> PermissionsView:

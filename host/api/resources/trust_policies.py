@@ -8,6 +8,7 @@ from pydantic import Field
 
 from host.api.endpoint import Answer, Call, Endpoint, View
 from host.control.access import Role
+from host.control.registry import Registry
 from host.observe.audit import Audit
 from host.supply.trust import TrustPolicy
 from host.supply.trust_store import TrustStore
@@ -44,7 +45,7 @@ class Reason(View):
 
 
 class StoreView(View):
-    """Whether the trust store is as the host left it; where it is not, nothing is believed."""
+    """Whether trust store and registry are as the host left them; where they are not, nothing is believed."""
 
     whole: bool
     cause: str
@@ -55,8 +56,9 @@ class StoreView(View):
 class TrustPolicies:
     """The handlers."""
 
-    def __init__(self, trust: TrustStore, audit: Audit) -> None:
+    def __init__(self, trust: TrustStore, registry: Registry, audit: Audit) -> None:
         self._trust = trust
+        self._registry = registry
         self._audit = audit
 
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -111,7 +113,7 @@ class TrustPolicies:
                 "POST",
                 STORE + "/confirm",
                 "confirmTrustStore",
-                "Believe the trust store as it stands: you have looked at it and answer for it.",
+                "Believe trust store and registry as they stand: you have looked at them and answer for it.",
                 admin,
                 self.confirm,
                 response=StoreView,
@@ -163,19 +165,23 @@ class TrustPolicies:
 
     async def confirm(self, call: Call) -> Answer:
         """Seal the store as it stands."""
-        cause = self._trust.tampered
+        cause = self._cause()
         await self._trust.confirm()
+        await self._registry.confirm()
         await self._note(call, "trust-store.confirm", "trust-store", {"cause": cause})
-        return Answer(self._store(), message="the trust store is believed as it stands")
+        return Answer(self._store(), message="the trust store and the registry are believed as they stand")
 
     def _store(self) -> StoreView:
         held = self._trust.shown()
         return StoreView(
-            whole=not self._trust.tampered,
-            cause=self._trust.tampered,
+            whole=not self._cause(),
+            cause=self._cause(),
             publishers=len(held.publishers),
             policies=len(held.policies),
         )
+
+    def _cause(self) -> str:
+        return "; ".join(filter(None, (self._trust.tampered, self._registry.tampered)))
 
     async def _note(self, call: Call, action: str, target: str, detail: dict[str, Any]) -> None:
         await self._audit.record(actor=call.actor, action=action, target=target, detail=detail, outcome="done")
