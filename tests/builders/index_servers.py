@@ -13,12 +13,9 @@ from yarl import URL
 
 from host.supply.index.index_client import Indexes
 from host.supply.index.index_source import IndexSource
-from host.supply.index.transport import TransportLimits
 
 JSON = "application/vnd.pypi.simple.v1+json"
 WHEEL = "acme_demo-{}-py3-none-any.whl"
-QUICK = TransportLimits(connect=2.0, silence=0.3, page=0.6, file=0.6)
-"""Limits that a hostile index reaches while a test waits."""
 
 
 class IndexServer:

@@ -46,12 +46,17 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """The file of an index that is taken for a plugin. `warnings` are sentences for who asked."""
+    """The file of an index that is taken for a plugin.
+
+    `newest` is the newest version that the index has, pre-releases aside, to be handed to `find` the next time; None
+    where it has none. `warnings` are sentences for who asked.
+    """
 
     plugin: str
     version: str
     file: ProjectFile
     index: str
+    newest: str | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -104,7 +109,15 @@ def choose(
     if not standing:
         raise _nothing(requirement, project, wheels, runs, index)
     best = max(standing, key=lambda wheel: _preference(wheel, machine))
-    return Candidate(project.name, str(best.version), best.file, index, _warnings(best, project, index))
+    finals = [wheel.version for wheel in wheels if not wheel.version.is_prerelease]
+    return Candidate(
+        plugin=project.name,
+        version=str(best.version),
+        file=best.file,
+        index=index,
+        newest=str(max(finals)) if finals else None,
+        warnings=_warnings(best, project, index),
+    )
 
 
 def _runs(wheel: Wheel, machine: Machine) -> bool:

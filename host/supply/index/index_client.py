@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -167,23 +167,19 @@ class Indexes:
         if not self._sources:
             raise _none_configured()
         deadline = asyncio.get_running_loop().time() + LOOK_SECONDS
-        words = [word for word in text.lower().replace("_", "-").replace(".", "-").split() if word]
-        listed = await _gather([self._list(index, words, deadline) for index in self._remote.values()])
-        owners: dict[str, str] = {}
-        for source in sorted(self._sources, key=lambda source: -source.priority):
-            for plugin in listed[self.names.index(source.name)][0]:
-                if source in asked_for(plugin, self._sources):
-                    owners.setdefault(plugin, source.name)
-        hits = sorted(owners, key=lambda plugin: (plugin not in words, not plugin.startswith(tuple(words)), plugin))
+        words = text.lower().replace("_", "-").replace(".", "-").split()
+        listed = await _gather(self._list(index, words, deadline) for index in self._remote.values())
+        names = {source.name: found for source, (found, _) in zip(self._sources, listed, strict=True)}
+        hits = await asyncio.to_thread(self._ranked, words, names)  # an index may list a million
         shown = hits[: min(limit, MAX_FOUND)]
-        found = await _gather([self._found(plugin, owners[plugin], deadline) for plugin in shown])
+        found = await _gather(self._found(plugin, index, deadline) for plugin, index in shown)
         problems = tuple(problem for _, problem in listed if problem is not None)
         return SearchResult(tuple(found), len(hits) > len(shown), problems)
 
     async def latest(self, installed: Sequence[Installed]) -> tuple[Standing, ...]:
         """How each plugin stands to what its index has now; what cannot be found out is its problem, and no error."""
         deadline = asyncio.get_running_loop().time() + LOOK_SECONDS
-        return tuple(await _gather([self._standing(one, deadline) for one in installed]))
+        return tuple(await _gather(self._standing(one, deadline) for one in installed))
 
     # -- inside
 
@@ -222,7 +218,7 @@ class Indexes:
     async def _list(
         self, index: RemoteIndex, words: Sequence[str], deadline: float
     ) -> tuple[tuple[str, ...], Problem | None]:
-        """The ids of an index that have all the words in them."""
+        """The projects of an index, or why they are not known."""
         try:
             async with self._turn(deadline):
                 names = await index.names()
@@ -231,8 +227,18 @@ class Indexes:
                     names = tuple([word for word in known if await index.project(word) is not None])
         except SupplyError as error:
             return (), _problem(index.source.name, error)
-        fit = [name for name in names if PLUGIN_ID.fullmatch(name) and all(word in name for word in words)]
-        return tuple(fit), None
+        return names, None
+
+    def _ranked(self, words: Sequence[str], names: Mapping[str, Iterable[str]]) -> list[tuple[str, str]]:
+        """Plugins that have all the words in their ids, each with the index that it would come from; the best first."""
+        owners: dict[str, str] = {}
+        for source in sorted(self._sources, key=lambda source: -source.priority):
+            for name in names[source.name]:
+                fits = all(word in name for word in words) and name not in owners and PLUGIN_ID.fullmatch(name)
+                if fits and source in asked_for(name, self._sources):
+                    owners[name] = source.name
+        start = tuple(words)
+        return sorted(owners.items(), key=lambda hit: (hit[0] not in words, not hit[0].startswith(start), hit[0]))
 
     async def _found(self, plugin: str, index: str, deadline: float) -> Found:
         version = None

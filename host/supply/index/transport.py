@@ -30,7 +30,7 @@ from host.supply.index.index_source import IndexSource, Origin, origin_of
 
 MAX_REDIRECTS: Final = 5
 MAX_URL: Final = 4096
-MAX_CONNECTIONS: Final = 8
+MAX_CONNECTIONS: Final = 32
 MAX_KEPT_PAGE: Final = 2 * 2**20
 """Larger pages are asked for anew each time."""
 LONGEST_RETRY: Final = 3600.0

@@ -178,6 +178,12 @@ def test_a_newest_version_that_was_yanked_is_still_there_and_no_sign_of_an_old_s
     assert refused.value.word == "release_stale_trust_data"
 
 
+def test_the_newest_version_is_told_for_the_next_time_pre_releases_aside():
+    files = [file("1.0"), file("1.2", yanked=""), file("1.1", "cp312-cp312-win"), file("2.0rc1")]
+    assert chosen("acme-demo==1.0", *files).newest == "1.2"
+    assert chosen("acme-demo", file("2.0rc1")).newest is None
+
+
 # Laws
 
 VERSIONS = st.sampled_from(["0.9", "1.0", "1.0.1", "1.1a1", "1.1", "1.1.post1", "2.0.dev1", "2.0rc1", "2.0", "2.0+x"])
