@@ -133,7 +133,8 @@ def table(rows: Sequence[tuple[Any, ...]], waiting: Mapping[str, str]) -> list[A
 class SupplyRig:
     """An installer, and everything around it that an attack could reach.
 
-    `described` has the releases whose code was looked at, by `describe` where there is one. `acme` is trusted for `acme`.
+    `described` has the releases whose code was looked at, by `describe` where there is one. `acme` is trusted for
+    `acme`.
     """
 
     def __init__(
