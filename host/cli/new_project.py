@@ -38,7 +38,7 @@ requires-python = ">=3.11"
 $id = "$module:$entry"
 
 [dependency-groups]
-dev = ["busbar-host", "pytest>=8"]
+dev = ["pytest>=8"]
 
 [tool.pytest.ini_options]
 addopts = "-p plugin_sdk.testing" # runs tests that are coroutines

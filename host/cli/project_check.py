@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import subprocess
@@ -15,6 +16,7 @@ from host.dev_host import Source
 from host.errors import BusbarError, ErrorKind
 from host.runtime.examiner import WorkerExaminer
 from host.runtime.fork_server import ForkServer
+from host.runtime.installed_dependencies import copy_dependencies
 from host.runtime.runtime import Launch
 from host.runtime.sandbox import Sandbox, SandboxPolicy
 from host.runtime.sdk_path import build_sdk_path
@@ -64,14 +66,16 @@ def run_tests(project: Path, source: Source, arguments: Sequence[str], *, quiet:
         raise FailedTestsError("the tests did not pass: what pytest printed says which")
 
 
-async def check_manifest(source: Source) -> Description:
+async def check_manifest(project: Path, source: Source) -> Description:
     """Ask the code what it does, in a throw-away worker as a host does at install; what it answered.
+
+    What the project depends on is taken as it is installed here.
 
     Raises:
         PluginRefusedError: `plugin_manifest_exceeded`: the code does more than plugin.toml allows.
-        StartFailedError: it could not be loaded, with the author's traceback.
+        StartFailedError: it could not be loaded, with the author's traceback, or a dependency is not installed.
     """
-    description = await _described(source)
+    description = await _described(project, source)
     beyond = source.manifest.check(description)
     if beyond:
         raise PluginRefusedError(
@@ -80,10 +84,11 @@ async def check_manifest(source: Source) -> Description:
     return description
 
 
-async def _described(source: Source) -> Description:
+async def _described(project: Path, source: Source) -> Description:
     with tempfile.TemporaryDirectory(prefix="busbar-test-") as name:
         folder = Path(name)
-        sdk_path = build_sdk_path(folder)
+        sdk_path = await asyncio.to_thread(build_sdk_path, folder)
+        dependencies = await asyncio.to_thread(copy_dependencies, project, folder / "dependencies" / "installed")
         fork_server = ForkServer(sdk_path)
         limits = source.manifest.runtime
         launch = Launch(
@@ -97,9 +102,10 @@ async def _described(source: Source) -> Description:
             concurrency=limits.concurrency,
             timeout=limits.timeout,
             data_folder=folder / "data",
+            dependencies=dependencies,
         )
         try:
-            workshop = Workshop(fork_server, Sandbox(SandboxPolicy(), sdk_path))
+            workshop = Workshop(fork_server, await asyncio.to_thread(Sandbox, SandboxPolicy(), sdk_path))
             return await WorkerExaminer(workshop, _unheard).describe(launch)
         finally:
             await fork_server.stop()

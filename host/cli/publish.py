@@ -85,7 +85,7 @@ def check(context: typer.Context, project: Project = Path(), as_json: AsJson = F
     source = Source.read(project)
     run_tests(project, source, context.args, quiet=as_json)
     try:
-        description = asyncio.run(check_manifest(source))
+        description = asyncio.run(check_manifest(project, source))
     except StartFailedError as error:
         fail(error.message, error.word, FAILED, as_json=as_json, errors=error.traceback.splitlines())
     plugin = source.manifest.plugin.id

@@ -14,14 +14,12 @@ from enum import Enum
 from typing import Final
 
 from host.errors import BusbarError
+from host.supply.dependency_lock import check_lock
 from host.supply.dsse import PAYLOAD_TYPE, Envelope, pae, parse_bundle
 from host.supply.errors import PluginRefusedError, ReleaseRefusedError, SupplyError
 from host.supply.trust import TrustSnapshot
 from host.supply.verification import Purpose, VerifiedRelease, verify_release
 from host.supply.wheel_reader import ReadWheel, read_wheel
-
-LOCK: Final = "pylock.toml"
-"""The lock of a plugin's dependencies, beside its plugin.toml (PEP 751)."""
 
 RULES: Final[dict[str, str]] = {
     "attestations": "release_unsigned release_size_limit",
@@ -219,17 +217,7 @@ def _record(verified: VerifiedRelease, read: ReadWheel) -> str:
 
 
 def _lock(verified: VerifiedRelease, read: ReadWheel) -> str:
-    """The lock is signed with the statement exactly where the wheel brings one."""
-    module = read.entry_point.partition(":")[0].partition(".")[0]
-    lock = read.files.get(f"{module}/{LOCK}")
-    signed, there = verified.statement.lock_sha256, None if lock is None else hashlib.sha256(lock).hexdigest()
-    if signed != there:
-        why = (
-            f"the statement names no lock, and the wheel brings {LOCK}"
-            if signed is None
-            else f"the statement names a lock, and the wheel brings no {LOCK}"
-            if there is None
-            else f"{LOCK} is not the one that was signed"
-        )
-        raise ReleaseRefusedError("lock_mismatch", f"{why}: sign it again with 'busbar plugin sign'")
-    return "no dependencies of its own" if there is None else f"{LOCK} is the one that was signed, {there[:16]}…"
+    check_lock(read.lock, verified.statement.lock_sha256)
+    if read.lock is None:
+        return "there is none, and none was signed"
+    return f"the lock of {len(read.lock.wheels)} wheels is the one that was signed, {read.lock.sha256[:16]}…"

@@ -46,11 +46,11 @@ def test_tests_in_a_source_folder_find_the_package(project):
 
 
 async def test_code_that_does_more_than_the_manifest_allows_is_found_before_a_host_finds_it(project):
-    description = await check_manifest(Source.read(project))
+    description = await check_manifest(project, Source.read(project))
     assert [one.name for one in description.subscriptions] == ["greet"]
     change(project, "demo/plugin.toml", 'subscribe = ["demo.came"]', 'subscribe = ["demo.left"]')
     with pytest.raises(PluginRefusedError) as refused:
-        await check_manifest(Source.read(project))
+        await check_manifest(project, Source.read(project))
     assert refused.value.word == "plugin_manifest_exceeded"
     assert refused.value.errors == (
         "subscription 'greet' takes 'demo.came', which permissions.subscribe does not cover",
@@ -60,5 +60,17 @@ async def test_code_that_does_more_than_the_manifest_allows_is_found_before_a_ho
 async def test_code_that_a_worker_cannot_load_is_shown_with_its_traceback(project):
     change(project, "demo/__init__.py", "from datetime", "import subprocess; subprocess.run(['true'])\nfrom datetime")
     with pytest.raises(StartFailedError) as failed:
-        await check_manifest(Source.read(project))
+        await check_manifest(project, Source.read(project))
     assert "subprocess.run(['true'])" in failed.value.traceback
+
+
+async def test_what_the_project_depends_on_is_there_as_it_is_installed_here(project):
+    change(project, "pyproject.toml", "[project.entry", 'dependencies = ["cronsim>=2", "pydantic"]\n\n[project.entry')
+    change(project, "demo/__init__.py", "from datetime", "from cronsim import CronSim\nfrom datetime")
+    assert (await check_manifest(project, Source.read(project))).services
+
+
+async def test_a_dependency_that_is_not_installed_is_named(project):
+    change(project, "pyproject.toml", "[project.entry", 'dependencies = ["no-such-thing>=2"]\n\n[project.entry')
+    with pytest.raises(StartFailedError, match="no-such-thing>=2, which is not installed here: pip install"):
+        await check_manifest(project, Source.read(project))
