@@ -26,7 +26,7 @@ from host.supply.errors import ReleaseRefusedError
 from host.supply.keys import PrivateKey, PublicKey
 from host.supply.signing import attestations_of, sign_wheel
 from host.supply.strict_json import MAX_INTEGER
-from host.supply.trust import Publisher, TrustedKey, TrustSnapshot, check_policy, check_publisher
+from host.supply.trust import MAX_NAME, NAME, Publisher, TrustedKey, TrustSnapshot, check_policy, check_publisher
 from host.supply.wheel_reader import read_wheel
 
 app = typer.Typer(rich_markup_mode=None)
@@ -128,6 +128,13 @@ def sign(
     as_json: AsJson = False,
 ) -> None:
     """Sign a wheel: adds a line to the attestations beside it, and never changes the wheel."""
+    if not NAME.fullmatch(publisher) or len(publisher) > MAX_NAME:
+        fail(
+            f"'{publisher}' is no publisher's id: lower-case letters and digits in words joined by '-'",
+            "usage",
+            USED_WRONGLY,
+            as_json=as_json,
+        )
     now = datetime.now(UTC)
     until = None if valid_until is None else _instant(valid_until, now, as_json=as_json)
     statement = sign_wheel(

@@ -34,7 +34,7 @@ def sign_wheel(
     `sequence` defaults to the seconds since the epoch, which only grow.
 
     Raises:
-        SupplyError: the wheel breaks a rule, or the attestations that are there are malformed.
+        SupplyError: the wheel breaks a rule, or the attestations that are there are malformed, or too many.
         OSError: a file cannot be read or written.
     """
     content = wheel.read_bytes()
@@ -56,10 +56,11 @@ def sign_wheel(
     line = dump(Envelope(PAYLOAD_TYPE, payload, (signature,)))
     beside = attestations_of(wheel)
     before = beside.read_bytes() if beside.exists() else b""
-    parse_bundle(before)
     if before and not before.endswith(b"\n"):
         before += b"\n"
-    _replace(beside, before + line + b"\n")
+    bundle = before + line + b"\n"
+    parse_bundle(bundle)  # a line too many would make the lines before it worthless
+    _replace(beside, bundle)
     return statement
 
 

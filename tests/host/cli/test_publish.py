@@ -8,7 +8,7 @@ from supply_wheels import NAME, good
 from typer.testing import CliRunner
 
 from host.cli.plugin import app
-from host.supply.dsse import parse_bundle
+from host.supply.dsse import MAX_LINES, parse_bundle
 from host.supply.keys import PrivateKey
 from host.supply.statement import parse
 
@@ -86,6 +86,7 @@ def test_sequence_and_end_are_in_the_statement(folder):
     [
         (),  # no key
         ("--key", "locked.key"),  # no passphrase, and nobody to ask
+        ("--key", "open.key", "--publisher", "Acme Ltd"),
         ("--key", "open.key", "--sequence", "-1"),
         ("--key", "open.key", "--sequence", str(2**53)),
         ("--key", "open.key", "--valid-until", "soon"),
@@ -106,6 +107,14 @@ def test_a_wrong_passphrase_signs_nothing(folder):
     )
     assert json.loads(done.stdout)["code"] == "key_refused"
     assert not (folder / f"{NAME}.intoto.jsonl").exists()
+
+
+def test_a_line_too_many_is_not_added_to_those_that_hold(folder):
+    sign(folder, "--key", "open.key")
+    beside = folder / f"{NAME}.intoto.jsonl"
+    beside.write_bytes(full := beside.read_bytes() * MAX_LINES)
+    assert "release_size_limit" in run("sign", NAME, "--publisher", "acme", "--key", "open.key", status=1).output
+    assert beside.read_bytes() == full
 
 
 # -- verify
