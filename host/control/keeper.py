@@ -107,7 +107,9 @@ class Keeper:
             await self._next_reason()
             self._poked.clear()
             wanted = self._wanted
-            await self._reconcile(self._registry.find(self.plugin))
+            record = self._registry.find(self.plugin)
+            self._releases |= frozenset() if record is None else record.releases
+            await self._reconcile(record)
             await self._forget_unused(self._registry.find(self.plugin))
             self._done = wanted
             async with self._progress:
