@@ -66,7 +66,7 @@ from host.runtime.process import WorkerRuntime
 from host.runtime.requests import RequestRates
 from host.runtime.runtime import Launch, Runtime
 from host.runtime.sandbox import Sandbox, SandboxPolicy
-from host.runtime.sdk_path import build_sdk_path, provided
+from host.runtime.sdk_path import build_sdk_path, distributions
 from host.runtime.supervisor import SupervisionLimits
 from host.runtime.workshop import WorkerLimits, Workshop
 from host.scheduling.overlaps import ConsumerCancels
@@ -74,6 +74,7 @@ from host.scheduling.scheduler import Scheduler
 from host.settings import Settings
 from host.storage.database import Database
 from host.storage.keyring import Keyring
+from host.supply.dependency_fetch import DependencySources
 from host.supply.installer import Installer, Release
 from host.supply.release_store import ReleaseStore
 from host.supply.trust_drop_ins import load_drop_ins
@@ -279,7 +280,13 @@ class _Builder:
             store=core.store,
             trust=core.trust,
             describe=lambda release: examiner.describe(self._examined(release)),
-            provided=provided(),
+            distributions=await asyncio.to_thread(distributions),
+            sources=DependencySources(
+                settings.supply.wheel_directories,
+                settings.supply.dependency_origins,
+                settings.supply.dependency_size,
+                settings.supply.dependency_timeout,
+            ),
             clock=clock,
             max_wheel=settings.server.wheel,
         )
@@ -498,6 +505,8 @@ class _Builder:
             concurrency=limits.concurrency,
             timeout=limits.timeout,
             data_folder=self._state / "data" / ".examined" / release.plugin,
+            dependencies=release.dependencies,
+            cold_start=release.cold_start,
         )
 
 

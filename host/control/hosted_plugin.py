@@ -312,6 +312,8 @@ class HostedPlugin:
             timeout=limits.timeout,
             data_folder=self._parts.data / record.id,
             network=record.granted.network,
+            dependencies=release.dependencies,
+            cold_start=release.cold_start,
         )
         return self._parts.make_runtime(launch, self._port)
 

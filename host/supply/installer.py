@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from packaging.version import Version
 
+from host.supply.dependencies import Dependencies, check_dependencies, take_dependencies
+from host.supply.dependency_fetch import DependencySources
+from host.supply.dependency_wheel import Distribution
 from host.supply.errors import (
     PluginRefusedError,
     ReleaseConflictError,
@@ -52,7 +55,11 @@ class Override(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A verified release on disk. `folder` is its unpacked tree."""
+    """A verified release on disk.
+
+    `folder` is its unpacked tree, `dependencies` are those of what it brings with it; `cold_start` says why its
+    worker cannot be forked from one that has the SDK's own libraries already, or nothing.
+    """
 
     sha256: str
     plugin: str
@@ -63,6 +70,8 @@ class Release:
     manifest: Manifest
     entry_point: str
     folder: Path
+    dependencies: tuple[Path, ...] = ()
+    cold_start: str = ""
     warnings: tuple[str, ...] = ()
 
 
@@ -73,7 +82,8 @@ class Installer:
         store: Where releases are.
         trust: Whom to believe.
         describe: Asks a release what its code does, in a throw-away worker.
-        provided: Distributions that every worker has, with their versions.
+        distributions: What every worker has.
+        sources: Where the wheels of dependencies come from.
         clock: For validity.
         max_wheel: Bytes a wheel may have.
     """
@@ -84,14 +94,17 @@ class Installer:
         store: ReleaseStore,
         trust: TrustStore,
         describe: Callable[[Release], Awaitable[Description]],
-        provided: dict[str, str],
+        distributions: Sequence[Distribution],
+        sources: DependencySources,
         clock: Clock,
         max_wheel: int,
     ) -> None:
         self._store = store
         self._trust = trust
         self._describe = describe
-        self._provided = provided
+        self._distributions = tuple(distributions)
+        self._provided = {one.name: one.version for one in distributions}
+        self._sources = sources
         self._clock = clock
         self._max_wheel = max_wheel
         self._busy: set[str] = set()
@@ -161,7 +174,8 @@ class Installer:
             record_name = next(path for path in read.files if path.endswith(".dist-info/RECORD"))
             self._store.check_tree(stored, read.files[record_name], record_name)
             _check_isolation(verified, read)
-            return _release(stored, verified, read)
+            found = check_dependencies(read, verified.statement.lock_sha256, stored, self._distributions)
+            return _release(stored, verified, read, found)
 
         return await asyncio.to_thread(verify)
 
@@ -195,8 +209,11 @@ class Installer:
             _check_history(verified.statement, before, overrides)
         read = await asyncio.to_thread(lambda: read_wheel(_read(staging / WHEEL), filename, self._provided))
         _check_statement(verified, read)
+        found = await take_dependencies(
+            read, verified.statement.lock_sha256, staging, self._sources, self._distributions
+        )
         await asyncio.to_thread(self._store.unpack, staging, read, filename, attestations)
-        staged = _release(StoredRelease(sha256, filename, staging), verified, read)
+        staged = _release(StoredRelease(sha256, filename, staging), verified, read, found)
         description = await self._describe(staged)
         beyond = read.manifest.check(description)
         if beyond:
@@ -207,7 +224,7 @@ class Installer:
             )
         known = (self._store.releases / sha256).exists()
         stored = await asyncio.to_thread(self._store.keep, staging, sha256)
-        release = _release(stored, verified, read)
+        release = _release(stored, verified, read, found)
         try:
             await commit(release, description)
         except BaseException:
@@ -275,7 +292,7 @@ def _check_isolation(verified: VerifiedRelease, read: ReadWheel) -> None:
         )
 
 
-def _release(stored: StoredRelease, verified: VerifiedRelease, read: ReadWheel) -> Release:
+def _release(stored: StoredRelease, verified: VerifiedRelease, read: ReadWheel, found: Dependencies) -> Release:
     return Release(
         sha256=stored.sha256,
         plugin=read.manifest.plugin.id,
@@ -286,6 +303,8 @@ def _release(stored: StoredRelease, verified: VerifiedRelease, read: ReadWheel) 
         manifest=read.manifest,
         entry_point=read.entry_point,
         folder=stored.tree,
+        dependencies=found.folders(stored.folder),
+        cold_start=found.cold_start,
         warnings=verified.warnings,
     )
 

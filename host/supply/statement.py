@@ -101,7 +101,8 @@ def parse(payload: bytes) -> Statement:
         if isinstance(sequence, bool) or not isinstance(sequence, int) or not 0 <= sequence <= MAX_SEQUENCE:
             raise ValueError(f"sequence is no whole number up to {MAX_SEQUENCE}")
         record = _text(predicate, "recordSha256")
-        for value in (digest, record):
+        lock = _text(predicate, "lockSha256") if "lockSha256" in predicate else None
+        for value in filter(None, (digest, record, lock)):
             if not _DIGEST.fullmatch(value):
                 raise ValueError("a digest is not 64 lower-case hex digits")
         return Statement(
@@ -113,7 +114,7 @@ def parse(payload: bytes) -> Statement:
             sequence=sequence,
             issued_at=_instant(_text(predicate, "issuedAt")),
             record_sha256=record,
-            lock_sha256=_text(predicate, "lockSha256") if "lockSha256" in predicate else None,
+            lock_sha256=lock,
             valid_until=_instant(_text(predicate, "validUntil")) if "validUntil" in predicate else None,
         )
     except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:

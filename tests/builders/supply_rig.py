@@ -26,6 +26,8 @@ from host.runtime.sandbox import Sandbox, SandboxPolicy
 from host.runtime.workshop import WorkerLimits, Workshop
 from host.storage.database import Database
 from host.storage.keyring import Keyring
+from host.supply.dependency_fetch import DependencySources
+from host.supply.dependency_wheel import Distribution
 from host.supply.installer import Installer, Release
 from host.supply.release_store import ReleaseStore
 from host.supply.trust_store import TrustStore
@@ -158,7 +160,8 @@ class SupplyRig:
             store=self.store,
             trust=self.trust,
             describe=self._described,
-            provided=PROVIDED,
+            distributions=[Distribution(name, version, (), frozenset()) for name, version in PROVIDED.items()],
+            sources=DependencySources(),
             clock=clock,
             max_wheel=MAX_WHEEL,
         )

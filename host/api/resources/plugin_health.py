@@ -59,10 +59,13 @@ class WorkerView(View):
     """The plugin's worker process; pid and memory are null where there is none.
 
     `started` is `forked`, `cold` or `inline`; `sandbox` says of each part `enforced`, `off` or `unavailable: why`.
+    A worker starts cold, which takes longer, where the plugin brings what would take the place of the SDK's libraries.
     """
 
     isolation: str
     started: str
+    cold_start: bool
+    cold_start_reason: str
     pid: int | None
     rss_bytes: int | None
     started_at: str | None
@@ -195,6 +198,8 @@ def _health(record: PluginRecord, status: PluginStatus, hosted: HostedPlugin | N
         worker = WorkerView(
             isolation=seen.isolation,
             started=seen.started,
+            cold_start=seen.started == "cold",
+            cold_start_reason=seen.cold_start,
             pid=seen.pid,
             rss_bytes=seen.rss_bytes,
             started_at=written(supervisor.status.since) if supervisor.running else None,
