@@ -29,6 +29,8 @@ PUBLIC: Final = "https://api.osv.dev/v1/query"
 LIMITS: Final = ChildLimits()
 MAX_ANSWER: Final = 8 * 2**20
 _STATUSES: Final = (0, 1)
+_PASSED_OVER: Final = b":pip_audit._service."
+"""The logger that warns of advisories without a list of what is affected, or of a newer schema."""
 _INHERITED: Final = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 """How the machine reaches the network; nothing else of the host's environment goes to the child."""
 _PATIENCE: Final = aiohttp.ClientTimeout(total=15)
@@ -114,6 +116,8 @@ async def _asked(url: str, distributions: Sequence[ScannedDistribution], folder:
         raise ServiceError(f"pip-audit cannot be started ({error})") from None
     if ended.too_much or ended.status not in _STATUSES:
         raise ServiceError(f"pip-audit ended with status {ended.status}: {ended.last_words}")
+    if _PASSED_OVER in ended.err:
+        raise ServiceError(f"pip-audit passed over an advisory that it cannot read: {ended.last_words}")
     try:
         return msgspec.json.decode(ended.out, type=_Answer)
     except msgspec.MsgspecError:

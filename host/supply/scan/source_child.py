@@ -36,6 +36,12 @@ _BYTECODE_VERSIONS: Final = range(2900, 4500)
 """The magic numbers of Python 3."""
 _CODE: Final = re.compile(rb"\b(?:import|exec|eval|__import__|getattr)\b")
 _HEAD: Final = 16
+_TOO_COMPLEX: Final[Note] = (
+    "source-too-complex",
+    "high",
+    0,
+    f"could not be analysed: it is too large, or nests more than {source_rules.MAX_DEPTH} levels deep",
+)
 
 
 class _Findings:
@@ -124,15 +130,8 @@ def _source(path: Path, size: int, *, own: bool, network: bool, inline: bool) ->
     except (SyntaxError, ValueError) as error:  # ValueError: a NUL
         line = getattr(error, "lineno", None) or 0
         return [("source-unparsable", "high", line, f"could not be analysed: {getattr(error, 'msg', None) or error}")]
-    except (MemoryError, RecursionError, source_rules.TooDeepError):
-        return [
-            (
-                "source-too-deep",
-                "high",
-                0,
-                f"could not be analysed: it nests more than {source_rules.MAX_DEPTH} levels deep",
-            )
-        ]
+    except (MemoryError, RecursionError, source_rules.TooDeepError):  # the parser's own stack ends in a MemoryError
+        return [_TOO_COMPLEX]
 
 
 def _odd(path: Path, *, network: bool, inline: bool) -> list[Note]:
@@ -145,8 +144,8 @@ def _odd(path: Path, *, network: bool, inline: bool) -> list[Note]:
         found = [*source_text.notes(text), *_parsed(text, network=network, inline=inline)]
     except (UnreadableError, SyntaxError, ValueError):
         return []
-    except (MemoryError, RecursionError, source_rules.TooDeepError):
-        return [("source-too-deep", "high", 0, "could not be analysed")]
+    except (MemoryError, RecursionError, source_rules.TooDeepError):  # the parser's own stack ends in a MemoryError
+        return [_TOO_COMPLEX]
     return [("hidden-source", "medium", 0, "is Python source that is not named so"), *found] if found else []
 
 

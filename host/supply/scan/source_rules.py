@@ -298,10 +298,9 @@ class _Visitor(ast.NodeVisitor):
         called = self._names.meant(node.func) or ""
         if not self._inside_function:
             self._at_import(called, node)
-        if called in _RUNNERS and any(self._decoded.holds(argument) for argument in node.args[:1]):
-            self._note(
-                node, "decoded-code", "high", f"runs code that was decoded, put together or fetched ({called[9:]})"
-            )
+        runs = called in _RUNNERS or any(self._names.meant(argument) in _RUNNERS for argument in node.args)
+        if runs and any(self._decoded.holds(argument) for argument in node.args):
+            self._note(node, "decoded-code", "high", "runs code that was decoded, put together or fetched")
         elif called == "types.CodeType":
             self._note(node, "marshalled-code", "high", "builds a code object out of bytes")
         elif called.endswith(("__import__", ".import_module")) and node.args and self._imports(node):
