@@ -36,6 +36,9 @@ async def check_advisories(
         distributions: What to look up.
         max_age: How old a snapshot may be.
         now: The time.
+
+    Raises:
+        OSError: pip-audit cannot be started.
     """
     if not distributions:
         return Checked(Check(name=NAME, state=CheckState.DONE, reason="the release brings no dependencies"))
@@ -62,7 +65,7 @@ def not_done(why: str, tool: str = "") -> Checked:
 
 
 async def _from_service(url: str, distributions: Sequence[ScannedDistribution], now: datetime) -> Checked:
-    version = advisory_service.pip_audit_version()
+    version = await asyncio.to_thread(advisory_service.pip_audit_version)
     if version is None:
         return not_done("pip-audit is not installed: install busbar-host[scan]")
     tool = f"pip-audit {version}"

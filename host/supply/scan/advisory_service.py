@@ -78,6 +78,7 @@ async def audit(
 
     Raises:
         ServiceError: the audit was not done.
+        OSError: pip-audit cannot be started.
     """
     wanted = {(one.name, one.version): one for one in distributions}
     async with scratch() as folder:
@@ -103,17 +104,14 @@ async def _asked(url: str, distributions: Sequence[ScannedDistribution], folder:
     requirements = folder / "requirements.txt"
     lines = "".join(f"{one.name}=={one.version}\n" for one in distributions)
     await asyncio.to_thread(requirements.write_text, lines, encoding="utf-8")
-    try:
-        ended = await run(
-            *("pip_audit", "-r", str(requirements), "--no-deps", "--disable-pip", "-s", "osv", "--osv-url", url),
-            *("-f", "json", "--progress-spinner", "off", "--cache-dir", str(folder / "cache")),
-            folder=folder,
-            limits=limits,
-            site=True,
-            environment={name: os.environ[name] for name in _INHERITED if name in os.environ},
-        )
-    except OSError as error:
-        raise ServiceError(f"pip-audit cannot be started ({error})") from None
+    ended = await run(
+        *("pip_audit", "-r", str(requirements), "--no-deps", "--disable-pip", "-s", "osv", "--osv-url", url),
+        *("-f", "json", "--progress-spinner", "off", "--cache-dir", str(folder / "cache")),
+        folder=folder,
+        limits=limits,
+        site=True,
+        environment={name: os.environ[name] for name in _INHERITED if name in os.environ},
+    )
     if ended.too_much or ended.status not in _STATUSES:
         raise ServiceError(f"pip-audit ended with status {ended.status}: {ended.last_words}")
     if _PASSED_OVER in ended.err:

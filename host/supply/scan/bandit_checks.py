@@ -6,6 +6,7 @@ cannot parse and still answers. None of that may decide here: whatever it has no
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import importlib.util
 import os
@@ -22,7 +23,7 @@ from host.supply.scan.report import Check, Checked, CheckState, Finding, Severit
 
 NAME: Final = "bandit"
 LIMITS: Final = ChildLimits()
-_FINDINGS: Final = (0, 1)
+_STATUSES: Final = (0, 1)
 """Its exit codes for no findings, and for findings or for files that it could not read."""
 
 
@@ -57,35 +58,39 @@ async def check_with_bandit(trees: Sequence[SourceTree], *, limits: ChildLimits 
     """Let bandit look at trees of source; not done where it is not installed.
 
     Takes as long as it takes: bound it with `asyncio.timeout`.
+
+    Raises:
+        OSError: bandit cannot be started.
     """
-    version = bandit_version()
+    version = await asyncio.to_thread(bandit_version)
     if version is None:
         return Checked(
             Check(name=NAME, state=CheckState.NOT_DONE, reason="bandit is not installed: install busbar-host[scan]")
         )
-    tool = f"bandit {version}"
     # What is excluded is matched anywhere in a path, so it is a word that no plugin can know beforehand.
     nothing = f"/{secrets.token_hex(16)}"
-    try:
-        async with scratch() as folder:
-            ended = await run(
-                *("bandit", "-q", "-r", "-f", "json", "--ini", "/dev/null", "--ignore-nosec", "-x", nothing),
-                *(str(tree.folder) for tree in trees),
-                folder=folder,
-                limits=limits,
-                site=True,
-            )
-    except OSError as error:
-        return not_analysed(f"bandit cannot be started ({error})", tool)
-    if ended.too_much or ended.status not in _FINDINGS:
+    async with scratch() as folder:
+        ended = await run(
+            *("bandit", "-q", "-r", "-f", "json", "--ini", "/dev/null", "--ignore-nosec", "-x", nothing),
+            *(str(tree.folder) for tree in trees),
+            folder=folder,
+            limits=limits,
+            site=True,
+        )
+    return await asyncio.to_thread(_checked, trees, ended, f"bandit {version}")
+
+
+def _checked(trees: Sequence[SourceTree], ended: Ended, tool: str) -> Checked:
+    if ended.too_much or ended.status not in _STATUSES:
         return not_analysed(_why(ended), tool)
     try:
         answer = msgspec.json.decode(ended.out, type=_Answer)
     except msgspec.MsgspecError as error:
         return not_analysed(f"bandit gave no answer that can be read ({error})", tool)
-    findings = [finding for tree in trees for finding in _findings(tree, answer)]
+    looked_at = len(answer.metrics.keys() - {"_totals"})
     return Checked(
-        Check(name=NAME, state=CheckState.DONE, tool=tool, looked_at=len(answer.metrics.keys() - {"_totals"})), findings
+        Check(name=NAME, state=CheckState.DONE, tool=tool, looked_at=looked_at),
+        [finding for tree in trees for finding in _findings(tree, answer)],
     )
 
 

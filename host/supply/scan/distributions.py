@@ -32,6 +32,10 @@ class SourceTree:
     folder: Path
     label: str = ""
 
+    def __post_init__(self) -> None:
+        # Checks run in folders of their own, where a relative path would mean another.
+        object.__setattr__(self, "folder", self.folder.absolute())
+
     def shown(self, path: str) -> str:
         """How a path of this tree is called in a finding."""
         return f"{self.label}/{path}" if self.label else path

@@ -81,36 +81,27 @@ class Scanner:
         others = [SourceTree(one.folder, f"{one.name}-{one.version}") for one in distributions]
         now = self._clock.now()
         async with self._turns, asyncio.TaskGroup() as group:
-            deadline = asyncio.get_running_loop().time() + policy.timeout
-            late = f"it took longer than {policy.timeout:g} s"
-            tasks = [
-                group.create_task(
-                    _within(
-                        deadline,
-                        source_checks.check_source(own, others, manifest=manifest),
-                        lambda: source_checks.not_analysed(tree, late),
-                    )
+            until = asyncio.get_running_loop().time() + policy.timeout
+            checks: tuple[tuple[Awaitable[Checked], Callable[[str], Checked]], ...] = (
+                (
+                    source_checks.check_source(own, others, manifest=manifest),
+                    lambda why: source_checks.not_analysed(own.folder, why),
                 ),
-                group.create_task(
-                    _within(
-                        deadline,
-                        self._bandit([own, *(others if policy.bandit_dependencies else ())]),
-                        lambda: bandit_checks.not_analysed(late),
-                    )
+                (
+                    self._bandit([own, *(others if policy.bandit_dependencies else ())]),
+                    bandit_checks.not_analysed,
                 ),
-                group.create_task(
-                    _within(
-                        deadline,
-                        advisories.check_advisories(
-                            policy.advisories,
-                            distributions,
-                            max_age=timedelta(seconds=policy.advisories_max_age),
-                            now=now,
-                        ),
-                        lambda: advisories.not_done(late),
-                    )
+                (
+                    advisories.check_advisories(
+                        policy.advisories,
+                        distributions,
+                        max_age=timedelta(seconds=policy.advisories_max_age),
+                        now=now,
+                    ),
+                    advisories.not_done,
                 ),
-            ]
+            )
+            tasks = [group.create_task(self._bounded(check, until, failed)) for check, failed in checks]
         return ScanReport.compose(
             plugin=plugin,
             version=version,
@@ -155,10 +146,11 @@ class Scanner:
             return Checked(Check(name=bandit_checks.NAME, state=CheckState.NOT_DONE, reason=reason))
         return await bandit_checks.check_with_bandit(trees)
 
-
-async def _within(deadline: float, check: Awaitable[Checked], late: Callable[[], Checked]) -> Checked:
-    try:
-        async with asyncio.timeout_at(deadline):
-            return await check
-    except TimeoutError:
-        return late()
+    async def _bounded(self, check: Awaitable[Checked], until: float, failed: Callable[[str], Checked]) -> Checked:
+        try:
+            async with asyncio.timeout_at(until):
+                return await check
+        except TimeoutError:
+            return failed(f"it took longer than {self.policy.timeout:g} s")
+        except OSError as error:
+            return failed(f"it could not be started: {error.strerror or error}")

@@ -38,6 +38,9 @@ async def check_source(
     """Look at the plugin's own tree, and at its dependencies' for what hides code from every reader.
 
     Takes as long as it takes: bound it with `asyncio.timeout`.
+
+    Raises:
+        OSError: the analysis cannot be started.
     """
     request = msgspec.json.encode(
         {
@@ -51,10 +54,7 @@ async def check_source(
     async with scratch() as folder:
         path = folder / "request.json"
         await asyncio.to_thread(path.write_bytes, request)
-        try:
-            ended = await run("host.supply.scan.source_child", str(path), folder=folder, limits=limits, site=False)
-        except OSError as error:
-            return not_analysed(own.folder, f"the analysis cannot be started ({error})")
+        ended = await run("host.supply.scan.source_child", str(path), folder=folder, limits=limits, site=False)
     try:
         if ended.status or ended.too_much:
             raise ValueError(_why(ended))

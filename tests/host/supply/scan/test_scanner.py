@@ -1,8 +1,10 @@
 """The whole scan: one report of all checks, and what the policy makes of it."""
 
 import asyncio
+import errno
 import json
 import signal
+import tempfile
 
 import msgspec
 import pytest
@@ -140,6 +142,27 @@ async def test_a_scan_that_takes_too_long_ends_and_refuses(scan, distribution, m
     assert {check.state for check in report.checks} == {CheckState.NOT_DONE}
     assert [finding.source for finding in report.findings] == [Source.BANDIT, Source.SOURCE]
     assert "longer than 0.05 s" in refusal(one, report).message
+
+
+async def test_a_scan_that_cannot_be_started_refuses(scan, monkeypatch):
+    def full(**_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    one, report = await scan(CLEAN)
+    assert [finding.source for finding in report.findings] == [Source.BANDIT, Source.SOURCE]
+    assert "No space left on device" in refusal(one, report).message
+
+
+async def test_where_the_tree_is_may_be_said_relatively(scan, tree, manifest, clock, monkeypatch):
+    folder = tree({"acme_demo/__init__.py": "import subprocess\nsubprocess.call(x, shell=True)\n"})
+    monkeypatch.chdir(folder.parent)
+    relative = folder.relative_to(folder.parent)
+    report = await Scanner(ScanPolicy(), clock).scan(
+        relative, plugin="a", version="1", sha256="a" * 64, manifest=manifest(), distributions=()
+    )
+    assert {finding.path for finding in report.findings} == {"acme_demo/__init__.py"}
+    assert {finding.source for finding in report.findings} == {Source.BANDIT, Source.SOURCE}
 
 
 async def test_a_child_that_nobody_waits_for_is_killed(tmp_path, monkeypatch):
