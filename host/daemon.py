@@ -75,6 +75,8 @@ from host.settings import Settings
 from host.storage.database import Database
 from host.storage.keyring import Keyring
 from host.supply.dependency_fetch import DependencySources
+from host.supply.index.index_client import Indexes
+from host.supply.index.index_source import IndexSource
 from host.supply.installer import Installer, Release
 from host.supply.release_store import ReleaseStore
 from host.supply.trust_drop_ins import load_drop_ins
@@ -127,6 +129,7 @@ class _Hosting:
     reconciler: Reconciler
     administration: Administration
     installation: Installation
+    indexes: Indexes
     services: Services
 
 
@@ -323,14 +326,20 @@ class _Builder:
             audit=core.audit,
             validate_config=lambda release, config: examiner.validate_config(self._examined(release), config),
         )
+        indexes = await self._stack.enter_async_context(
+            Indexes([IndexSource.of(section) for section in settings.supply.indexes])
+        )
         installation = Installation(
             registry=core.registry,
             reconciler=reconciler,
             installer=installer,
+            indexes=indexes,
+            spool=core.store.staging,
+            max_wheel=settings.server.wheel,
             audit=core.audit,
             settle=administration.settle,
         )
-        return _Hosting(workshop.fork_server, reconciler, administration, installation, services)
+        return _Hosting(workshop.fork_server, reconciler, administration, installation, indexes, services)
 
     async def _trust(self, core: _Core) -> None:
         """Take the publishers of files, now and whenever one is saved."""
@@ -431,6 +440,7 @@ class _Builder:
                 checks=HostChecks(core.database, core.budget, core.registry, hosting.reconciler, hosting.fork_server),
                 dead_letters=DeadLetters(core.log, core.router, core.audit),
                 inbound=inbound,
+                indexes=hosting.indexes,
                 log=core.log,
                 logs=core.logs,
                 metrics=metrics,

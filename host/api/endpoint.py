@@ -104,7 +104,7 @@ class Endpoint:
         request: Model of the JSON body, or `dict` for any object.
         response: Model of the answer's data; `many` for a list of it.
         status: Of an answer that went well.
-        form: Names of the parts of a multipart body.
+        form: Names of the parts of a multipart body, which the handler reads; beside `request`, either may come.
         raw: Gets the aiohttp request as it came and answers it whole: for what is no JSON in an envelope,
             and for the one path where every microsecond counts.
         consumes: The content type of a raw endpoint's body.
@@ -201,8 +201,11 @@ async def _body(endpoint: Endpoint, request: web.BaseRequest) -> Any:
     model = endpoint.request
     if model is None:
         return None
+    if endpoint.form and request.content_type == "multipart/form-data":
+        return None
     if request.content_type != "application/json":
-        raise UnsupportedMediaError(f"send application/json, not {request.content_type[:100]}")
+        wanted = "application/json or multipart/form-data" if endpoint.form else "application/json"
+        raise UnsupportedMediaError(f"send {wanted}, not {request.content_type[:100]}")
     raw = await read_bounded(request, MAX_JSON)
     try:
         found = msgspec.json.decode(raw or b"{}")

@@ -113,17 +113,18 @@ def _operation(
 
 
 def _request_body(endpoint: Endpoint, schemas: dict[type[BaseModel], dict[str, Any]]) -> dict[str, Any] | None:
+    content: dict[str, Any] = {}
     if endpoint.form:
         properties = {name: {"type": "string", "format": "binary"} for name in endpoint.form}
-        schema: dict[str, Any] = {"type": "object", "properties": properties, "required": list(endpoint.form)}
-        return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+        form = {"type": "object", "properties": properties, "required": list(endpoint.form)}
+        content["multipart/form-data"] = {"schema": form}
     if endpoint.consumes:
-        return {"required": True, "content": {endpoint.consumes: {"schema": {"type": "object"}}}}
-    if endpoint.request is None:
-        return None
-    if issubclass(endpoint.request, BaseModel):
-        return {"required": True, "content": {"application/json": {"schema": schemas[endpoint.request]}}}
-    return {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
+        content[endpoint.consumes] = {"schema": {"type": "object"}}
+    elif endpoint.request is not None:
+        model = endpoint.request
+        schema = schemas[model] if issubclass(model, BaseModel) else {"type": "object"}
+        content["application/json"] = {"schema": schema}
+    return {"required": True, "content": content} if content else None
 
 
 def _responses(endpoint: Endpoint, schemas: dict[type[BaseModel], dict[str, Any]]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from host.api.resources.deliveries import PluginDeliveries
 from host.api.resources.events import Events
 from host.api.resources.filter_tests import FilterTests
 from host.api.resources.hooks import Hooks
+from host.api.resources.marketplace import Marketplace
 from host.api.resources.plugin_health import PluginHealth
 from host.api.resources.plugin_releases import PluginReleases
 from host.api.resources.plugin_routes import PluginRoutes
@@ -39,6 +40,8 @@ from host.observe.metrics import Metrics
 from host.routing.bus import Bus
 from host.routing.event_log import EventLog
 from host.scheduling.scheduler import Scheduler
+from host.supply.index.findings import Installed
+from host.supply.index.index_client import Indexes
 from host.supply.trust_store import TrustStore
 
 
@@ -52,6 +55,7 @@ class Behind:
     checks: HostChecks
     dead_letters: DeadLetters
     inbound: InboundWebhooks
+    indexes: Indexes
     installation: Installation
     log: EventLog
     logs: PluginLogs
@@ -108,6 +112,7 @@ def endpoints(behind: Behind) -> tuple[Endpoint, ...]:
         *Schedules(behind.scheduler, behind.audit).endpoints(),
         *Publishers(behind.trust, behind.audit).endpoints(),
         *TrustPolicies(behind.trust, behind.registry, behind.audit).endpoints(),
+        *Marketplace(behind.indexes, lambda: _installed(behind.registry)).endpoints(),
         *TokenResource(behind.tokens, behind.audit).endpoints(),
         *system.endpoints(),
         *PluginRoutes(behind.administration).endpoints(),
@@ -115,3 +120,11 @@ def endpoints(behind: Behind) -> tuple[Endpoint, ...]:
     )
     system.describe(table)
     return table
+
+
+def _installed(registry: Registry) -> list[Installed]:
+    """The installed plugins as the marketplace knows them."""
+    return [
+        Installed(record.id, record.version, None if record.origin is None else record.origin.index)
+        for record in registry.all()
+    ]

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-from host.control.installation import Installation, InstallOptions, ReceivedRelease
+from host.control.installation import Installation, InstallOptions, chunks_of
 from host.control.registry import Registry
 from host.errors import BusbarError
+from host.supply.installer import ReceivedRelease
 from host.supply.signing import attestations_of
 
-CHUNK: Final = 256 * 1024
 ACTOR: Final = "drop-in"
 
 _log = structlog.get_logger(__name__)
@@ -32,16 +31,7 @@ async def install_drop_ins(folder: Path, installation: Installation, registry: R
             continue
         try:
             attestations = await asyncio.to_thread(attestations_of(wheel).read_bytes)
-            received = ReceivedRelease(_chunks(wheel), wheel.name, attestations)
+            received = ReceivedRelease(chunks_of(wheel), wheel.name, attestations)
             await installation.install(received, InstallOptions(enable=True), actor=ACTOR)
         except (BusbarError, OSError) as error:
             _log.warning("drop_in_refused", wheel=wheel.name, reason=str(error))
-
-
-async def _chunks(path: Path) -> AsyncIterator[bytes]:
-    file = await asyncio.to_thread(path.open, "rb")
-    try:
-        while chunk := await asyncio.to_thread(file.read, CHUNK):
-            yield chunk
-    finally:
-        await asyncio.to_thread(file.close)

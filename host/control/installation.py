@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
 
 import structlog
+from packaging.utils import canonicalize_name
 
 from host.control.errors import (
     NothingToRollBackError,
@@ -15,24 +19,20 @@ from host.control.errors import (
     UpgradeFailedError,
 )
 from host.control.reconciler import Reconciler
-from host.control.records import PluginRecord, ReleaseRecord, UpgradeOutcome
+from host.control.records import Origin, PluginRecord, ReleaseRecord, UpgradeOutcome
 from host.control.registry import Registry
 from host.errors import BusbarError
 from host.observe.audit import Audit
 from host.scheduling.rules import check_rule
-from host.supply.installer import Installer, Override, Release
+from host.supply.index.errors import RequirementRefusedError
+from host.supply.index.index_client import Indexes
+from host.supply.index.requirements import parse_requirement
+from host.supply.installer import Installer, Override, ReceivedRelease, Release
 from plugin_sdk.description import Description
 
+CHUNK: Final = 256 * 1024
+
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ReceivedRelease:
-    """A release as it was received: the wheel's bytes, its file name and what was signed about it."""
-
-    wheel: AsyncIterator[bytes]
-    filename: str
-    attestations: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,7 @@ class InstallOptions:
         only: The plugin that it must be a release of, and that must be installed; None for any.
         overrides: Rules that the administrator sets aside for this one release, in the audit trail.
         grant: Grant an upgrade what it asks for beyond what is granted.
+        origin: The index that it comes from; None for an upload.
     """
 
     enable: bool = False
@@ -52,6 +53,7 @@ class InstallOptions:
     only: str | None = None
     overrides: frozenset[Override] = field(default_factory=frozenset)
     grant: bool = False
+    origin: Origin | None = None
 
 
 class Installation:
@@ -63,12 +65,18 @@ class Installation:
         registry: Registry,
         reconciler: Reconciler,
         installer: Installer,
+        indexes: Indexes,
+        spool: Path,
+        max_wheel: int,
         audit: Audit,
         settle: Callable[[str], Awaitable[None]],
     ) -> None:
         self._registry = registry
         self._reconciler = reconciler
         self._installer = installer
+        self._indexes = indexes
+        self._spool = spool
+        self._max_wheel = max_wheel
         self._audit = audit
         self._settle = settle
 
@@ -92,9 +100,7 @@ class Installation:
         action = "plugin.upgrade" if options.only is not None else "plugin.install"
         try:
             await self._installer.take(
-                received.wheel,
-                received.filename,
-                received.attestations,
+                received,
                 only=options.only,
                 overrides=options.overrides,
                 history=self._registry.history,
@@ -123,6 +129,49 @@ class Installation:
             if record.candidate is not None:
                 await self._upgraded(record.id, fresh)
         return self._registry.get(record.id)
+
+    async def install_required(self, text: str, options: InstallOptions, *, actor: str) -> PluginRecord:
+        """Install the best release that fits a requirement, such as `name>=1,<2`, from the index that has the plugin.
+
+        Raises:
+            SupplyError: the requirement is none, no index has it, the index is not to be believed, and as `install`.
+            PluginInstalledError: what would be installed is.
+        """
+        try:
+            requirement = parse_requirement(text)
+            plugin = canonicalize_name(requirement.name)
+            record = self._registry.find(plugin)
+            if options.only is not None and options.only != plugin:
+                raise RequirementRefusedError(f"'{text}' asks for {plugin}, not for {options.only}")
+            origin = None if record is None else record.origin
+            candidate = await self._indexes.find(
+                requirement,
+                bound_to=None if origin is None else origin.index,
+                newest=None if origin is None or Override.DOWNGRADE in options.overrides else origin.newest,
+            )
+            if record is not None and record.version == str(candidate.version):
+                raise PluginInstalledError(f"{plugin} {record.version} is installed already, and the best that fits")
+        except BusbarError as error:
+            await self._refused("plugin.install", text, actor, error)
+            raise
+        with TemporaryDirectory(dir=self._spool, prefix="fetched-") as folder:
+            try:
+                fetched = await self._indexes.fetch(
+                    candidate,
+                    Path(folder),
+                    self._max_wheel,
+                    attested=origin is not None and origin.attested,
+                )
+            except BusbarError as error:
+                await self._refused("plugin.install", f"{plugin} {candidate.version}", actor, error)
+                raise
+            for warning in fetched.warnings:
+                _log.warning("release_fetched_with_warning", plugin=plugin, warning=warning)
+            received = ReceivedRelease(
+                chunks_of(fetched.wheel), fetched.filename, fetched.attestations, fetched.metadata_sha256
+            )
+            shown = Origin(fetched.index, candidate.newest, attested=bool(fetched.attestations))
+            return await self.install(received, replace(options, origin=shown), actor=actor)
 
     async def roll_back(self, plugin: str, *, actor: str, wait: bool = True) -> PluginRecord:
         """Have the release before this one take over again.
@@ -155,10 +204,12 @@ class Installation:
         for schedule in description.schedules:
             check_rule(schedule)
         if before is None:
-            return await self._registry.install(release, description, enabled=options.enable)
+            return await self._registry.install(release, description, enabled=options.enable, origin=options.origin)
         fresh = ReleaseRecord.of(release, description)
         granted = before.granted.together(fresh.permissions) if options.grant else None
-        return await self._registry.propose(release.plugin, fresh, enabled=options.enable, granted=granted)
+        return await self._registry.propose(
+            release.plugin, fresh, enabled=options.enable, granted=granted, origin=options.origin
+        )
 
     async def _upgraded(self, plugin: str, wanted: ReleaseRecord) -> None:
         """Say how an upgrade that was waited for has ended."""
@@ -175,3 +226,13 @@ class Installation:
     async def _refused(self, action: str, target: str, actor: str, error: BusbarError) -> None:
         detail = {"code": error.word, "message": error.message}
         await self._audit.record(actor=actor, action=action, target=target, detail=detail, outcome="refused")
+
+
+async def chunks_of(path: Path) -> AsyncIterator[bytes]:
+    """A file, piece by piece."""
+    file = await asyncio.to_thread(path.open, "rb")
+    try:
+        while chunk := await asyncio.to_thread(file.read, CHUNK):
+            yield chunk
+    finally:
+        await asyncio.to_thread(file.close)

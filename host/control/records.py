@@ -45,6 +45,18 @@ class ReleaseRecord(msgspec.Struct, frozen=True):
         return Permissions.model_validate(self.requested)
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """The index that a plugin is bound to; nothing of the plugin comes from another one.
+
+    `newest` is the highest final version that the index has shown, and `attested` whether it has shown attestations:
+    an index that shows less than before is not believed.
+    """
+
+    index: str
+    newest: str | None
+    attested: bool
+
+
 class UpgradeOutcome(Enum):
     """How far the last upgrade or rollback has got."""
 
@@ -75,7 +87,7 @@ class PluginRecord:
     administrator overrides, by the name of the subscription; `requires` has the plugins that the release needs.
 
     `candidate` is a release that is to take over, `previous` the one to go back to, and until `probation_until`
-    the host does so by itself.
+    the host does so by itself. `origin` is the index it came from, None where it was uploaded.
     """
 
     id: str
@@ -101,6 +113,7 @@ class PluginRecord:
     previous: ReleaseRecord | None = None
     probation_until: float | None = None
     last_upgrade: Upgrade | None = None
+    origin: Origin | None = None
 
     @property
     def current(self) -> ReleaseRecord:

@@ -13,7 +13,7 @@ import structlog
 
 from host.control import key_values
 from host.control.errors import PluginNotFoundError, RegistryTamperedError
-from host.control.records import PluginRecord, ReleaseRecord, Upgrade, UpgradeOutcome
+from host.control.records import Origin, PluginRecord, ReleaseRecord, Upgrade, UpgradeOutcome
 from host.storage.database import Database
 from host.storage.errors import SealBrokenError
 from host.storage.keyring import Keyring
@@ -49,6 +49,7 @@ _NAMES: Final = (
     "previous",
     "probation_until",
     "last_upgrade",
+    "origin",
 )
 _SELECT: Final = f"SELECT {', '.join(_NAMES)} FROM plugins"
 _SAVE: Final = f"INSERT OR REPLACE INTO plugins ({', '.join(_NAMES)}) VALUES ({', '.join('?' * len(_NAMES))})"
@@ -58,8 +59,8 @@ _REMEMBER: Final = (
 _HISTORY: Final = "SELECT id, version, sha256, publisher, sequence FROM plugin_history WHERE id = ?"
 _SEALED: Final = (
     (
-        "SELECT id, sha256, version, publisher, sequence, description, requested, granted, candidate, previous "
-        "FROM plugins ORDER BY id"
+        "SELECT id, sha256, version, publisher, sequence, description, requested, granted, candidate, previous, "
+        "origin FROM plugins ORDER BY id"
     ),
     "SELECT id, version, sha256, publisher, sequence FROM plugin_history ORDER BY id",
 )
@@ -153,7 +154,13 @@ class Registry:
     # -- releases
 
     async def install(
-        self, release: Release, description: Description, *, enabled: bool, granted: Permissions | None = None
+        self,
+        release: Release,
+        description: Description,
+        *,
+        enabled: bool,
+        granted: Permissions | None = None,
+        origin: Origin | None = None,
     ) -> PluginRecord:
         """Record a release as the one wanted of its plugin; config, secrets and standing grants stay.
 
@@ -161,10 +168,17 @@ class Registry:
         `granted` says otherwise; one that is replaced keeps what it had.
         """
         async with self._changing:
-            return await self._save(self._next(release, description, enabled=enabled, granted=granted), remember=True)
+            record = self._next(release, description, enabled=enabled, granted=granted)
+            return await self._save(replace(record, origin=origin or record.origin), remember=True)
 
     async def propose(
-        self, plugin: str, release: ReleaseRecord, *, enabled: bool, granted: Permissions | None = None
+        self,
+        plugin: str,
+        release: ReleaseRecord,
+        *,
+        enabled: bool,
+        granted: Permissions | None = None,
+        origin: Origin | None = None,
     ) -> PluginRecord:
         """Record a release that is to take over from the current one, once it has shown that it runs.
 
@@ -178,6 +192,7 @@ class Registry:
                 candidate=release,
                 enabled=enabled or record.enabled,
                 granted=granted or record.granted,
+                origin=origin or record.origin,
                 last_upgrade=self._upgrade(UpgradeOutcome.TRYING, record.version, release.version, ""),
             )
             return await self._save(record)
@@ -287,6 +302,7 @@ class Registry:
             breaker="auto" if before is None else before.breaker,
             policies={} if before is None else before.policies,
             requires=release.manifest.plugin.requires,
+            origin=None if before is None else before.origin,
             installed_at=now if before is None else before.installed_at,
             changed_at=now,
         )
@@ -377,7 +393,7 @@ class Registry:
             record.changed_at,
             *(None if one is None else msgspec.json.encode(one) for one in (record.candidate, record.previous)),
             record.probation_until,
-            None if record.last_upgrade is None else msgspec.json.encode(record.last_upgrade),
+            *(None if one is None else msgspec.json.encode(one) for one in (record.last_upgrade, record.origin)),
         )
 
     def _record(self, row: sqlite3.Row) -> PluginRecord:
@@ -406,6 +422,7 @@ class Registry:
             previous=_decoded(row["previous"], ReleaseRecord),
             probation_until=row["probation_until"],
             last_upgrade=_decoded(row["last_upgrade"], Upgrade),
+            origin=_decoded(row["origin"], Origin),
         )
 
 

@@ -25,6 +25,7 @@ from host.supply.errors import (
     ReleaseRefusedError,
     ReleaseTooLargeError,
 )
+from host.supply.index.core_metadata import check_metadata
 from host.supply.release_store import WHEEL, ReleaseStore, StoredRelease
 from host.supply.statement import Statement
 from host.supply.trust_store import TrustStore
@@ -44,6 +45,19 @@ class InstalledVersion:
     sha256: str
     publisher: str
     sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedRelease:
+    """A release as it comes in: the wheel's bytes as they come, its file name and what was signed about it.
+
+    `metadata_sha256` is what an index said beforehand of the wheel's METADATA.
+    """
+
+    wheel: AsyncIterator[bytes]
+    filename: str
+    attestations: bytes
+    metadata_sha256: str | None = None
 
 
 class Override(Enum):
@@ -111,9 +125,7 @@ class Installer:
 
     async def take(
         self,
-        wheel: AsyncIterator[bytes],
-        filename: str,
-        attestations: bytes,
+        received: ReceivedRelease,
         *,
         history: Callable[[str], Awaitable[InstalledVersion | None]],
         commit: Callable[[Release, Description], Awaitable[None]],
@@ -123,9 +135,7 @@ class Installer:
         """Take a release in; `commit` makes it the plugin's, and is called only when every check has passed.
 
         Args:
-            wheel: Its bytes as they come.
-            filename: Of the wheel.
-            attestations: What was signed about it.
+            received: The release.
             history: The release that a plugin id has or last had.
             commit: Called with the release in the store, and what its code does.
             only: The plugin that it must be a release of; None for any.
@@ -135,16 +145,18 @@ class Installer:
             SupplyError: the first rule that is broken; nothing is left behind.
             ReleaseConflictError: another install of the same plugin is under way.
         """
-        plugin, _ = plugin_of(filename)
+        plugin, _ = plugin_of(received.filename)
         if only is not None and plugin != only:
-            raise ReleaseConflictError("subject_mismatch", f"{filename} is a release of {plugin}, not of {only}")
+            raise ReleaseConflictError(
+                "subject_mismatch", f"{received.filename} is of {plugin}, not of {only}"
+            )
         if plugin in self._busy:
             raise ReleaseConflictError("busy", f"another install of {plugin} is under way: wait for it")
         self._busy.add(plugin)
         try:
             staging = await asyncio.to_thread(self._store.new_staging)
             try:
-                return await self._take(staging, wheel, filename, attestations, history, commit, overrides)
+                return await self._take(staging, received, history, commit, overrides)
             finally:
                 await asyncio.to_thread(self._store.discard_staging, staging)
         finally:
@@ -188,14 +200,13 @@ class Installer:
     async def _take(
         self,
         staging: Path,
-        wheel: AsyncIterator[bytes],
-        filename: str,
-        attestations: bytes,
+        received: ReceivedRelease,
         history: Callable[[str], Awaitable[InstalledVersion | None]],
         commit: Callable[[Release, Description], Awaitable[None]],
         overrides: frozenset[Override],
     ) -> Release:
-        sha256 = await self._receive(staging / WHEEL, wheel)
+        filename, attestations = received.filename, received.attestations
+        sha256 = await self._receive(staging / WHEEL, received.wheel)
         verified = verify_release(
             sha256=sha256,
             filename=filename,
@@ -209,6 +220,7 @@ class Installer:
             _check_history(verified.statement, before, overrides)
         read = await asyncio.to_thread(lambda: read_wheel(_read(staging / WHEEL), filename, self._provided))
         _check_statement(verified, read)
+        check_metadata(received.metadata_sha256, read)
         found = await take_dependencies(
             read, verified.statement.lock_sha256, staging, self._sources, self._distributions
         )

@@ -28,7 +28,7 @@ from host.storage.database import Database
 from host.storage.keyring import Keyring
 from host.supply.dependency_fetch import DependencySources
 from host.supply.dependency_wheel import Distribution
-from host.supply.installer import Installer, Release
+from host.supply.installer import Installer, Override, ReceivedRelease, Release
 from host.supply.release_store import ReleaseStore
 from host.supply.trust_store import TrustStore
 from host.supply.wheel_record import digest_of
@@ -177,6 +177,8 @@ class SupplyRig:
         filename: str = NAME,
         *,
         commit: Callable[[Release, Description], Awaitable[None]] | None = None,
+        only: str | None = None,
+        overrides: frozenset[Override] = frozenset(),
     ) -> Release:
         """Install as the administration does: with the registry's history, committed into the registry."""
 
@@ -184,8 +186,9 @@ class SupplyRig:
             await self.registry.install(release, description, enabled=True)
 
         stream = _chunks(wheel) if isinstance(wheel, bytes) else wheel
+        received = ReceivedRelease(stream, filename, attestations)
         return await self.installer.take(
-            stream, filename, attestations, history=self.registry.history, commit=commit or into_registry
+            received, history=self.registry.history, commit=commit or into_registry, only=only, overrides=overrides
         )
 
     async def install(self, signed: Signed) -> Release:

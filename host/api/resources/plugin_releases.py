@@ -9,15 +9,14 @@ from typing import Annotated
 from pydantic import Field
 
 from host.api.endpoint import Answer, Call, Endpoint, View
-from host.api.errors import UnsupportedMediaError
 from host.api.resources.plugin_upload import chunks, receive
 from host.api.resources.plugins import BASE, ONE, PluginView, Wait, plugin_view
 from host.control.access import Role
-from host.control.installation import Installation, InstallOptions, ReceivedRelease
+from host.control.installation import Installation, InstallOptions
 from host.control.reconciler import Reconciler
 from host.control.records import PluginRecord, UpgradeOutcome
 from host.control.registry import Registry
-from host.supply.installer import Override
+from host.supply.installer import Override, ReceivedRelease
 
 
 class Upgrade(View):
@@ -39,6 +38,18 @@ class Install(Upgrade):
     """Query of an install."""
 
     enable: bool = False
+
+
+class Required(View):
+    """Which release, to be had from an index: `name`, `name==1.2`, `name>=1,<2`."""
+
+    requirement: Annotated[str, Field(min_length=1, max_length=500)]
+
+
+class RequiredUpgrade(View):
+    """Which release to upgrade to; the newest where nothing is said."""
+
+    requirement: Annotated[str | None, Field(min_length=1, max_length=500)] = None
 
 
 class PluginReleases:
@@ -74,10 +85,11 @@ class PluginReleases:
                 "POST",
                 BASE,
                 "installPlugin",
-                "Install a signed release.",
+                "Install a signed release, uploaded or from an index.",
                 Role.ADMIN,
                 self.install,
                 query=Install,
+                request=Required,
                 response=PluginView,
                 status=201,
                 form=("wheel", "attestations"),
@@ -90,6 +102,7 @@ class PluginReleases:
                 Role.ADMIN,
                 self.upgrade,
                 query=Upgrade,
+                request=RequiredUpgrade,
                 response=PluginView,
                 form=("wheel", "attestations"),
             ),
@@ -106,16 +119,25 @@ class PluginReleases:
         )
 
     async def install(self, call: Call) -> Answer:
-        """Receive a release, and let the administration take it in."""
+        """Receive a release, or fetch it, and take it in."""
         query: Install = call.query
-        record = await self._received(call, self._options(query, None, enable=query.enable))
+        options = self._options(query, None, enable=query.enable)
+        if call.body is None:
+            record = await self._received(call, options)
+        else:
+            record = await self._installation.install_required(call.body.requirement, options, actor=call.actor)
         view = self._view(record)
         return Answer(view, message=_sentence(record, view), headers={"Location": f"{BASE}/{view.id}"})
 
     async def upgrade(self, call: Call) -> Answer:
-        """Receive a release of an installed plugin."""
+        """Receive a release of an installed plugin, or fetch it."""
         plugin = self._registry.get(call.path("id")).id
-        record = await self._received(call, self._options(call.query, plugin, enable=False))
+        options = self._options(call.query, plugin, enable=False)
+        if call.body is None:
+            record = await self._received(call, options)
+        else:
+            wanted = call.body.requirement or plugin
+            record = await self._installation.install_required(wanted, options, actor=call.actor)
         return self._changed(record, wait=call.query.wait)
 
     async def roll_back(self, call: Call) -> Answer:
@@ -124,8 +146,6 @@ class PluginReleases:
         return self._changed(record, wait=call.query.wait)
 
     async def _received(self, call: Call, options: InstallOptions) -> PluginRecord:
-        if call.request.content_type != "multipart/form-data":
-            raise UnsupportedMediaError("send multipart/form-data with the parts 'wheel' and 'attestations'")
         with NamedTemporaryFile(dir=self._spool, prefix="upload-") as spooled:
             filename, attestations = await receive(call.request, spooled, self._max_wheel)
             received = ReceivedRelease(chunks(spooled), filename, attestations)
