@@ -17,8 +17,8 @@ UNIX = 3
 class Entry:
     """One entry that is good unless told otherwise.
 
-    `local` and `central` replace fields of one header: name, flags, method, crc, packed, size, extra, and in the
-    central one mode, system, offset and comment. `raw` stands in the place of the packed bytes.
+    `local` and `central` replace fields of one header: name, version, flags, method, crc, packed, size, extra, and in
+    the central one mode, system, offset and comment. `raw` stands in the place of the packed bytes.
     """
 
     name: bytes | str
@@ -83,6 +83,7 @@ def _fields(entry: Entry, offset: int) -> dict[str, Any]:
     flags = entry.flags | (0 if name.isascii() else UTF8) | (DESCRIPTOR if entry.descriptor else 0)
     return {
         "name": name,
+        "version": 20,
         "flags": flags,
         "method": entry.method,
         "crc": zlib.crc32(entry.content),
@@ -104,7 +105,7 @@ def _local(given: Mapping[str, Any]) -> bytes:
         struct.pack(
             "<4s5H3L2H",
             b"PK\x03\x04",
-            20,
+            of["version"],
             of["flags"],
             of["method"],
             0,
@@ -126,7 +127,7 @@ def _central(of: Mapping[str, Any]) -> bytes:
             "<4s6H3L5H2L",
             b"PK\x01\x02",
             20 | of["system"] << 8,
-            20,
+            of["version"],
             of["flags"],
             of["method"],
             0,

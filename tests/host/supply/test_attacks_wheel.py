@@ -256,6 +256,8 @@ REFUSED = [
     ("csize lie", lambda: changed(local={"packed": 2**31}, central={"packed": 2**31}), "zip_structure"),
     ("lzma compression", lambda: changed(method=LZMA, raw=b"x"), "compression_method"),
     ("deflate that is none", lambda: changed(method=DEFLATED, raw=b"\xff" * 9), "zip_structure"),
+    ("flag of patched data", lambda: changed(flags=0x20), "zip_structure"),
+    ("version that nobody reads", lambda: changed(local={"version": 99}, central={"version": 99}), "zip_structure"),
     ("bytes behind the deflated ones", lambda: changed(raw=pack(files_of()[INIT]) + b"x"), "zip_structure"),
     ("data descriptors valid", lambda: changed(descriptor=True), "zip_structure"),
     ("long name", lambda: named("acme_demo/" + "a" * 201), "bad_name"),
@@ -275,6 +277,8 @@ REFUSED = [
 FILENAMES = {"platform tag mismatch": "acme_demo-1.0.0-cp311-cp311-win_amd64.whl"}
 
 WAITING = {
+    "flag of patched data": "flags that no reader here knows are not looked at",
+    "version that nobody reads": "the version that is needed to extract is not looked at",
     "usercustomize package": "only the modules sitecustomize.py and usercustomize.py are refused, not the packages",
     "WHEEL tag is none": "a tag of WHEEL that is none raises the parser's own ValueError",
 }
