@@ -10,6 +10,7 @@ import string
 from dataclasses import replace
 
 import pytest
+import pytest_asyncio
 import supply_wheels as wheels
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
@@ -31,6 +32,13 @@ SIGSTORE = (
 @pytest.fixture
 async def rig(tmp_path):
     async with supply_rig(tmp_path) as found:
+        yield found
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def attacked(tmp_path_factory):
+    """One host for a whole table of attacks: none of them changes it."""
+    async with supply_rig(tmp_path_factory.mktemp("attacked")) as found:
         yield found
 
 
@@ -293,10 +301,11 @@ REFUSED = [
 ]
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(("case", "attack", "code"), table(REFUSED, {}))
-async def test_an_attack_on_the_signature_is_refused_and_leaves_no_trace(rig, case, attack, code):
-    signed = attack(rig.acme)
-    refused = await rig.refusal(signed.wheel, signed.attestations, signed.filename)
+async def test_an_attack_on_the_signature_is_refused_and_leaves_no_trace(attacked, case, attack, code):
+    signed = attack(attacked.acme)
+    refused = await attacked.refusal(signed.wheel, signed.attestations, signed.filename)
     assert refused.word == f"release_{code}"
     assert refused.message.isprintable()
 

@@ -12,6 +12,7 @@ import zipfile
 from dataclasses import replace
 
 import pytest
+import pytest_asyncio
 import supply_wheels as wheels
 from archives import DEFLATED, ENCRYPTED, STORED, Entry, archive, pack
 from supply_rig import files_of, record_of, sign, supply_rig, table
@@ -27,6 +28,13 @@ LZMA = 14
 @pytest.fixture
 async def rig(tmp_path):
     async with supply_rig(tmp_path) as found:
+        yield found
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def attacked(tmp_path_factory):
+    """One host for a whole table of attacks: none of them changes it."""
+    async with supply_rig(tmp_path_factory.mktemp("attacked")) as found:
         yield found
 
 
@@ -284,10 +292,11 @@ WAITING = {
 }
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(("case", "build", "code"), table(REFUSED, WAITING))
-async def test_a_malicious_wheel_is_refused_and_leaves_no_trace(rig, case, build, code):
+async def test_a_malicious_wheel_is_refused_and_leaves_no_trace(attacked, case, build, code):
     wheel, filename = build(), FILENAMES.get(case, NAME)
-    refused = await rig.refusal(wheel, rig.acme.sign(wheel, filename=filename), filename)
+    refused = await attacked.refusal(wheel, attacked.acme.sign(wheel, filename=filename), filename)
     assert refused.word == f"wheel_{code}"
     assert refused.message.isprintable()
 
