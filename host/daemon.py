@@ -79,6 +79,7 @@ from host.supply.index.index_client import Indexes
 from host.supply.index.index_source import IndexSource
 from host.supply.installer import Installer, Release
 from host.supply.release_store import ReleaseStore
+from host.supply.scan.scanner import Scanner, ScanPolicy
 from host.supply.trust_drop_ins import load_drop_ins
 from host.supply.trust_store import TrustStore
 from plugin_sdk.clock import Clock, SystemClock
@@ -290,6 +291,7 @@ class _Builder:
                 settings.supply.dependency_size,
                 settings.supply.dependency_timeout,
             ),
+            scanner=Scanner(ScanPolicy(**settings.scan.model_dump()), clock),
             clock=clock,
             max_wheel=settings.server.wheel,
         )

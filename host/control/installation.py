@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+import msgspec
 import structlog
 from packaging.utils import canonicalize_name
 
@@ -28,6 +29,7 @@ from host.supply.index.errors import RequirementRefusedError
 from host.supply.index.index_client import Indexes
 from host.supply.index.requirements import parse_requirement
 from host.supply.installer import Installer, Override, ReceivedRelease, Release
+from host.supply.release_store import BILL, SCAN
 from plugin_sdk.description import Description
 
 CHUNK: Final = 256 * 1024
@@ -190,6 +192,21 @@ class Installation:
             await self._settle(plugin)
             await self._upgraded(plugin, wanted)
         return self._registry.get(plugin)
+
+    async def scan_report(self, plugin: str) -> dict[str, Any]:
+        """The report of the scan of the release that is installed.
+
+        Raises:
+            PluginNotFoundError: it is not installed.
+            PaperNotFoundError: no report is kept.
+        """
+        found = await self._installer.paper(self._registry.get(plugin).sha256, SCAN)
+        report: dict[str, Any] = msgspec.json.decode(found)
+        return report
+
+    async def bill_of_materials(self, plugin: str) -> bytes:
+        """The bill of materials of the release that is installed, as CycloneDX; errors as in `scan_report`."""
+        return await self._installer.paper(self._registry.get(plugin).sha256, BILL)
 
     # -- inside
 

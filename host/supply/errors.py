@@ -59,6 +59,13 @@ class KeyRefusedError(SupplyError):
     kind = ErrorKind.INVALID
 
 
+class PaperNotFoundError(SupplyError):
+    """No report, or no bill of materials, is kept with the release."""
+
+    code = "paper_not_found"
+    kind = ErrorKind.NOT_FOUND
+
+
 class PublisherNotFoundError(SupplyError):
     """No publisher, or no key, of that id."""
 

@@ -1,4 +1,4 @@
-"""The install transaction: receive, verify, read, stage, describe, compare; then the caller commits.
+"""The install transaction: receive, verify, read, resolve, stage, scan, describe, compare; then the caller commits.
 
 A failure at any step leaves the host as it was. The release is renamed into the store before the registry
 names it, so a crash between the two leaves a release that nobody names, which the next start removes.
@@ -26,7 +26,9 @@ from host.supply.errors import (
     ReleaseTooLargeError,
 )
 from host.supply.index.core_metadata import check_metadata
-from host.supply.release_store import WHEEL, ReleaseStore, StoredRelease
+from host.supply.release_store import BILL, SCAN, WHEEL, ReleaseStore, StoredRelease
+from host.supply.scan.scanner import Scanner
+from host.supply.scan.staged_release import scan_staged
 from host.supply.statement import Statement
 from host.supply.trust_store import TrustStore
 from host.supply.verification import Purpose, VerifiedRelease, plugin_of, verify_release
@@ -98,6 +100,7 @@ class Installer:
         describe: Asks a release what its code does, in a throw-away worker.
         distributions: What every worker has.
         sources: Where the wheels of dependencies come from.
+        scanner: Looks at the code before it runs.
         clock: For validity.
         max_wheel: Bytes a wheel may have.
     """
@@ -110,6 +113,7 @@ class Installer:
         describe: Callable[[Release], Awaitable[Description]],
         distributions: Sequence[Distribution],
         sources: DependencySources,
+        scanner: Scanner,
         clock: Clock,
         max_wheel: int,
     ) -> None:
@@ -119,6 +123,7 @@ class Installer:
         self._distributions = tuple(distributions)
         self._provided = {one.name: one.version for one in distributions}
         self._sources = sources
+        self._scanner = scanner
         self._clock = clock
         self._max_wheel = max_wheel
         self._busy: set[str] = set()
@@ -147,9 +152,7 @@ class Installer:
         """
         plugin, _ = plugin_of(received.filename)
         if only is not None and plugin != only:
-            raise ReleaseConflictError(
-                "subject_mismatch", f"{received.filename} is of {plugin}, not of {only}"
-            )
+            raise ReleaseConflictError("subject_mismatch", f"{received.filename} is of {plugin}, not of {only}")
         if plugin in self._busy:
             raise ReleaseConflictError("busy", f"another install of {plugin} is under way: wait for it")
         self._busy.add(plugin)
@@ -191,6 +194,14 @@ class Installer:
 
         return await asyncio.to_thread(verify)
 
+    async def paper(self, sha256: str, name: str) -> bytes:
+        """What is kept with a release: the report of its `SCAN`, or its `BILL` of materials.
+
+        Raises:
+            PaperNotFoundError: it is not.
+        """
+        return await asyncio.to_thread(self._store.paper, sha256, name)
+
     async def forget(self, sha256: str) -> None:
         """Remove a release that no plugin names any more."""
         await asyncio.to_thread(self._store.remove, sha256)
@@ -225,6 +236,8 @@ class Installer:
             read, verified.statement.lock_sha256, staging, self._sources, self._distributions
         )
         await asyncio.to_thread(self._store.unpack, staging, read, filename, attestations)
+        papers = await scan_staged(self._scanner, staging, read, sha256)
+        await asyncio.to_thread(self._store.file_papers, staging, {SCAN: papers.report, BILL: papers.bill})
         staged = _release(StoredRelease(sha256, filename, staging), verified, read, found)
         description = await self._describe(staged)
         beyond = read.manifest.check(description)

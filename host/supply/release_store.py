@@ -1,7 +1,8 @@
 """The release store: every release under the SHA-256 of its wheel, read-only, whole or not there at all.
 
 `releases/<sha256>/` holds the wheel, its attestations and the unpacked `tree/`; beside it, where the plugin brings
-dependencies, `wheels/` with each of their wheels and `dependencies/<name>-<version>/` with what is in it. A release
+dependencies, `wheels/` with each of their wheels and `dependencies/<name>-<version>/` with what is in it. The report
+of its scan and its bill of materials stand there too. A release
 is written under `staging/` and renamed into place, so a crash leaves a staging folder at most, which the next start
 removes. All functions here block; callers run them in a thread.
 """
@@ -11,14 +12,14 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from host.supply.dependency_lock import LockedWheel
 from host.supply.dependency_wheel import DependencyWheel, Distribution
-from host.supply.errors import ReleaseRefusedError
+from host.supply.errors import PaperNotFoundError, ReleaseRefusedError
 from host.supply.sealed_tree import (
     check_tree,
     modified,
@@ -35,6 +36,8 @@ NAME: Final = "filename"
 ATTESTATIONS: Final = "attestations.jsonl"
 TREE: Final = "tree"
 WHEELS: Final = "wheels"
+SCAN: Final = "scan.json"
+BILL: Final = "bill.cdx.json"
 DEPENDENCIES: Final = "dependencies"
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -113,6 +116,22 @@ class ReleaseStore:
         staging.chmod(0o711)  # the worker that describes it may run as another user
         write_tree(staging / TREE, wheel.files)
 
+    def file_papers(self, staging: Path, papers: Mapping[str, bytes]) -> None:
+        """Write what is kept with a release beside it, by its name."""
+        for name, content in papers.items():
+            write_sealed(staging / name, content)
+
+    def paper(self, sha256: str, name: str) -> bytes:
+        """What is kept with a release.
+
+        Raises:
+            PaperNotFoundError: nothing of that name is.
+        """
+        try:
+            return (self.releases / sha256 / name).read_bytes()
+        except OSError:
+            raise PaperNotFoundError(f"no {name} is kept with the release {sha256[:16]}…: install it anew") from None
+
     def keep(self, staging: Path, sha256: str) -> StoredRelease:
         """Rename a staged release into place.
 
@@ -124,7 +143,9 @@ class ReleaseStore:
         if target.exists():
             if all(same(staging / name, target / name) for name in (WHEEL, NAME, TREE, WHEELS, DEPENDENCIES)):
                 target.chmod(0o755)
-                (staging / ATTESTATIONS).replace(target / ATTESTATIONS)
+                for paper in (ATTESTATIONS, SCAN, BILL):  # the newer ones, where there are some
+                    if (staging / paper).exists():
+                        (staging / paper).replace(target / paper)
                 target.chmod(0o555)
                 sync_folder(target)
                 remove(staging)

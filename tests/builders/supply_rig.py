@@ -30,6 +30,7 @@ from host.supply.dependency_fetch import DependencySources
 from host.supply.dependency_wheel import Distribution
 from host.supply.installer import Installer, Override, ReceivedRelease, Release
 from host.supply.release_store import ReleaseStore
+from host.supply.scan.scanner import Scanner, ScanPolicy
 from host.supply.trust_store import TrustStore
 from host.supply.wheel_record import digest_of
 from plugin_sdk.calls import ServiceCall
@@ -162,6 +163,7 @@ class SupplyRig:
             describe=self._described,
             distributions=[Distribution(name, version, (), frozenset()) for name, version in PROVIDED.items()],
             sources=DependencySources(),
+            scanner=Scanner(ScanPolicy(bandit="off"), clock),
             clock=clock,
             max_wheel=MAX_WHEEL,
         )

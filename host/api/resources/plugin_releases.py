@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Annotated
+from typing import Annotated, Final
 
+from aiohttp import web
 from pydantic import Field
 
-from host.api.endpoint import Answer, Call, Endpoint, View
+from host.api.endpoint import PARTS, Answer, Call, Endpoint, View
 from host.api.resources.plugin_upload import chunks, receive
 from host.api.resources.plugins import BASE, ONE, PluginView, Wait, plugin_view
 from host.control.access import Role
@@ -17,6 +18,9 @@ from host.control.reconciler import Reconciler
 from host.control.records import PluginRecord, UpgradeOutcome
 from host.control.registry import Registry
 from host.supply.installer import Override, ReceivedRelease
+
+CYCLONEDX: Final = "application/vnd.cyclonedx+json"
+VIEWER: Final = Role.VIEWER
 
 
 class Upgrade(View):
@@ -116,6 +120,16 @@ class PluginReleases:
                 query=Wait,
                 response=PluginView,
             ),
+            Endpoint("GET", ONE + "/scan", "showScan", "Show what the scan of its release found.", VIEWER, self.scan),
+            Endpoint(
+                "GET",
+                ONE + "/bill-of-materials",
+                "showBillOfMaterials",
+                "Its release's bill of materials, as CycloneDX.",
+                VIEWER,
+                raw=self.bill,
+                produces=CYCLONEDX,
+            ),
         )
 
     async def install(self, call: Call) -> Answer:
@@ -144,6 +158,15 @@ class PluginReleases:
         """Go back."""
         record = await self._installation.roll_back(call.path("id"), actor=call.actor, wait=call.query.wait)
         return self._changed(record, wait=call.query.wait)
+
+    async def scan(self, call: Call) -> Answer:
+        """The report as it was written when the release was taken in."""
+        return Answer(await self._installation.scan_report(call.path("id")))
+
+    async def bill(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The document alone, for the tools that read it."""
+        found = await self._installation.bill_of_materials(request[PARTS]["id"])
+        return web.Response(body=found, content_type=CYCLONEDX)
 
     async def _received(self, call: Call, options: InstallOptions) -> PluginRecord:
         with NamedTemporaryFile(dir=self._spool, prefix="upload-") as spooled:
