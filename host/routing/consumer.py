@@ -146,6 +146,9 @@ class Consumer:
         """
         self._stopping = True
         self._group = None
+        self._position()
+        # From here on the router passes events by that are not for this consumer to count as read.
+        self._live = False
         self._router.detach(self)
         for waiting in (*self._feeders, *self._queued):
             if waiting is not None:
