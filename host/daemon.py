@@ -22,6 +22,7 @@ from host.api.app import Routes, Server
 from host.api.table import Behind, endpoints
 from host.control.access import Tokens
 from host.control.administration import Administration
+from host.control.alerts import Alerts
 from host.control.dead_letters import DeadLetters
 from host.control.deliveries import DeliveryParts
 from host.control.dependencies import Dependencies
@@ -436,6 +437,7 @@ class _Builder:
         table = endpoints(
             Behind(
                 administration=hosting.administration,
+                alerts=Alerts(core.registry, hosting.reconciler, core.trust, core.budget),
                 installation=hosting.installation,
                 audit=core.audit,
                 bus=core.bus,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from host.api.endpoint import Endpoint
+from host.api.resources.alerts import AlertResource
 from host.api.resources.dead_letters import DeadLetterResource
 from host.api.resources.deliveries import PluginDeliveries
 from host.api.resources.events import Events
@@ -25,6 +26,7 @@ from host.api.resources.tokens import TokenResource
 from host.api.resources.trust_policies import TrustPolicies
 from host.control.access import Tokens
 from host.control.administration import Administration
+from host.control.alerts import Alerts
 from host.control.dead_letters import DeadLetters
 from host.control.host_checks import HostChecks
 from host.control.inbound_webhooks import InboundWebhooks
@@ -50,6 +52,7 @@ class Behind:
     """What stands behind the endpoints. `spool` is a folder for wheels while they are received; sizes are in bytes."""
 
     administration: Administration
+    alerts: Alerts
     audit: Audit
     bus: Bus
     checks: HostChecks
@@ -114,6 +117,7 @@ def endpoints(behind: Behind) -> tuple[Endpoint, ...]:
         *TrustPolicies(behind.trust, behind.registry, behind.audit).endpoints(),
         *Marketplace(behind.indexes, lambda: _installed(behind.registry)).endpoints(),
         *TokenResource(behind.tokens, behind.audit).endpoints(),
+        *AlertResource(behind.alerts).endpoints(),
         *system.endpoints(),
         *PluginRoutes(behind.administration).endpoints(),
         *Hooks(behind.inbound, behind.max_event).endpoints(),

@@ -49,6 +49,8 @@ async def stopped_by(host, code):
     assert len(found) == 1, "the same refusal was written down more than once"
     _, events = await host.ask("GET", "/api/v1/events", params={"type": "busbar.release.refused"})
     assert events["data"][0]["event"]["data"]["code"] == code
+    _, alerts = await host.ask("GET", "/api/v1/alerts")
+    assert ("critical", "clerk", code) in [(one["severity"], one["subject"], one["code"]) for one in alerts["data"]]
     status, answer = await host.ask("POST", "/api/v1/plugins/clerk/call/work", json_body={})
     assert (status, answer["code"]) == (503, "plugin_not_running")
 
@@ -160,6 +162,8 @@ async def test_a_state_folder_restored_from_a_backup_of_the_database_alone_is_no
         return view["state"] == "failed" and view["cause"] == "trust_store_tampered"
 
     await host.until(refused)
+    _, alerts = await host.ask("GET", "/api/v1/alerts")
+    assert alerts["data"][0]["id"] == "host/trust-store"
     _, answer = await host.ask("GET", "/api/v1/trust-store")
     assert "older copy" in answer["data"]["cause"]
     assert (await host.ask("POST", "/api/v1/trust-store/confirm"))[0] == 200
