@@ -18,8 +18,9 @@ run: $(STAMP)
 	$(BIN)/python -m host.cli.bundle --state var
 	exec $(BIN)/busbar run --config config/busbar.toml
 
+# Two processes, a file each at a time: most of what the tests of the daemon do is wait.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
