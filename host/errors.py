@@ -1,5 +1,8 @@
 """The root of every error of the host: a stable code, a kind, and a sentence that tells how to mend it.
 
+Sentences quote what was refused, and that is chosen by whoever sent it: names, versions, what a plugin raised. So
+every sentence is made `printable` here, once, and whoever shows or logs one need not think of it.
+
 Each folder has its own base class below `BusbarError`; `host.api` turns any of them into an HTTP
 answer and `host.cli` into an exit code, by `kind` alone.
 """
@@ -32,6 +35,8 @@ class ErrorKind(Enum):
 class BusbarError(Exception):
     """An error with a stable machine-readable `code`, fit to be shown to the person who caused it.
 
+    Its sentences hold no control characters, whatever they quote.
+
     Args:
         message: One sentence: what is wrong and how to mend it.
         errors: Further sentences, one for each thing wrong, where there are several.
@@ -50,8 +55,15 @@ class BusbarError(Exception):
         retry_after: float | None = None,
         code: str | None = None,
     ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.errors = tuple(errors)
+        self.message = printable(message)
+        super().__init__(self.message)
+        self.errors = tuple(printable(sentence) for sentence in errors)
         self.retry_after = retry_after
         self.word = code or type(self).code
+
+
+def printable(text: str) -> str:
+    r"""The text with every character that drives a terminal, a log or a page written as an escape: `\x1b`, `\u202e`."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

@@ -26,6 +26,7 @@ from plugin_sdk.hookspecs import API
 PLUGIN_ID: Final = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 MAX_ID: Final = 64
 MAX_MANIFEST_BYTES: Final = 64 * 1024
+MAX_REQUIREMENT: Final = 500
 _UNITS: Final = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -75,7 +76,18 @@ def _port(value: str) -> bool:
     return 0 < int(value.rpartition(":")[2]) < 2**16
 
 
+def _shown(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError(
+            f"{ascii(value)[:80]} holds characters that cannot be shown: people read it on terminals and pages, so "
+            "write one line without control characters"
+        )
+    return value
+
+
 def _requirement(value: str) -> str:
+    if len(value) > MAX_REQUIREMENT:
+        raise ValueError(f"'{value[:80]}…' is longer than {MAX_REQUIREMENT} characters")
     try:
         found = Requirement(value)
     except (InvalidRequirement, RecursionError) as error:
@@ -111,9 +123,9 @@ class PluginPart(_Part):
     """`[plugin]`: who it is. The version comes from the wheel."""
 
     id: PluginId
-    title: Annotated[str, Field(min_length=1, max_length=200)]
+    title: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_shown)]
     api: StrictInt = API
-    description: Annotated[str, Field(max_length=2000)] = ""
+    description: Annotated[str, Field(max_length=2000), AfterValidator(_shown)] = ""
     requires: tuple[Annotated[str, AfterValidator(_requirement)], ...] = ()
 
 

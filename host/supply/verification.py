@@ -12,12 +12,13 @@ from datetime import datetime
 from enum import Enum
 from typing import Final
 
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.utils import InvalidWheelFilename, canonicalize_name
 
 from host.supply.dsse import PAYLOAD_TYPE, Envelope, Signature, pae, parse_bundle
 from host.supply.errors import ReleaseRefusedError, ReleaseTooLargeError
 from host.supply.statement import RELEASE, Statement, parse, predicate_type, subject_digest
 from host.supply.trust import KeyState, Publisher, TrustedKey, TrustPolicy, TrustSnapshot
+from host.supply.wheel_filename import parse_filename
 
 MAX_VERIFICATIONS: Final = 8192
 """Signatures that are tried for one release, some 0.5 s: a sidecar cannot keep the host busy for longer."""
@@ -120,10 +121,10 @@ def plugin_of(filename: str) -> tuple[str, str]:
         ReleaseRefusedError: `release_malformed`.
     """
     try:
-        name, version, _, _ = parse_wheel_filename(filename)
+        name, version, _, _ = parse_filename(filename)
     except InvalidWheelFilename as error:
         raise ReleaseRefusedError("malformed", f"{ascii(filename)[:200]} is no wheel's file name: {error}") from None
-    return str(name), str(version)
+    return name, str(version)
 
 
 def _subject(sha256: str, filename: str, trust: TrustSnapshot, now: datetime, purpose: Purpose) -> _Subject:

@@ -15,17 +15,24 @@ from email.parser import BytesParser
 from email.policy import compat32
 from typing import Final
 
-from packaging.metadata import InvalidMetadata, Metadata
+from packaging.metadata import Metadata
 from packaging.requirements import Requirement
-from packaging.tags import Tag, parse_tag, sys_tags
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.tags import Tag, sys_tags
+from packaging.utils import InvalidWheelFilename, canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from host.supply.errors import WheelRefusedError
+from host.supply.wheel_filename import parse_filename, parse_tags
 from host.supply.wheel_names import check_contents, decode_names
 from host.supply.wheel_record import check_record
 from host.supply.wheel_structure import inflate, read_structure
 
+MAX_METADATA: Final = 2 * 2**20
+"""Bytes of METADATA, most of which is what people read on a package index."""
+MAX_SMALL: Final = 64 * 1024
+"""Bytes of any other file of the .dist-info folder that is parsed."""
+MAX_REQUIREMENT: Final = 4096
+"""Characters of one requirement; longer numbers than that, Python does not even convert."""
 _IMPORTABLE: Final = tuple(sorted((".py", *importlib.machinery.EXTENSION_SUFFIXES), key=len, reverse=True))
 
 
@@ -62,7 +69,7 @@ def read_contents(
         WheelRefusedError: the archive or its metadata breaks a rule.
     """
     try:
-        name, version, _, tags = parse_wheel_filename(filename)
+        name, version, _, tags = parse_filename(filename)
     except InvalidWheelFilename as error:
         raise WheelRefusedError("name_version_mismatch", f"the file name is no wheel's: {error}") from None
     entries = read_structure(wheel)
@@ -74,8 +81,8 @@ def read_contents(
     if record_name not in files:
         raise WheelRefusedError("record_missing", "the wheel has no RECORD")
     check_record(files[record_name], record_name, files)
-    _check_wheel(files.get(f"{dist_info}/WHEEL"), {str(tag) for tag in tags})
-    requires = _requires(files.get(f"{dist_info}/METADATA"), name, version, whole=whole_metadata)
+    _check_wheel(_part(files, dist_info, "WHEEL", MAX_SMALL), tags)
+    requires = _requires(_part(files, dist_info, "METADATA", MAX_METADATA), name, version, whole=whole_metadata)
     supported = set(sys_tags())
     if not any(tag in supported for tag in tags):
         raise WheelRefusedError("platform_tag", f"{filename} is not for this Python and machine")
@@ -90,7 +97,7 @@ def applies(requirement: Requirement, extra: str = "") -> bool:
     """
     try:
         return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WheelRefusedError("metadata_invalid", f"the marker of {requirement} says nothing: {error}") from None
 
 
@@ -131,35 +138,49 @@ def _dist_info(names: tuple[str, ...], name: str, version: Version) -> str:
     return folder
 
 
-def _check_wheel(content: bytes | None, tags: set[str]) -> None:
+def _part(files: dict[str, bytes], dist_info: str, name: str, limit: int) -> bytes:
+    """A file of the .dist-info folder that must be there, and that no parser has to be afraid of."""
+    content = files.get(f"{dist_info}/{name}")
     if content is None:
-        raise WheelRefusedError("dist_info", "the wheel has no WHEEL file")
+        raise WheelRefusedError("dist_info", f"the wheel has no {name} file")
+    if len(content) > limit:
+        raise WheelRefusedError("size_limit", f"{name} has {len(content)} bytes; {limit} are allowed")
+    return content
+
+
+def _check_wheel(content: bytes, tags: frozenset[Tag]) -> None:
     fields = BytesParser(policy=compat32).parsebytes(content)
-    if str(fields.get("Wheel-Version", "")).partition(".")[0] != "1":
-        raise WheelRefusedError("wheel_version", f"Wheel-Version {fields.get('Wheel-Version')} is not read here")
-    stated: set[str] = set()
-    for text in fields.get_all("Tag") or []:
-        stated |= {str(tag) for tag in parse_tag(str(text).strip())}
-    if stated != tags:
+    version = str(fields.get("Wheel-Version", ""))
+    if version.partition(".")[0] != "1":
+        raise WheelRefusedError("wheel_version", f"Wheel-Version {version[:20]} is not read here")
+    lines = fields.get_all("Tag") or []
+    try:
+        # Each line brings one tag at least, so more lines than tags are another set, or say something twice.
+        fits = len(lines) <= len(tags) and {tag for text in lines for tag in parse_tags(str(text).strip())} == tags
+    except ValueError:
+        fits = False
+    if not fits:
         raise WheelRefusedError("tag_mismatch", "the tags in WHEEL are not those of the file name")
 
 
-def _requires(content: bytes | None, name: str, version: Version, *, whole: bool) -> tuple[Requirement, ...]:
+def _requires(content: bytes, name: str, version: Version, *, whole: bool) -> tuple[Requirement, ...]:
     """The requirements in METADATA, once it is seen to be this wheel's, and for this Python."""
-    if content is None:
-        raise WheelRefusedError("dist_info", "the wheel has no METADATA")
+    here = ".".join(map(str, sys.version_info[:3]))
     try:
         content.decode("utf-8")
         metadata = Metadata.from_email(content, validate=whole)
         stated, python, requires = (metadata.name, metadata.version), metadata.requires_python, metadata.requires_dist
+        runs = python is None or python.contains(here, prereleases=True)
+        if any(len(str(requirement)) > MAX_REQUIREMENT for requirement in requires or ()):
+            raise ValueError(f"a requirement has more than {MAX_REQUIREMENT} characters")
     except UnicodeDecodeError:
         raise WheelRefusedError("metadata_encoding", "METADATA is not UTF-8") from None
-    except (InvalidMetadata, ExceptionGroup) as error:
+    except (ValueError, RecursionError, ExceptionGroup) as error:
+        # A number of thousands of digits raises int's own ValueError, and a marker of as many brackets the other.
         parts = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
         raise WheelRefusedError("metadata_invalid", f"METADATA is invalid: {'; '.join(map(str, parts))}") from None
     if canonicalize_name(stated[0]) != name or stated[1] != version:
         raise WheelRefusedError("name_version_mismatch", f"METADATA says {stated[0]} {stated[1]}")
-    here = ".".join(map(str, sys.version_info[:3]))
-    if python is not None and not python.contains(here, prereleases=True):
+    if not runs:
         raise WheelRefusedError("requires_python", f"{name} {version} needs Python {python}, this is {here}")
     return tuple(requires or ())

@@ -14,7 +14,8 @@ from host.supply.wheel_structure import Entry
 MAX_PATH: Final = 512
 MAX_COMPONENT: Final = 200
 _RESERVED: Final = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
-_STARTUP: Final = frozenset({"sitecustomize.py", "usercustomize.py"})
+_STARTUP: Final = frozenset({"sitecustomize", "usercustomize"})
+"""What `site` imports by itself, be it a module, a package or an extension module."""
 
 
 def decode_names(entries: Iterable[Entry]) -> tuple[str, ...]:
@@ -73,7 +74,7 @@ def check_contents(names: Iterable[str], dist_info: str, data: AbstractSet[str] 
         ):
             allowed = f"only {', '.join(sorted(data))} in {own_data}" if data else "a plugin needs no .data folder"
             raise WheelRefusedError("data_dir", f"{name}: {allowed}")
-        if last.endswith(".pth") or last in _STARTUP:
+        if last.endswith(".pth") or any(part.partition(".")[0] in _STARTUP for part in name.split("/")):
             raise WheelRefusedError("startup_hook", f"{name} would run whenever Python starts")
         if last.endswith((".pyc", ".pyo")) or "__pycache__" in name.split("/"):
             raise WheelRefusedError("bytecode_in_wheel", f"{name}: bytecode cannot be read by anyone; ship the source")

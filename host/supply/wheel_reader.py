@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 from host.supply.dependency_lock import LOCK, DependencyLock, read_lock
 from host.supply.errors import PluginRefusedError, WheelRefusedError
-from host.supply.wheel_contents import WheelContents, applies, read_contents
+from host.supply.wheel_contents import MAX_SMALL, WheelContents, applies, read_contents
 from plugin_sdk.errors import ManifestError
 from plugin_sdk.manifest import Manifest
 
@@ -112,6 +112,8 @@ def _entry_point(content: bytes | None, name: str, modules: set[str]) -> tuple[s
     """The plugin's entry point and the top-level module that it is in."""
     if content is None:
         raise PluginRefusedError(f"the wheel has no entry point in the group '{GROUP}'", code="plugin_no_entry_point")
+    if len(content) > MAX_SMALL:
+        raise WheelRefusedError("size_limit", f"entry_points.txt has {len(content)} bytes; {MAX_SMALL} are allowed")
     parser = configparser.ConfigParser(delimiters=("=",), interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # names are case-sensitive
     try:

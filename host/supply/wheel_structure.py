@@ -29,6 +29,10 @@ _DEFLATED: Final = 8
 _ENCRYPTED: Final = 0x1 | 0x40 | 0x2000
 _DESCRIPTOR: Final = 0x8
 _UTF8: Final = 0x800
+_KNOWN: Final = _UTF8 | 0x2 | 0x4
+"""The flags that an entry may have; the latter two only say how hard it was deflated."""
+_NEEDED: Final = 45
+"""The highest version of the format that a reader may need: that of ZIP64's sizes, which some only say twice."""
 _UNIX: Final = 3
 _UNICODE_PATH: Final = 0x7075
 _ZIP64: Final = 0x0001
@@ -119,7 +123,7 @@ def _central(wheel: bytes, at: int, total: int, end: int) -> tuple[Entry, ...]:
         (
             magic,
             made_by,
-            _,
+            needed,
             flags,
             method,
             _,
@@ -143,6 +147,7 @@ def _central(wheel: bytes, at: int, total: int, end: int) -> tuple[Entry, ...]:
             raise _structure("the central directory is cut short")
         name = wheel[name_at : name_at + name_len]
         _check_entry(name, flags, method, size, made_by >> 8, mode >> 16)
+        _check_needed(name, needed)
         _check_extra(name, wheel[name_at + name_len : at])
         data_at = _check_local(wheel, local, name, flags, method, crc, packed, size)
         entries.append(Entry(name, bool(flags & _UTF8), method, crc, packed, size, local, data_at))
@@ -156,6 +161,8 @@ def _check_entry(name: bytes, flags: int, method: int, size: int, system: int, m
         raise WheelRefusedError("encrypted_entry", f"{_shown(name)} is encrypted")
     if flags & _DESCRIPTOR:
         raise _structure(f"{_shown(name)} has a data descriptor: build the wheel with a backend that writes none")
+    if flags & ~_KNOWN:
+        raise _structure(f"{_shown(name)} has the flags {flags:#x}, which change how it is read")
     if method not in {_STORED, _DEFLATED}:
         raise WheelRefusedError(
             "compression_method",
@@ -166,6 +173,11 @@ def _check_entry(name: bytes, flags: int, method: int, size: int, system: int, m
         raise WheelRefusedError("non_regular_entry", f"{_shown(name)} is no regular file")
     if size > MAX_FILE:
         raise WheelRefusedError("size_limit", f"{_shown(name)} has {size} bytes; {MAX_FILE} are allowed")
+
+
+def _check_needed(name: bytes, version: int) -> None:
+    if version > _NEEDED:
+        raise _structure(f"{_shown(name)} needs a reader of version {version / 10}")
 
 
 def _check_extra(name: bytes, extra: bytes, repeated: bytes = b"") -> None:
@@ -185,7 +197,7 @@ def _check_local(wheel: bytes, at: int, name: bytes, flags: int, method: int, cr
     header = wheel[at : at + _LOCAL.size]
     if len(header) < _LOCAL.size:
         raise _structure(f"{_shown(name)} has no local header")
-    magic, _, l_flags, l_method, _, _, l_crc, l_packed, l_size, name_len, extra_len = _LOCAL.unpack(header)
+    magic, needed, l_flags, l_method, _, _, l_crc, l_packed, l_size, name_len, extra_len = _LOCAL.unpack(header)
     l_name = wheel[at + _LOCAL.size : at + _LOCAL.size + name_len]
     if magic != b"PK\x03\x04" or (l_name, l_flags, l_method, l_crc, l_packed, l_size) != (
         name,
@@ -196,6 +208,7 @@ def _check_local(wheel: bytes, at: int, name: bytes, flags: int, method: int, cr
         size,
     ):
         raise _structure(f"the local header of {_shown(name)} differs from the central one")
+    _check_needed(name, needed)
     if method == _STORED and packed != size:
         raise _structure(f"{_shown(name)} is stored with two sizes")
     extra = wheel[at + _LOCAL.size + name_len : at + _LOCAL.size + name_len + extra_len]

@@ -120,8 +120,9 @@ def snapshot(root: Path) -> dict[str, tuple[object, ...]]:
     return found
 
 
-def table(rows: Sequence[tuple[Any, ...]], waiting: Mapping[str, str]) -> list[Any]:
+def table(rows: Sequence[tuple[Any, ...]], waiting: Mapping[str, str] | None = None) -> list[Any]:
     """Rows as parameters of a test, named by their first field; `waiting` has those that do not hold yet, with why."""
+    waiting = waiting or {}
     assert waiting.keys() <= {row[0] for row in rows}
     return [
         pytest.param(

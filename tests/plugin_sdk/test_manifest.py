@@ -133,6 +133,10 @@ REFUSED: list[tuple[str, str, str]] = [
     ("permissions", f'webhooks = ["{"a" * 65}"]', NAME),
     ("plugin", 'requires = ["email=1"]', "plugin.requires.0: 'email=1' is no requirement (PEP 508)"),
     ("plugin", 'requires = ["Email>=1"]', f"plugin.requires.0: {ID}"),
+    ("plugin", f'requires = ["email>={"1" * 500}"]', "' is longer than 500 characters"),
+    ("plugin", r'description = "\u001b[2J"', r"plugin.description: '\x1b[2J' holds characters that cannot be shown"),
+    ("plugin", r'description = "one\ntwo"', r"plugin.description: 'one\ntwo' holds characters that cannot be shown"),
+    ("plugin", r'description = "\u202egnp"', r"plugin.description: '\u202egnp' holds characters that cannot be shown"),
     ("runtime", 'memory = "128MB"', SIZE),
     ("runtime", 'memory = "1.5GiB"', SIZE),
     ("runtime", 'memory = "128"', SIZE),
@@ -173,6 +177,14 @@ def test_an_id_that_no_plugin_may_have_is_refused(wrong: str) -> None:
     with pytest.raises(ManifestError) as refused:
         Manifest.parse(f"plugin.id = {json.dumps(wrong)}\nplugin.title = 'x'")
     assert refused.value.problems == (f"plugin.id: {ID}",)
+
+
+def test_a_title_that_drives_a_terminal_is_refused() -> None:
+    with pytest.raises(ManifestError) as refused:
+        Manifest.parse(r'plugin = {id = "milestones", title = "\u001b]0;x\u0007"}')
+    (problem,) = refused.value.problems
+    assert r"plugin.title: '\x1b]0;x\x07' holds characters that cannot be shown" in problem
+    assert problem.isprintable()
 
 
 @pytest.mark.parametrize("good", ["a", "a1-2b", "a" * 64])

@@ -14,13 +14,14 @@ from functools import cached_property, lru_cache
 from packaging.requirements import Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.tags import Tag, sys_tags
-from packaging.utils import BuildTag, InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.utils import BuildTag, InvalidWheelFilename, canonicalize_name
 from packaging.version import Version
 
 from host.supply.errors import ReleaseRefusedError
 from host.supply.index.errors import ReleaseNotFoundError
 from host.supply.index.project_page import ACTIVE, QUARANTINED, Project, ProjectFile
 from host.supply.index.requirements import pinned
+from host.supply.wheel_filename import parse_filename
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def wheels_of(project: Project) -> tuple[Wheel, ...]:
     found = []
     for file in project.files:
         try:
-            name, version, build, tags = parse_wheel_filename(file.filename)
+            name, version, build, tags = parse_filename(file.filename)
         except InvalidWheelFilename:
             continue
         if canonicalize_name(name) == project.name:

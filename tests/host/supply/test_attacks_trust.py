@@ -121,7 +121,7 @@ async def rig(tmp_path):
         yield found
 
 
-@pytest.mark.parametrize(("case", "arrange", "code"), table(REFUSED, {}))
+@pytest.mark.parametrize(("case", "arrange", "code"), table(REFUSED))
 async def test_a_release_that_must_not_come_is_refused_and_leaves_no_trace(rig, case, arrange, code):
     release = await arrange(rig)
     refused = await rig.refusal(release.wheel, release.attestations, release.filename)
