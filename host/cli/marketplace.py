@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from host.cli.client import request
-from host.cli.output import AsJson, command, show, table
+from host.cli.output import AsJson, aside, command, show, table
 
 
 @command
@@ -25,9 +24,9 @@ def search(
     columns = {"id": "ID", "version": "VERSION", "index": "INDEX", "installed": "INSTALLED"}
     table(found["plugins"], columns, as_json=False, empty="no index has such a plugin")
     for problem in found["problems"]:
-        _aside(f"{problem['index']}: {problem['message']}")
+        aside(f"{problem['index']}: {problem['message']}")
     if found["more"]:
-        _aside("there is more: search for more words, or with a higher --limit")
+        aside("there is more: search for more words, or with a higher --limit")
 
 
 @command
@@ -48,8 +47,3 @@ def _note(row: dict[str, Any]) -> str:
     if row["yanked"] is not None:
         return f"yanked: {row['yanked']}" if row["yanked"] else "yanked"
     return row["problem"]["message"] if row["problem"] else ""
-
-
-def _aside(line: str) -> None:
-    """A line about the answer, which is no part of it."""
-    Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print(line)

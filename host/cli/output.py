@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Final, NoReturn, ParamSpec
 
 import typer
@@ -21,6 +22,8 @@ DONE: Final = 0
 FAILED: Final = 1
 USED_WRONGLY: Final = 2
 NO_DAEMON: Final = 3
+WIDE: Final = 10_000
+"""Columns of an output that is no terminal."""
 
 P = ParamSpec("P")
 AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON.")]
@@ -71,12 +74,26 @@ def show(answer: Answer | Any, *, as_json: bool, text: str = "") -> None:
     Console(highlight=False, soft_wrap=True).print(escape(_plain(line or _readable(data))))
 
 
+def aside(line: str) -> None:
+    """A line about the answer, which is no part of it: it goes to standard error."""
+    Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print(_plain(line))
+
+
+@contextlib.contextmanager
+def working(text: str) -> Iterator[None]:
+    """Show a terminal that something is under way, for as long as it is; nobody else sees it."""
+    console = Console(stderr=True, highlight=False)
+    with console.status(escape(_plain(text))) if console.is_terminal else contextlib.nullcontext():
+        yield
+
+
 def table(rows: Sequence[dict[str, Any]], columns: dict[str, str], *, as_json: bool, empty: str) -> None:
     """Print rows as a table of `columns` (field to heading), or as JSON."""
     if as_json:
         print(json.dumps(list(rows), indent=2, ensure_ascii=False))
         return
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    # A program that reads the lines wants them whole, as wide as they are.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
     if not rows:
         console.print(empty)
         return
@@ -93,6 +110,8 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+        return ", ".join(value)
     return str(value) if not isinstance(value, dict | list) else json.dumps(value)
 
 

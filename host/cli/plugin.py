@@ -1,16 +1,21 @@
-"""`busbar plugin`: install and manage the plugins of a daemon; what publishers do is in `publish`."""
+"""`busbar plugin`: manage the plugins of a daemon.
+
+How releases come and go is in `plugin_releases`, what indexes have in `marketplace`, what publishers do in `publish`.
+"""
 
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
+from collections.abc import Callable
 from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
 
 from host.cli.client import Answer, request, segment
+from host.cli.marketplace import outdated, search
 from host.cli.output import AsJson, command, show, table
+from host.cli.plugin_releases import bill_of_materials, install, rollback, scan, told_upgrade, upgrade
 from host.cli.policy import policy
 
 PUBLISHERS: Final = ("new", "dev", "test", "build", "sign", "verify")
@@ -32,24 +37,13 @@ app = typer.Typer(
     cls=_Verbs, help="Build, sign, install and manage plugins.", no_args_is_help=True, rich_markup_mode=None
 )
 
-Wheel = Annotated[Path, typer.Argument(help="The wheel.")]
 Id = Annotated[str, typer.Argument(help="The plugin's id.")]
-
-
-@app.command()
-@command
-def install(
-    wheel: Wheel,
-    enable: Annotated[bool, typer.Option("--enable", help="Have it run at once.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Install a signed wheel; the attestations beside it are taken by themselves."""
-    from host.supply.signing import attestations_of  # noqa: PLC0415 - brings the reader of wheels, which only this needs
-
-    files = {"wheel": wheel}
-    if attestations_of(wheel).exists():
-        files["attestations"] = attestations_of(wheel)
-    _shown(request("POST", "/api/v1/plugins", files=files, query={"enable": enable}), as_json=as_json)
+ELSEWHERE: Final[tuple[Callable[..., None], ...]] = (
+    *(install, upgrade, rollback, scan, bill_of_materials),
+    *(search, outdated, policy),
+)
+for verb in ELSEWHERE:
+    app.command()(verb)
 
 
 @app.command("list")
@@ -74,20 +68,7 @@ def show_(plugin: Id, as_json: AsJson = False) -> None:
     if as_json:
         show({**found, "health": health}, as_json=True)
         return
-    breaker, worker = health["breaker"] or {}, health["worker"] or {}
-    rows: list[tuple[str, Any]] = [
-        ("plugin", f"{found['id']} {found['version']} by {found['publisher']}"),
-        ("state", found["state"] + (f": {found['cause']}" if found["cause"] else "")),
-        ("evidence", found["evidence"]),
-        ("next", " ".join(filter(None, (found["nextAction"], found["nextActionAt"])))),
-        ("breaker", breaker.get("state", "")),
-        ("worker", f"pid {worker['pid']}, {worker['rssBytes']} bytes" if worker.get("pid") else ""),
-        ("lag", f"{health['lag']} events" if worker else ""),
-        ("restarts", health["restarts"] or ""),
-        ("last error", health["lastError"]),
-        ("missing", ", ".join(found["missingGrants"])),
-    ]
-    show(found, as_json=False, text="\n".join(f"{name:10} {value}" for name, value in rows if value))
+    show(found, as_json=False, text="\n".join(f"{name:10} {value}" for name, value in _about(found, health) if value))
 
 
 @app.command()
@@ -133,7 +114,27 @@ def remove(
     show(answer, as_json=as_json, text=f"{plugin} removed")
 
 
-app.command()(policy)
+def _about(found: dict[str, Any], health: dict[str, Any]) -> list[tuple[str, str]]:
+    """What there is to say of a plugin, a line each."""
+    breaker, worker = health["breaker"] or {}, health["worker"] or {}
+    previous = found["previousVersion"]
+    return [
+        ("plugin", f"{found['id']} {found['version']} by {found['publisher']}"),
+        ("from", f"index {found['index']}" if found["index"] else "an upload"),
+        ("release", found["release"]),
+        ("state", found["state"] + (f": {found['cause']}" if found["cause"] else "")),
+        ("evidence", found["evidence"]),
+        ("next", " ".join(filter(None, (found["nextAction"], found["nextActionAt"])))),
+        ("upgrade", told_upgrade(found)),
+        ("previous", f"{previous}: 'busbar plugin rollback {found['id']}' goes back to it" if previous else ""),
+        ("breaker", breaker.get("state", "")),
+        ("worker", f"pid {worker['pid']}, {worker['rssBytes']} bytes" if worker.get("pid") else ""),
+        ("cold start", worker.get("coldStartReason", "")),
+        ("lag", f"{health['lag']} events" if worker else ""),
+        ("restarts", str(health["restarts"] or "")),
+        ("last error", health["lastError"]),
+        ("missing", ", ".join(found["missingGrants"])),
+    ]
 
 
 def _ask(plugin: str, verb: str) -> Answer:

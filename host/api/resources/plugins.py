@@ -72,6 +72,9 @@ class PluginView(View):
     version: str
     publisher: str
     release: Annotated[str, Field(description="SHA-256 of the wheel.")]
+    index: Annotated[
+        str | None, Field(description="The index that the plugin is bound to; null where it was uploaded.")
+    ]
     enabled: bool
     state: PluginState
     since: str
@@ -317,6 +320,7 @@ def plugin_view(record: PluginRecord, status: PluginStatus) -> PluginView:
         version=record.version,
         publisher=record.publisher,
         release=record.sha256,
+        index=None if record.origin is None else record.origin.index,
         enabled=record.enabled,
         state=status.state,
         since=written(status.since),

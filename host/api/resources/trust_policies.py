@@ -166,8 +166,8 @@ class TrustPolicies:
     async def confirm(self, call: Call) -> Answer:
         """Seal the store as it stands."""
         cause = self._cause()
-        await self._trust.confirm()
         await self._registry.confirm()
+        await self._trust.confirm()  # the last one, for it is what has every release looked at again
         await self._note(call, "trust-store.confirm", "trust-store", {"cause": cause})
         return Answer(self._store(), message="the trust store and the registry are believed as they stand")
 
