@@ -21,7 +21,7 @@ from host.runtime.runtime import Launch
 from host.runtime.sandbox import Sandbox, SandboxPolicy
 from host.runtime.sdk_path import build_sdk_path
 from host.runtime.workshop import Workshop
-from host.supply.errors import PluginRefusedError
+from host.supply.errors import ReleaseRefusedError
 from plugin_sdk.description import Description
 from plugin_sdk.worker.wire import LogLine
 
@@ -72,15 +72,13 @@ async def check_manifest(project: Path, source: Source) -> Description:
     What the project depends on is taken as it is installed here.
 
     Raises:
-        PluginRefusedError: `plugin_manifest_exceeded`: the code does more than plugin.toml allows.
+        ReleaseRefusedError: `release_manifest_exceeded`: the code does more than plugin.toml allows.
         StartFailedError: it could not be loaded, with the author's traceback, or a dependency is not installed.
     """
     description = await _described(project, source)
     beyond = source.manifest.check(description)
     if beyond:
-        raise PluginRefusedError(
-            "the code does more than plugin.toml allows", errors=beyond, code="plugin_manifest_exceeded"
-        )
+        raise ReleaseRefusedError("manifest_exceeded", "the code does more than plugin.toml allows", errors=beyond)
     return description
 
 

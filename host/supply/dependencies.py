@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from host.supply.cancellation import to_the_end
 from host.supply.dependency_fetch import DependencySources, fetch_wheels
 from host.supply.dependency_lock import LockedWheel, check_lock
 from host.supply.dependency_set import DependencySet, fit_together
@@ -29,8 +30,9 @@ from host.supply.release_store import (
     seal_dependencies,
     unpack_dependency,
 )
-from host.supply.sealed_tree import modified
+from host.supply.sealed_tree import modified, read_stored
 from host.supply.wheel_reader import ReadWheel
+from host.supply.wheel_structure import MAX_ARCHIVE
 
 UNPACKED: Final = 4
 """How many times as large as their wheels may be altogether, dependencies may be once they are unpacked."""
@@ -97,7 +99,7 @@ async def take_dependencies(
         seal_dependencies(staging)
         return found
 
-    return _described(await asyncio.to_thread(unpack))
+    return _described(await to_the_end(asyncio.to_thread(unpack)))
 
 
 def check_dependencies(
@@ -123,10 +125,7 @@ def check_dependencies(
 
 def _locked_bytes(release: StoredRelease, locked: LockedWheel) -> bytes:
     """The bytes of a stored wheel, which are those that the signed lock demands."""
-    try:
-        content = (release.wheels / locked.filename).read_bytes()
-    except OSError as error:
-        raise modified(f"{locked.filename} cannot be read ({error.strerror})") from None
+    content = read_stored(release.wheels / locked.filename, MAX_ARCHIVE)
     if any(hashlib.new(name, content).hexdigest() != digits for name, digits in locked.hashes):
         raise modified(f"{locked.filename} has other bytes")
     return content

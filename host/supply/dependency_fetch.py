@@ -20,6 +20,7 @@ from yarl import URL
 
 from host.supply.dependency_lock import LockedWheel
 from host.supply.errors import ReleaseRefusedError, ReleaseTooLargeError
+from host.supply.sealed_tree import on_disk
 
 CHUNK: Final = 256 * 1024
 REDIRECTS: Final = 5
@@ -83,7 +84,8 @@ class _Arriving:
         self._wheel = wheel
         self._left = left
         self._digests = {name: hashlib.new(name) for name, _ in wheel.hashes}
-        self._file = target.open("xb")
+        with on_disk():
+            self._file = target.open("xb")
         self.size = 0
 
     def copy(self, source: Path) -> bool:
@@ -109,7 +111,8 @@ class _Arriving:
             )
         for digest in self._digests.values():
             digest.update(chunk)
-        self._file.write(chunk)
+        with on_disk():
+            self._file.write(chunk)
 
     def done(self, source: str) -> None:
         """Compare what came, and make it durable."""
@@ -119,12 +122,14 @@ class _Arriving:
                     "dependency_mismatch",
                     f"{self._wheel.filename} from {source} has not the {name} that the signed lock demands",
                 )
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with on_disk():
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with on_disk():  # which writes what is left of a wheel that was refused
+            self._file.close()
 
 
 async def _download(wheel: LockedWheel, arriving: _Arriving, origins: Sequence[str]) -> None:

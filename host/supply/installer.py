@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+import structlog
 from packaging.version import Version
 
+from host.supply.cancellation import to_the_end
 from host.supply.dependencies import Dependencies, check_dependencies, take_dependencies
 from host.supply.dependency_fetch import DependencySources
 from host.supply.dependency_wheel import Distribution
@@ -29,13 +31,17 @@ from host.supply.index.core_metadata import check_metadata
 from host.supply.release_store import BILL, SCAN, WHEEL, ReleaseStore, StoredRelease
 from host.supply.scan.scanner import Scanner
 from host.supply.scan.staged_release import scan_staged
+from host.supply.sealed_tree import modified, on_disk, read_stored
 from host.supply.statement import Statement
 from host.supply.trust_store import TrustStore
 from host.supply.verification import Purpose, VerifiedRelease, plugin_of, verify_release
 from host.supply.wheel_reader import ReadWheel, read_wheel
+from host.supply.wheel_structure import MAX_ARCHIVE
 from plugin_sdk.clock import Clock
 from plugin_sdk.description import Description
 from plugin_sdk.manifest import Manifest
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +155,7 @@ class Installer:
         Raises:
             SupplyError: the first rule that is broken; nothing is left behind.
             ReleaseConflictError: another install of the same plugin is under way.
+            StorageFailedError: the disk is full, or fails; nothing is left behind.
         """
         plugin, _ = plugin_of(received.filename)
         if only is not None and plugin != only:
@@ -157,11 +164,12 @@ class Installer:
             raise ReleaseConflictError("busy", f"another install of {plugin} is under way: wait for it")
         self._busy.add(plugin)
         try:
-            staging = await asyncio.to_thread(self._store.new_staging)
+            with on_disk():
+                staging = await asyncio.to_thread(self._store.new_staging)
             try:
                 return await self._take(staging, received, history, commit, overrides)
             finally:
-                await asyncio.to_thread(self._store.discard_staging, staging)
+                await self._discard(staging)
         finally:
             self._busy.discard(plugin)
 
@@ -176,23 +184,25 @@ class Installer:
 
         def verify() -> Release:
             stored = self._store.find(sha256)
-            self._store.check_wheel(stored)
+            wheel = self._store.wheel_of(stored)
             verified = verify_release(
                 sha256=sha256,
                 filename=stored.filename,
-                attestations=_read(stored.attestations),
+                attestations=self._store.attestations_of(stored),
                 trust=snapshot,
                 now=now,
                 purpose=Purpose.START,
             )
-            read = read_wheel(_read(stored.wheel), stored.filename, self._provided)
-            record_name = next(path for path in read.files if path.endswith(".dist-info/RECORD"))
-            self._store.check_tree(stored, read.files[record_name], record_name)
+            read = read_wheel(wheel, stored.filename, self._provided)
+            self._store.check_tree(stored, read)
             _check_isolation(verified, read)
             found = check_dependencies(read, verified.statement.lock_sha256, stored, self._distributions)
             return _release(stored, verified, read, found)
 
-        return await asyncio.to_thread(verify)
+        try:
+            return await asyncio.to_thread(verify)
+        except OSError as error:  # a file that goes while it is looked at, a disk that fails
+            raise modified(f"it cannot be read ({error.strerror or error})") from None
 
     async def paper(self, sha256: str, name: str) -> bytes:
         """What is kept with a release: the report of its `SCAN`, or its `BILL` of materials.
@@ -229,50 +239,66 @@ class Installer:
         before = await history(verified.statement.plugin)
         if before is not None:
             _check_history(verified.statement, before, overrides)
-        read = await asyncio.to_thread(lambda: read_wheel(_read(staging / WHEEL), filename, self._provided))
+        read = await asyncio.to_thread(
+            lambda: read_wheel(read_stored(staging / WHEEL, MAX_ARCHIVE), filename, self._provided)
+        )
         _check_statement(verified, read)
         check_metadata(received.metadata_sha256, read)
-        found = await take_dependencies(
-            read, verified.statement.lock_sha256, staging, self._sources, self._distributions
-        )
-        await asyncio.to_thread(self._store.unpack, staging, read, filename, attestations)
+        with on_disk():
+            found = await take_dependencies(
+                read, verified.statement.lock_sha256, staging, self._sources, self._distributions
+            )
+            await to_the_end(asyncio.to_thread(self._store.unpack, staging, read, filename, attestations))
         papers = await scan_staged(self._scanner, staging, read, sha256)
-        await asyncio.to_thread(self._store.file_papers, staging, {SCAN: papers.report, BILL: papers.bill})
+        with on_disk():
+            await asyncio.to_thread(self._store.file_papers, staging, {SCAN: papers.report, BILL: papers.bill})
         staged = _release(StoredRelease(sha256, filename, staging), verified, read, found)
         description = await self._describe(staged)
         beyond = read.manifest.check(description)
         if beyond:
-            raise PluginRefusedError(
-                "the code does more than plugin.toml allows: " + "; ".join(beyond),
-                errors=beyond,
-                code="plugin_manifest_exceeded",
+            raise ReleaseRefusedError(
+                "manifest_exceeded", "the code does more than plugin.toml allows: " + "; ".join(beyond), errors=beyond
             )
         known = (self._store.releases / sha256).exists()
-        stored = await asyncio.to_thread(self._store.keep, staging, sha256)
+        with on_disk():
+            stored = await to_the_end(asyncio.to_thread(self._store.keep, staging, sha256))
         release = _release(stored, verified, read, found)
+        committing = asyncio.ensure_future(commit(release, description))
         try:
-            await commit(release, description)
+            await to_the_end(committing)
         except BaseException:
-            if not known:
+            # Who is cancelled does not know whether the registry names the release by now; the commit does.
+            if not known and (committing.cancelled() or committing.exception() is not None):
                 await asyncio.shield(self.forget(sha256))
             raise
         return release
+
+    async def _discard(self, staging: Path) -> None:
+        """Leave nothing in staging; what cannot be removed now goes at the next start, and changes no outcome."""
+        try:
+            await to_the_end(asyncio.to_thread(self._store.discard_staging, staging))
+        except OSError as error:
+            _log.warning("staging_not_removed", folder=str(staging), error=str(error))
 
     async def _receive(self, path: Path, wheel: AsyncIterator[bytes]) -> str:
         """Write the wheel as it comes, bounded, hashing it on the way; its SHA-256."""
         digest = hashlib.sha256()
         size = 0
-        file = await asyncio.to_thread(path.open, "xb")
+        with on_disk():
+            file = await asyncio.to_thread(path.open, "xb")
         try:
             async for chunk in wheel:
                 size += len(chunk)
                 if size > self._max_wheel:
                     raise ReleaseTooLargeError("size_limit", f"the wheel has more than {self._max_wheel} bytes")
                 digest.update(chunk)
-                await asyncio.to_thread(file.write, chunk)
-            await asyncio.to_thread(_sync, file)
+                with on_disk():  # and no more than that: what the sender's connection raises is none of the disk's
+                    await asyncio.to_thread(file.write, chunk)
+            with on_disk():
+                await asyncio.to_thread(_sync, file)
         finally:
-            await asyncio.to_thread(file.close)
+            with on_disk():
+                await asyncio.to_thread(file.close)
         return digest.hexdigest()
 
 
@@ -332,15 +358,6 @@ def _release(stored: StoredRelease, verified: VerifiedRelease, read: ReadWheel, 
         cold_start=found.cold_start,
         warnings=verified.warnings,
     )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ReleaseRefusedError(
-            "modified", f"the release on disk is not whole: {path.name} cannot be read ({error.strerror})"
-        ) from None
 
 
 def _sync(file: object) -> None:

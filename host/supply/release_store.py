@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +20,21 @@ from typing import Final
 
 from host.supply.dependency_lock import LockedWheel
 from host.supply.dependency_wheel import DependencyWheel, Distribution
+from host.supply.dsse import MAX_BUNDLE
 from host.supply.errors import PaperNotFoundError, ReleaseRefusedError
 from host.supply.sealed_tree import (
     check_tree,
     modified,
+    read_stored,
     remove,
     same,
     sync_folder,
     write_sealed,
     write_tree,
 )
+from host.supply.wheel_filename import MAX_FILENAME
 from host.supply.wheel_reader import ReadWheel
+from host.supply.wheel_structure import MAX_ARCHIVE
 
 WHEEL: Final = "release.whl"
 NAME: Final = "filename"
@@ -39,6 +44,8 @@ WHEELS: Final = "wheels"
 SCAN: Final = "scan.json"
 BILL: Final = "bill.cdx.json"
 DEPENDENCIES: Final = "dependencies"
+MAX_PAPER: Final = 64 * 2**20
+"""Bytes of a report or a bill of materials."""
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -125,11 +132,11 @@ class ReleaseStore:
         """What is kept with a release.
 
         Raises:
-            PaperNotFoundError: nothing of that name is.
+            PaperNotFoundError: nothing of that name is, or it is none that this host wrote.
         """
         try:
-            return (self.releases / sha256 / name).read_bytes()
-        except OSError:
+            return read_stored(self.releases / sha256 / name, MAX_PAPER)
+        except ReleaseRefusedError:
             raise PaperNotFoundError(f"no {name} is kept with the release {sha256[:16]}…: install it anew") from None
 
     def keep(self, staging: Path, sha256: str) -> StoredRelease:
@@ -167,9 +174,15 @@ class ReleaseStore:
         """
         folder = self.releases / sha256
         try:
-            filename = (folder / NAME).read_text(encoding="utf-8")
+            status = folder.lstat()
         except OSError as error:
-            raise modified(f"it cannot be read ({error.strerror})") from None
+            raise modified(f"its folder cannot be read ({error.strerror})") from None
+        if not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o022:
+            raise modified("its folder is none any more, or others may write into it")
+        try:
+            filename = read_stored(folder / NAME, 4 * MAX_FILENAME).decode()
+        except UnicodeDecodeError:
+            raise modified("its file name is no text any more") from None
         return StoredRelease(sha256, filename, folder)
 
     def remove(self, sha256: str) -> None:
@@ -177,27 +190,32 @@ class ReleaseStore:
         if _SHA256.fullmatch(sha256):
             remove(self.releases / sha256)
 
-    def check_wheel(self, release: StoredRelease) -> None:
-        """Hash the stored wheel anew.
+    def wheel_of(self, release: StoredRelease) -> bytes:
+        """The bytes of the stored wheel, hashed anew; what was hashed is what is answered.
 
         Raises:
             ReleaseRefusedError: `release_modified`.
         """
-        try:
-            with release.wheel.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise modified(f"its wheel cannot be read ({error.strerror})") from None
-        if found != release.sha256:
+        content = read_stored(release.wheel, MAX_ARCHIVE)
+        if hashlib.sha256(content).hexdigest() != release.sha256:
             raise modified("its wheel has other bytes")
+        return content
 
-    def check_tree(self, release: StoredRelease, record: bytes, record_name: str) -> None:
+    def attestations_of(self, release: StoredRelease) -> bytes:
+        """The stored attestations.
+
+        Raises:
+            ReleaseRefusedError: `release_modified`.
+        """
+        return read_stored(release.attestations, MAX_BUNDLE)
+
+    def check_tree(self, release: StoredRelease, wheel: ReadWheel) -> None:
         """Hold the unpacked tree against the RECORD of the signed wheel: nothing missing, altered or added.
 
         Raises:
             ReleaseRefusedError: `release_modified`, naming the first file that is wrong.
         """
-        check_tree(release.tree, record, record_name)
+        check_tree(release.tree, wheel.record, wheel.record_name)
 
 
 def dependency_folder(release: Path, one: Distribution | LockedWheel) -> Path:

@@ -5,16 +5,20 @@ All functions here block; callers run them in a thread.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from pathlib import Path
 
+from host.storage.errors import StorageFailedError
 from host.supply.errors import ReleaseRefusedError
 from host.supply.wheel_record import digest_of, parse_record
+from host.supply.wheel_structure import MAX_FILE
 
 
 def write_tree(tree: Path, files: Mapping[str, bytes]) -> None:
@@ -42,6 +46,32 @@ def seal(folder: Path) -> None:
     sync_folder(folder.parent)
 
 
+def read_stored(path: Path, limit: int) -> bytes:
+    """A file as this host wrote it: regular, in this place alone, and of at most `limit` bytes. It never waits.
+
+    Everything that is read from a stored release is read so. A link could lead anywhere, and to something else at
+    the next look; a pipe would keep the start waiting for ever, and a file without end would take all memory.
+
+    Raises:
+        ReleaseRefusedError: `release_modified`.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+                raise modified(f"{path.name} is no plain file any more")
+            if status.st_size > limit:
+                raise modified(f"{path.name} has more than {limit} bytes")
+            content = file.read(status.st_size + 1)
+    except OSError as error:
+        why = "it is no plain file any more" if error.errno == errno.ELOOP else error.strerror
+        raise modified(f"{path.name} cannot be read ({why})") from None
+    if len(content) != status.st_size:
+        raise modified(f"{path.name} changes while it is read")
+    return content
+
+
 def check_tree(
     tree: Path, record: bytes, record_name: str, *, left_out: AbstractSet[str] = frozenset(), of: str = ""
 ) -> None:
@@ -61,6 +91,8 @@ def check_tree(
     widened = ""
     if not os.path.lexists(tree) or not stat.S_ISDIR(tree.lstat().st_mode):
         raise modified(f"the folder of {of or 'its files'} is none any more")
+    if tree.lstat().st_mode & 0o222:
+        widened = f"the folder of {of or 'its files'}"
     for base, below, files in os.walk(tree, followlinks=False):
         for name in (*below, *files):
             full = Path(base) / name
@@ -88,7 +120,7 @@ def check_tree(
 
 def _holds(path: Path, row: tuple[str, str] | None, record: bytes) -> bool:
     """Whether a file is what its row in RECORD says; RECORD itself has none."""
-    content = path.read_bytes()
+    content = read_stored(path, MAX_FILE)
     return content == record if row is None else digest_of(row[0], content) == row[1]
 
 
@@ -114,6 +146,22 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def on_disk() -> Iterator[None]:
+    """What the disk refuses in here is the host's trouble and not the release's: it may come again.
+
+    Raises:
+        StorageFailedError: the disk is full, or fails.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageFailedError(
+            f"the release cannot be kept ({error.strerror or error}): make room on the disk of the host's state, then "
+            "install it again"
+        ) from error
 
 
 def modified(why: str) -> ReleaseRefusedError:

@@ -40,9 +40,19 @@ class ReadWheel:
     manifest: Manifest
     entry_point: str
     files: dict[str, bytes]
-    record_sha256: str
+    record_name: str
     requires: tuple[Requirement, ...] = ()
     lock: DependencyLock | None = None
+
+    @property
+    def record(self) -> bytes:
+        """Its RECORD."""
+        return self.files[self.record_name]
+
+    @property
+    def record_sha256(self) -> str:
+        """The hash of its RECORD, which the signed statement repeats."""
+        return hashlib.sha256(self.record).hexdigest()
 
 
 def read_wheel(wheel: bytes, filename: str, provided: dict[str, str]) -> ReadWheel:
@@ -67,7 +77,7 @@ def read_wheel(wheel: bytes, filename: str, provided: dict[str, str]) -> ReadWhe
         manifest=manifest,
         entry_point=entry_point,
         files=files,
-        record_sha256=hashlib.sha256(files[contents.record_name]).hexdigest(),
+        record_name=contents.record_name,
         requires=_requires(contents, module, lock, provided),
         lock=lock,
     )

@@ -17,6 +17,8 @@ from host.supply.errors import WheelRefusedError
 MAX_ENTRIES: Final = 10_000
 MAX_FILE: Final = 64 * 2**20
 MAX_TOTAL: Final = 512 * 2**20
+MAX_ARCHIVE: Final = MAX_TOTAL + 64 * 2**20
+"""No larger one can hold what is allowed: the headers of all entries with their names take a quarter of the rest."""
 MAX_RATIO: Final = 100
 RATIO_FLOOR: Final = 64 * 1024
 """Below this size a file may shrink by any ratio: a short run of blanks is no bomb."""

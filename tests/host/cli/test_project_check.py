@@ -6,7 +6,7 @@ from host.cli.new_project import write_project
 from host.cli.project_check import FailedTestsError, check_manifest, run_tests
 from host.dev_host import Source
 from host.runtime.errors import StartFailedError
-from host.supply.errors import PluginRefusedError
+from host.supply.errors import ReleaseRefusedError
 
 
 @pytest.fixture
@@ -49,9 +49,9 @@ async def test_code_that_does_more_than_the_manifest_allows_is_found_before_a_ho
     description = await check_manifest(project, Source.read(project))
     assert [one.name for one in description.subscriptions] == ["greet"]
     change(project, "demo/plugin.toml", 'subscribe = ["demo.came"]', 'subscribe = ["demo.left"]')
-    with pytest.raises(PluginRefusedError) as refused:
+    with pytest.raises(ReleaseRefusedError) as refused:
         await check_manifest(project, Source.read(project))
-    assert refused.value.word == "plugin_manifest_exceeded"
+    assert refused.value.word == "release_manifest_exceeded"
     assert refused.value.errors == (
         "subscription 'greet' takes 'demo.came', which permissions.subscribe does not cover",
     )

@@ -13,8 +13,9 @@ import pytest
 from supply_rig import files_of, sign, supply_rig, table, workers
 from supply_wheels import Acme
 
-from host.errors import BusbarError
+from host.errors import BusbarError, ErrorKind
 from host.runtime.sdk_path import build_sdk_path
+from host.storage.errors import StorageFailedError
 from host.supply.errors import PublisherRefusedError, ReleaseConflictError
 
 ESCAPE = "\x1b[2J"
@@ -140,10 +141,11 @@ async def test_i1_a_disk_that_is_full_while_files_are_unpacked_leaves_nothing(ri
     assert len(signed.wheel) < 200_000 < len(table)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
     try:
-        with pytest.raises((OSError, BusbarError), match="too large|disk"):
+        with pytest.raises(StorageFailedError, match="File too large.*make room on the disk") as failed:
             await rig.install(signed)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (failed.value.word, failed.value.kind) == ("storage_unavailable", ErrorKind.UNAVAILABLE)
     assert await rig.picture() == before
     assert (await rig.install(signed)).version == "1.0.0"
 
@@ -203,7 +205,7 @@ async def refused_for(rig, found, described):
 async def test_m1_code_that_does_more_than_its_manifest_is_refused(rig, sdk_path, tmp_path, where, described):
     async with workers(sdk_path, tmp_path / "data") as found:
         refused = await refused_for(rig, found, described)
-    assert refused.word.endswith("_manifest_exceeded")
+    assert refused.word == "release_manifest_exceeded"
     assert where in refused.message
 
 
