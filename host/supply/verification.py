@@ -22,6 +22,27 @@ from host.supply.wheel_filename import parse_filename
 
 MAX_VERIFICATIONS: Final = 8192
 """Signatures that are tried for one release, some 0.5 s: a sidecar cannot keep the host busy for longer."""
+_TELLING: Final = (
+    "revoked",
+    "key_retired",
+    "key_expired",
+    "key_not_yet_valid",
+    "expired",
+    "namespace_violation",
+    "digest_mismatch",
+    "subject_mismatch",
+    "malformed",
+    "invalid",
+    "unknown_publisher",
+    "wrong_type",
+    "unsigned",
+)
+"""Refusals of lines, the most telling first, by how much of a line held before it was refused.
+
+Anybody can put a line before the others, so the first refusal says whatever its writer wants said: a stranger's would
+hide that the key is revoked. What comes first here needs the signature of a key that is or was believed.
+"""
+_RANK: Final = {reason: place for place, reason in enumerate(_TELLING)}
 
 
 class Purpose(Enum):
@@ -83,7 +104,7 @@ def verify_release(
     """Check the attestations of a wheel whose bytes have the hash `sha256`.
 
     Raises:
-        ReleaseRefusedError: the first rule that is broken.
+        ReleaseRefusedError: the rule that is broken; where lines break several, the most telling one.
     """
     envelopes = parse_bundle(attestations)
     if not envelopes:
@@ -108,10 +129,17 @@ def verify_release(
         except ReleaseRefusedError as refused:
             refusals.append(refused)
     if not any(one.own for one in endorsements):
-        raise (
-            refusals[0] if refusals else ReleaseRefusedError("wrong_type", "the attestations hold no release statement")
-        )
+        raise _most_telling(refusals)
     return _sufficient(endorsements, said, subject, refusals)
+
+
+def _most_telling(refusals: Sequence[ReleaseRefusedError]) -> ReleaseRefusedError:
+    """The refusal that says most of why a release is not believed; what else was refused is in its `errors`."""
+    if not refusals:
+        return ReleaseRefusedError("wrong_type", "the attestations hold no release statement")
+    ranked = sorted(refusals, key=lambda refused: _RANK.get(refused.reason, len(_RANK)))
+    messages = tuple(dict.fromkeys(refused.message for refused in ranked))
+    return ReleaseRefusedError(ranked[0].reason, ranked[0].message, messages if len(messages) > 1 else ())
 
 
 def plugin_of(filename: str) -> tuple[str, str]:

@@ -256,6 +256,8 @@ REFUSED = [
     ),
     ("S8 time out of the calendar", lambda a: predicate(a, issuedAt="0001-01-01T00:00:00+23:59"), "malformed"),
     ("S8 time without an offset", lambda a: predicate(a, issuedAt="2026-11-20T10:00:00"), "malformed"),
+    ("S8 a line that is no JSON", lambda a: attested(sign(a), b"hello\n"), "malformed"),
+    ("S8 a line that is a list", lambda a: attested(sign(a), b"[]\n"), "malformed"),
     ("S8 byte-order mark", lambda a: paid(a, lambda p: b"\xef\xbb\xbf" + p), "malformed"),
     ("S8 UTF-16", lambda a: paid(a, lambda p: p.decode().encode("utf-16")), "malformed"),
     *(
@@ -289,6 +291,11 @@ REFUSED = [
     ("S11 S >= L", lambda a: resigned(a, shifted), "invalid"),
     ("S11 malleated R", lambda a: resigned(a, lambda s, _: s[:31] + bytes((s[31] ^ 0x80,)) + s[32:]), "invalid"),
     ("S11 all-zero signature", lambda a: resigned(a, lambda *_: bytes(64)), "invalid"),
+    (
+        "S11 all-zero signature without an id",
+        lambda a: enveloped(a, signatures=[{"sig": base64.b64encode(bytes(64)).decode()}]),
+        "unknown_publisher",
+    ),
     ("S11 identity as R, S of zero", lambda a: resigned(a, lambda *_: b"\1" + bytes(63)), "invalid"),
     ("S11 signature cut short", lambda a: resigned(a, lambda s, _: s[:63]), "invalid"),
     (
