@@ -5,10 +5,14 @@ import http.server
 import json
 import os
 import pty
+import re
 import sqlite3
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 import forked_command
 import pytest
@@ -20,6 +24,8 @@ from host.runtime.sdk_path import provided
 from host.supply.keys import PrivateKey
 from host.supply.signing import attestations_of, sign_wheel
 
+GUIDE = (Path(__file__).parents[2] / "docs" / "administrator.md").read_text(encoding="utf-8")
+BLOCKS = dict(re.findall(r"<!-- try: (\w+) -->\n```sh\n(.*?)```", GUIDE, re.DOTALL))
 QUIET = "from plugin_sdk import Plugin\n\n\nclass Demo(Plugin):\n    pass\n"
 HIDDEN = "import base64\n" + QUIET + '\n\nexec(base64.b64decode("cGFzcw=="))\n'
 LOUD = "import subprocess\n" + QUIET + '\n    def run(self):\n        subprocess.run(["true"])\n'
@@ -64,20 +70,27 @@ def maker(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def acme(maker):
-    return maker("acme", "shop")
+def grocers(maker):
+    return maker("grocers", "shop")
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory, acme):
-    """The settings of an index that has two releases of `shop-till`, and their attestations on another server."""
+def acme(maker):
+    """The publisher of the guide, whom nobody trusts yet."""
+    return maker("acme", "acme")
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory, grocers, acme):
+    """The settings of an index that has two releases of each plugin, and their attestations on another server."""
     folder = tmp_path_factory.mktemp("index")
     packages, beside = folder / "packages", folder / "beside"
     packages.mkdir()
     beside.mkdir()
-    for sequence, version in enumerate(("1.0.0", "2.0.0"), 1):
-        wheel = acme.wheel("shop-till", version, sequence=sequence, folder=packages)
-        attestations_of(wheel).rename(beside / attestations_of(wheel).name)
+    for publisher, plugin in ((grocers, "shop-till"), (acme, "acme-demo")):
+        for sequence, version in enumerate(("1.0.0", "2.0.0"), 1):
+            wheel = publisher.wheel(plugin, version, sequence=sequence, folder=packages)
+            attestations_of(wheel).rename(beside / attestations_of(wheel).name)
     files = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), partial(http.server.SimpleHTTPRequestHandler, directory=beside)
     )
@@ -97,9 +110,9 @@ def index(tmp_path_factory, acme):
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory, daemon_class, index, acme):
+def host(tmp_path_factory, daemon_class, index, grocers):
     one = daemon_class(tmp_path_factory.mktemp("host"), supply={"indexes": json.dumps([index])}).start()
-    asyncio.run(one.trust(acme.public, acme.plugins))
+    asyncio.run(one.trust(grocers.public, grocers.plugins, publisher="grocers"))
     yield one
     assert one.stop() == 0
 
@@ -204,8 +217,8 @@ REFUSED = [
     (["plugin", "rollback", "nobody"], 1, "plugin_not_found", "Plugin nobody not found"),
     (["plugin", "scan", "nobody"], 1, "plugin_not_found", "Plugin nobody not found"),
     (["plugin", "bill-of-materials", "nobody"], 1, "plugin_not_found", "Plugin nobody not found"),
-    (["publisher", "add-key", "acme", "ed25519:no"], 1, "key_refused", "key"),
-    (["publisher", "retire", "acme", "0123"], 1, "key_not_found", "acme has no key 0123"),
+    (["publisher", "add-key", "grocers", "ed25519:no"], 1, "key_refused", "key"),
+    (["publisher", "retire", "grocers", "no"], 1, "key_not_found", "grocers has no key no"),
     (["publisher", "remove", "nobody"], 1, "publisher_not_found", "publisher nobody not found"),
     (["publisher", "policy", "shop", "--publisher", "nobody"], 1, "policy_refused", "there is no publisher 'nobody'"),
     (["publisher", "policy", "shop"], 1, "policy_not_found", "shop has no policy of its own"),
@@ -365,3 +378,58 @@ async def test_nothing_is_believed_after_somebody_wrote_into_the_database_until_
     done = answered(busbar, "y\n", "publisher", "confirm")
     assert (done.returncode, "confirmed" in done.stdout) == (0, True), done.stderr
     await reaches(host, "loom", "running")
+
+
+# -- the guide
+
+
+@pytest.fixture
+def paste(host, tmp_path):
+    """Runs a block of the administrators' guide as a reader would; what it said."""
+
+    async def run(name):
+        done = await asyncio.to_thread(
+            lambda: subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", BLOCKS[name]],
+                cwd=tmp_path,
+                env={
+                    **os.environ,
+                    "BUSBAR_URL": host.url,
+                    "BUSBAR_TOKEN": host.token,
+                    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                },
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+        )
+        assert done.returncode == 0, (name, done.stdout, done.stderr)
+        return done.stdout
+
+    return run
+
+
+async def test_trust_installs_and_upgrades_go_as_the_guide_for_administrators_says(host, acme, maker, paste, tmp_path):
+    renewed, board = maker("acme", "acme"), maker("review-board", "acme")
+    for file, publisher in (("acme", acme), ("acme-2", renewed), ("review", board)):
+        (tmp_path / f"{file}.pub").write_text(publisher.public)
+    board.sign(acme.wheel("acme-reviewed", folder=tmp_path))
+
+    assert acme.kid[:16] in await paste("trust_publisher")
+    said = await paste("trust_install")
+    assert "acme-demo 2.0.0 is running" in said
+    assert said.splitlines()[-1].startswith("acme-demo 1.0.0 is running")
+    assert "no known pattern found" in await paste("trust_scan")
+    assert json.loads((tmp_path / "acme-demo.cdx.json").read_text())["bomFormat"] == "CycloneDX"
+    assert "acme-reviewed 1.0.0 is running" in await paste("trust_policy")
+    await reaches(host, "acme-demo", "running")  # which one publisher alone has signed
+    assert "is retired: what it signed and is installed runs on" in await paste("trust_rotation")
+    assert "is kept: it runs on" in await paste("trust_revocation")
+    assert (await reaches(host, "acme-demo", "failed"))["cause"] == "release_revoked"
+    assert "there is nothing to confirm" in await paste("trust_confirm")
+
+
+def test_every_example_of_trust_is_tried_out():
+    tried = {"publisher", "install", "scan", "policy", "rotation", "revocation", "confirm"}
+    assert {f"trust_{name}" for name in tried} == {name for name in BLOCKS if name.startswith("trust_")}

@@ -140,7 +140,8 @@ async def test_an_endpoint_of_the_webhooks_plugin_is_made_as_the_guide_says(past
 
 
 def test_every_example_is_tried_out():
-    assert set(BLOCKS) == {"policies", "letters", "replay", "filter", "secrets", "rotation", "rotated", "endpoints"}
+    here = {name for name in BLOCKS if not name.startswith("trust_")}  # those are tried in test_cli_supply
+    assert here == {"policies", "letters", "replay", "filter", "secrets", "rotation", "rotated", "endpoints"}
     assert ADMINISTRATOR.count("```sh") == len(BLOCKS)
 
 
