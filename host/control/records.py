@@ -14,7 +14,10 @@ from plugin_sdk.manifest import Permissions
 
 
 class ReleaseRecord(msgspec.Struct, frozen=True):
-    """One release of a plugin as the registry knows it. `requested` has the permissions of its manifest."""
+    """One release of a plugin as the registry knows it.
+
+    `requested` has the permissions of its manifest, `key_id` is the key that signed it.
+    """
 
     sha256: str
     version: str
@@ -24,6 +27,7 @@ class ReleaseRecord(msgspec.Struct, frozen=True):
     description: Description
     requested: dict[str, Any]
     requires: tuple[str, ...]
+    key_id: str = ""
 
     @classmethod
     def of(cls, release: Release, description: Description) -> ReleaseRecord:
@@ -37,6 +41,7 @@ class ReleaseRecord(msgspec.Struct, frozen=True):
             description=description,
             requested=release.manifest.permissions.model_dump(mode="json"),
             requires=release.manifest.plugin.requires,
+            key_id=release.key_id,
         )
 
     @property
@@ -87,7 +92,8 @@ class PluginRecord:
     administrator overrides, by the name of the subscription; `requires` has the plugins that the release needs.
 
     `candidate` is a release that is to take over, `previous` the one to go back to, and until `probation_until`
-    the host does so by itself. `origin` is the index it came from, None where it was uploaded.
+    the host does so by itself. `origin` is the index it came from, None where it was uploaded. `key_id` is the key that
+    signed the release.
     """
 
     id: str
@@ -114,6 +120,7 @@ class PluginRecord:
     probation_until: float | None = None
     last_upgrade: Upgrade | None = None
     origin: Origin | None = None
+    key_id: str = ""
 
     @property
     def current(self) -> ReleaseRecord:
@@ -127,6 +134,7 @@ class PluginRecord:
             description=self.description,
             requested=self.requested.model_dump(mode="json"),
             requires=self.requires,
+            key_id=self.key_id,
         )
 
     def with_release(self, release: ReleaseRecord) -> PluginRecord:
@@ -141,6 +149,7 @@ class PluginRecord:
             description=release.description,
             requested=release.permissions,
             requires=release.requires,
+            key_id=release.key_id,
         )
 
     @property

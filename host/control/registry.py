@@ -50,21 +50,34 @@ _NAMES: Final = (
     "probation_until",
     "last_upgrade",
     "origin",
+    "key_id",
 )
 _SELECT: Final = f"SELECT {', '.join(_NAMES)} FROM plugins"
 _SAVE: Final = f"INSERT OR REPLACE INTO plugins ({', '.join(_NAMES)}) VALUES ({', '.join('?' * len(_NAMES))})"
 _REMEMBER: Final = (
-    "INSERT OR REPLACE INTO plugin_history (id, version, sha256, publisher, sequence) VALUES (?, ?, ?, ?, ?)"
+    "INSERT OR REPLACE INTO plugin_history (id, version, sha256, publisher, sequence, key_id, recorded_at) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
-_HISTORY: Final = "SELECT id, version, sha256, publisher, sequence FROM plugin_history WHERE id = ?"
+_HISTORY: Final = (
+    "SELECT id, version, sha256, publisher, sequence, key_id, recorded_at FROM plugin_history WHERE id = ?"
+)
 _SEALED: Final = (
     (
-        "SELECT id, sha256, version, publisher, sequence, description, requested, granted, candidate, previous, "
-        "origin FROM plugins ORDER BY id"
+        "SELECT id, sha256, version, publisher, "
+        "CASE key_id WHEN '' THEN sequence ELSE sequence || ' ' || key_id END, "
+        "description, requested, granted, candidate, previous, origin FROM plugins ORDER BY id"
     ),
-    "SELECT id, version, sha256, publisher, sequence FROM plugin_history ORDER BY id",
+    (
+        "SELECT id, version, sha256, publisher, "
+        "CASE key_id WHEN '' THEN sequence ELSE sequence || ' ' || key_id || ' ' || recorded_at END "
+        "FROM plugin_history ORDER BY id"
+    ),
 )
-"""Which code runs with which permissions, and what a plugin id has been: nobody else's to change."""
+"""Which code runs with which permissions, and what a plugin id has been: nobody else's to change.
+
+A row that has no key was sealed before keys were recorded, and is sealed as it was then: else a host that is upgraded
+would find its own registry changed.
+"""
 
 _log = structlog.get_logger(__name__)
 
@@ -126,7 +139,15 @@ class Registry:
         if not rows:
             return None
         row = rows[0]
-        return InstalledVersion(row["id"], row["version"], row["sha256"], row["publisher"], row["sequence"])
+        return InstalledVersion(
+            plugin=row["id"],
+            version=row["version"],
+            sha256=row["sha256"],
+            publisher=row["publisher"],
+            sequence=row["sequence"],
+            key_id=row["key_id"],
+            recorded_at=row["recorded_at"],
+        )
 
     async def knows(self, sha256: str) -> bool:
         """Whether this very release is, or was the last, of some plugin id."""
@@ -303,6 +324,7 @@ class Registry:
             policies={} if before is None else before.policies,
             requires=release.manifest.plugin.requires,
             origin=None if before is None else before.origin,
+            key_id=release.key_id,
             installed_at=now if before is None else before.installed_at,
             changed_at=now,
         )
@@ -341,7 +363,15 @@ class Registry:
         """Write a record, and where asked that its release is what the plugin id has been."""
         record = replace(record, changed_at=self._clock.now().timestamp())
         row = self._row(record)
-        seen = (record.id, record.version, record.sha256, record.publisher, record.sequence)
+        seen = (
+            record.id,
+            record.version,
+            record.sha256,
+            record.publisher,
+            record.sequence,
+            record.key_id,
+            record.changed_at,
+        )
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute(_SAVE, row)
@@ -394,6 +424,7 @@ class Registry:
             *(None if one is None else msgspec.json.encode(one) for one in (record.candidate, record.previous)),
             record.probation_until,
             *(None if one is None else msgspec.json.encode(one) for one in (record.last_upgrade, record.origin)),
+            record.key_id,
         )
 
     def _record(self, row: sqlite3.Row) -> PluginRecord:
@@ -423,6 +454,7 @@ class Registry:
             probation_until=row["probation_until"],
             last_upgrade=_decoded(row["last_upgrade"], Upgrade),
             origin=_decoded(row["origin"], Origin),
+            key_id=row["key_id"],
         )
 
 

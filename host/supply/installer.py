@@ -32,7 +32,7 @@ from host.supply.release_store import BILL, SCAN, WHEEL, ReleaseStore, StoredRel
 from host.supply.scan.scanner import Scanner
 from host.supply.scan.staged_release import scan_staged
 from host.supply.sealed_tree import modified, on_disk, read_stored
-from host.supply.statement import Statement
+from host.supply.trust import KeyState
 from host.supply.trust_store import TrustStore
 from host.supply.verification import Purpose, VerifiedRelease, plugin_of, verify_release
 from host.supply.wheel_reader import ReadWheel, read_wheel
@@ -46,13 +46,19 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class InstalledVersion:
-    """What a plugin id has, or last had, on this host."""
+    """What a plugin id has, or last had, on this host.
+
+    `key_id` is the key that signed it, nothing where that was not recorded; `recorded_at`, in seconds since the epoch,
+    is when this host took it as what the plugin is.
+    """
 
     plugin: str
     version: str
     sha256: str
     publisher: str
     sequence: int
+    key_id: str = ""
+    recorded_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,7 @@ class Release:
     dependencies: tuple[Path, ...] = ()
     cold_start: str = ""
     warnings: tuple[str, ...] = ()
+    key_id: str = ""
 
 
 class Installer:
@@ -238,7 +245,7 @@ class Installer:
         )
         before = await history(verified.statement.plugin)
         if before is not None:
-            _check_history(verified.statement, before, overrides)
+            _check_history(verified, before, overrides)
         read = await asyncio.to_thread(
             lambda: read_wheel(read_stored(staging / WHEEL, MAX_ARCHIVE), filename, self._provided)
         )
@@ -302,8 +309,19 @@ class Installer:
         return digest.hexdigest()
 
 
-def _check_history(statement: Statement, before: InstalledVersion, overrides: frozenset[Override]) -> None:
-    plugin = statement.plugin
+def _check_history(verified: VerifiedRelease, before: InstalledVersion, overrides: frozenset[Override]) -> None:
+    """Refuse what a plugin id cannot become: someone else's, other bytes of the same version, or something older.
+
+    Older is a lower version, and a higher one whose `sequence` has not grown. The sequence counts for the key that
+    signed: whoever held it could run it up to its end, after which nothing more could follow. A publisher who replaces
+    that key (enrol a new one, retire or revoke the old one) may therefore start its sequence anew; its versions still
+    only grow. The new key must have been enrolled after the recorded release was taken in, so that none of two keys of
+    one time brings back what the other has left behind.
+
+    Raises:
+        ReleaseConflictError: `release_publisher_changed`, `release_equivocation` or `release_rollback`.
+    """
+    statement, plugin = verified.statement, verified.statement.plugin
     if statement.publisher != before.publisher and Override.PUBLISHER not in overrides:
         raise ReleaseConflictError(
             "publisher_changed",
@@ -315,7 +333,8 @@ def _check_history(statement: Statement, before: InstalledVersion, overrides: fr
         raise ReleaseConflictError(
             "equivocation", f"{plugin} {before.version} had other bytes: a version names one release for ever"
         )
-    older = new < old or (new > old and statement.sequence <= before.sequence)
+    behind = statement.sequence <= before.sequence and not _starts_anew(verified, before)
+    older = new < old or (new > old and behind)
     if older and Override.DOWNGRADE not in overrides:
         raise ReleaseConflictError(
             "rollback",
@@ -323,6 +342,18 @@ def _check_history(statement: Statement, before: InstalledVersion, overrides: fr
             f"{statement.sequence}) is older: an administrator may install it with allowDowngrade=true, or "
             "--allow-downgrade",
         )
+
+
+def _starts_anew(verified: VerifiedRelease, before: InstalledVersion) -> bool:
+    """Whether the key that signed the recorded release was replaced by the one that signed this one."""
+    keys = {key.public.id: key for key in verified.publisher.keys}
+    old, new = keys.get(before.key_id), keys[verified.key_id]
+    return (
+        before.key_id not in {"", verified.key_id}
+        and verified.publisher.id == before.publisher
+        and (old is None or old.state is not KeyState.ACTIVE)
+        and new.changed_at > before.recorded_at
+    )
 
 
 def _check_statement(verified: VerifiedRelease, read: ReadWheel) -> None:
@@ -357,6 +388,7 @@ def _release(stored: StoredRelease, verified: VerifiedRelease, read: ReadWheel, 
         dependencies=found.folders(stored.folder),
         cold_start=found.cold_start,
         warnings=verified.warnings,
+        key_id=verified.key_id,
     )
 
 

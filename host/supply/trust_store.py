@@ -157,7 +157,9 @@ class TrustStore:
                 publisher.contact,
                 now,
             )
-            rows = [_key_row(publisher.id, key, now) for key in fresh]
+            # Known keys stay as old as they are: a file that is read again enrols none anew.
+            since = {key.public.id: key.changed_at for key in known.keys} if known else {}
+            rows = [_key_row(publisher.id, key, since.get(key.public.id, now)) for key in fresh]
 
             def write(connection: sqlite3.Connection) -> None:
                 connection.execute(_SAVE_PUBLISHER, row)

@@ -1,6 +1,7 @@
 """The registry: what it keeps over a restart and an upgrade, who hears of a change, and that a failure changes none."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from control_rig import release
@@ -10,6 +11,7 @@ from host.control.key_values import KeyValues
 from host.control.registry import Registry
 from host.storage.errors import KeyringError, StorageFailedError
 from host.storage.keyring import Keyring
+from host.storage.seals import Seal
 from plugin_sdk.delivery import DeliveryPolicy
 from plugin_sdk.description import Description, Service, Subscription
 from plugin_sdk.manifest import Permissions
@@ -207,6 +209,31 @@ async def test_the_history_is_of_the_last_release_that_was_recorded(rig):
     found = await rig.registry.history("shop")
     assert (found.version, found.sha256) == ("1.9.0", release("shop", "1.9.0").sha256)
     assert await rig.registry.history("ghost") is None
+
+
+async def test_the_key_that_signed_is_kept_with_the_release_and_its_history_and_nobody_elses_to_change(rig):
+    signed = replace(release("shop"), key_id="k1")
+    made = await rig.registry.install(signed, Description(), enabled=True)
+    assert (await rig.reloaded()).get("shop") == made
+    found = await rig.registry.history("shop")
+    assert (found.key_id, found.recorded_at) == ("k1", rig.clock.now().timestamp())
+    for sql in ("UPDATE plugins SET key_id = 'k2'", "UPDATE plugin_history SET recorded_at = recorded_at + 1"):
+        await rig.database.write(lambda connection, sql=sql: connection.execute(sql).rowcount)
+        assert "changed by someone else" in (await rig.reloaded()).tampered
+        await rig.registry.confirm()
+        assert (await rig.reloaded()).tampered == ""
+
+
+async def test_what_was_sealed_before_keys_were_recorded_is_whole(rig):
+    await rig.install("shop")
+    before = (
+        (
+            "SELECT id, sha256, version, publisher, sequence, description, requested, granted, candidate, previous, "
+            "origin FROM plugins ORDER BY id"
+        ),
+        "SELECT id, version, sha256, publisher, sequence FROM plugin_history ORDER BY id",
+    )
+    await Seal(rig.database, Keyring(b"k" * 32), "registry", before).check()
 
 
 async def test_plugins_are_listed_by_their_ids(rig):

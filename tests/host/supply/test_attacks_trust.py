@@ -3,6 +3,7 @@
 Every row goes through the installer; what is refused leaves no trace on disk or in the database, and runs no code.
 """
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,6 +11,7 @@ from supply_rig import files_of, sign, supply_rig, table
 from supply_wheels import NOW, Acme
 
 from host.supply.errors import ReleaseRefusedError
+from host.supply.statement import MAX_SEQUENCE
 from plugin_sdk.testing import FakeClock
 
 DAY = timedelta(days=1)
@@ -17,6 +19,10 @@ DAY = timedelta(days=1)
 
 def at(instant):
     return instant.timestamp()
+
+
+def parts(signed):
+    return signed.wheel, signed.attestations, signed.filename
 
 
 def other_files(version="1.0.0"):
@@ -83,6 +89,44 @@ def signed(**given):
     return arrange
 
 
+async def rotate(rig, *, enrolled_first=False, end=None):
+    """A release of version 0.9.5 that ran the sequence up to its end, and a publisher who replaces the key of it.
+
+    The new publisher's key is answered; `end` says what becomes of the old one, `enrolled_first` that the new one was
+    there already when the release came.
+    """
+    old, new = rig.acme.private.public.id, Acme(not_after=at(NOW + DAY))
+    if enrolled_first:
+        await rig.trust.add_key("acme", new.publisher.keys[0])
+    rig.clock.advance(60)
+    await rig.install(sign(rig.acme, version="0.9.5", sequence=MAX_SEQUENCE))
+    rig.clock.advance(60)
+    if not enrolled_first:
+        await rig.trust.add_key("acme", new.publisher.keys[0])
+    if end is not None:
+        await end("acme", old, "its holder left")
+    return new
+
+
+async def r3_two_keys(rig):
+    return sign(await rotate(rig), sequence=1)
+
+
+async def r3_not_a_new_key(rig):
+    return sign(await rotate(rig, enrolled_first=True, end=rig.trust.revoke_key), sequence=1)
+
+
+async def r3_lower_version(rig):
+    return sign(await rotate(rig, end=rig.trust.revoke_key), version="0.9.1", sequence=1)
+
+
+async def r3_read_again(rig):
+    """The new key was there before, and the file that it is from is read once more."""
+    new = await rotate(rig, enrolled_first=True, end=rig.trust.retire_key)
+    await rig.trust.add(replace(rig.acme.publisher, keys=new.publisher.keys), replace=True)
+    return sign(new, sequence=1)
+
+
 REFUSED = [
     ("K1 key revoked before install", k1, "revoked"),
     ("K3 key expired", k3, "key_expired"),
@@ -108,6 +152,10 @@ REFUSED = [
     ("R3 higher version, lower sequence", signed(version="1.0.0", sequence=5), "rollback"),
     ("R3 higher version, same sequence", signed(version="1.0.0", sequence=6), "rollback"),
     ("R3 sequence of 2^53 - 1", signed(version="1.0.0", sequence=2**53 - 1), "malformed"),
+    ("R3 sequence anew by a second key", r3_two_keys, "rollback"),
+    ("R3 sequence anew by a key that was there before", r3_not_a_new_key, "rollback"),
+    ("R3 sequence anew by a key that was there before, read again", r3_read_again, "rollback"),
+    ("R3 sequence anew of a lower version", r3_lower_version, "rollback"),
     ("M4 another publisher", m4, "publisher_changed"),
     ("M4 another publisher after an uninstall", m4_after_uninstall, "publisher_changed"),
 ]
@@ -130,6 +178,21 @@ async def test_a_release_that_must_not_come_is_refused_and_leaves_no_trace(rig, 
 
 async def test_the_next_release_of_the_same_publisher_comes(rig):
     assert (await rig.install(sign(rig.acme))).version == "1.0.0"
+
+
+@pytest.mark.parametrize("end", ["retire_key", "revoke_key"])
+async def test_r3_a_publisher_who_replaces_the_key_starts_its_sequence_anew(rig, end):
+    new = await rotate(rig, end=getattr(rig.trust, end))
+    assert (await rig.install(sign(new, sequence=1))).sequence == 1
+    older = await rig.refusal(*parts(sign(new, version="1.1.0", sequence=1)))
+    assert older.word == "release_rollback"
+    assert (await rig.install(sign(new, version="1.1.0", sequence=2))).version == "1.1.0"
+
+
+async def test_r3_a_release_of_before_keys_were_recorded_counts_for_every_key(rig):
+    new = await rotate(rig, end=rig.trust.revoke_key)
+    await rig.database.write(lambda database: database.execute("UPDATE plugin_history SET key_id = ''").rowcount)
+    assert (await rig.refusal(*parts(sign(new, sequence=1)))).word == "release_rollback"
 
 
 async def test_k2_what_a_revoked_key_signed_does_not_start_again(rig):
