@@ -5,11 +5,13 @@ Apart from the tests, because the forked process imports this module and nothing
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 WARM = multiprocessing.get_context("forkserver")
@@ -32,6 +34,35 @@ def busbar(
         process.kill()
         raise subprocess.TimeoutExpired(["busbar", *words], SECONDS)
     return subprocess.CompletedProcess(["busbar", *words], process.exitcode, said.read_text(), wrong.read_text())
+
+
+@contextlib.contextmanager
+def on_path(folder: Path, workplace: Path, environment: Mapping[str, str]) -> Iterator[Path]:
+    """A folder for PATH whose `busbar` is this command, run in `workplace`: for scripts, a command at a time."""
+    ask, status = folder / "ask", folder / "status"
+    for fifo in (ask, status):
+        os.mkfifo(fifo)
+    script = folder / "busbar"
+    said, wrong = workplace / "stdout", workplace / "stderr"
+    # A word of a command has no line break in the guides.
+    script.write_text(
+        f'#!/bin/sh\nprintf "%s\\n" "$@" > {ask}\nread -r status < {status}\ncat {said}\ncat {wrong} >&2\n'
+        "exit $status\n"
+    )
+    script.chmod(0o755)
+
+    def serve() -> None:
+        while words := ask.read_text().splitlines():
+            done = busbar(workplace, *words, environment=environment)
+            status.write_text(f"{done.returncode}\n")
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+    try:
+        yield folder
+    finally:
+        ask.write_text("")
+        serving.join()
 
 
 def _run(words: list[str], folder: str, environment: dict[str, str], stdin: str, said: str, wrong: str) -> None:

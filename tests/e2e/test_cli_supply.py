@@ -8,7 +8,6 @@ import pty
 import re
 import sqlite3
 import subprocess
-import sys
 import threading
 from datetime import UTC, datetime
 from functools import partial
@@ -384,30 +383,28 @@ async def test_nothing_is_believed_after_somebody_wrote_into_the_database_until_
 
 
 @pytest.fixture
-def paste(host, tmp_path):
+def paste(host, tmp_path, tmp_path_factory):
     """Runs a block of the administrators' guide as a reader would; what it said."""
+    environment = {"BUSBAR_URL": host.url, "BUSBAR_TOKEN": host.token}
 
-    async def run(name):
-        done = await asyncio.to_thread(
-            lambda: subprocess.run(
-                ["bash", "-euo", "pipefail", "-c", BLOCKS[name]],
-                cwd=tmp_path,
-                env={
-                    **os.environ,
-                    "BUSBAR_URL": host.url,
-                    "BUSBAR_TOKEN": host.token,
-                    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-                },
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=60,
-            )
+    def run(name, path):
+        return subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", BLOCKS[name]],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": f"{path}:{os.environ['PATH']}"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
+
+    async def pasted(name):
+        done = await asyncio.to_thread(run, name, path)
         assert done.returncode == 0, (name, done.stdout, done.stderr)
         return done.stdout
 
-    return run
+    with forked_command.on_path(tmp_path_factory.mktemp("bin"), tmp_path, environment) as path:
+        yield pasted
 
 
 async def test_trust_installs_and_upgrades_go_as_the_guide_for_administrators_says(host, acme, maker, paste, tmp_path):
