@@ -202,6 +202,7 @@ class _Builder:
         self._state = settings.storage.directory.absolute()
         self._stopping = asyncio.Event()
         self._egress = EgressBroker()
+        self._reconciler: Reconciler | None = None
 
     async def build(self) -> Daemon:
         core = await self._core()
@@ -310,6 +311,7 @@ class _Builder:
             )
         )
         core.trust.listen(reconciler.recheck)
+        self._reconciler = reconciler
         services = Services(core.registry, reconciler.hosted, reconciler.status)
         dependencies = Dependencies(core.registry, reconciler.status, reconciler.watch)
         parts = self._parts(core, workshop, services, dependencies)
@@ -377,6 +379,7 @@ class _Builder:
             ),
             data_watch=data_watch,
             egress=self._egress,
+            modified=self._verify_again,
         )
 
     def _parts(self, core: _Core, workshop: Workshop, services: Services, dependencies: Dependencies) -> Parts:
@@ -505,6 +508,11 @@ class _Builder:
         self._stack.push_async_callback(end)
         return task
 
+    def _verify_again(self, plugin: str) -> None:
+        """A worker found a file that is not what was verified: look at the whole release."""
+        if self._reconciler is not None:
+            self._reconciler.recheck((plugin,))
+
     def _examined(self, release: Release) -> Launch:
         """How a release is looked at: as it would run, but with no config, no secret and no grant."""
         limits = release.manifest.runtime
@@ -521,6 +529,7 @@ class _Builder:
             data_folder=self._state / "data" / ".examined" / release.plugin,
             dependencies=release.dependencies,
             cold_start=release.cold_start,
+            digests=release.digests,
         )
 
 

@@ -314,6 +314,7 @@ class HostedPlugin:
             network=record.granted.network,
             dependencies=release.dependencies,
             cold_start=release.cold_start,
+            digests=release.digests,
         )
         return self._parts.make_runtime(launch, self._port)
 

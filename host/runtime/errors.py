@@ -48,6 +48,12 @@ class StartFailedError(RuntimeFailedError):
         self.traceback = traceback
 
 
+class ReleaseModifiedError(StartFailedError):
+    """A file that the plugin imports is not what was verified; its code has not run."""
+
+    code = "release_modified"
+
+
 class ForkServerError(RuntimeFailedError):
     """The fork server could not be started or could not fork."""
 

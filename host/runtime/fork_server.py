@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import msgspec
 import structlog
@@ -95,7 +97,8 @@ class ForkServer:
         self._forks[number] = forked
         try:
             packet = self._encode(Spawn(number, prepared.confinement, prepared.path if prepared.cold_start else []))
-            socket.send_fds(control, [packet], [connection.fileno(), errors])
+            with _memory_file(prepared.digests) as file:
+                socket.send_fds(control, [packet], [connection.fileno(), errors, file.fileno()])
             async with asyncio.timeout(START_SECONDS):
                 return await forked
         except (OSError, TimeoutError) as error:
@@ -208,3 +211,12 @@ class ForkServer:
             door.close()
         self._doors.clear()
         self._numbers.clear()
+
+
+@contextlib.contextmanager
+def _memory_file(content: bytes) -> Iterator[BinaryIO]:
+    """A file without a name, at its beginning: it may be larger than a packet."""
+    with os.fdopen(os.memfd_create("digests"), "w+b") as file:
+        file.write(content)
+        file.seek(0)
+        yield file

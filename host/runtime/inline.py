@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import structlog
 
-from host.runtime.errors import HookFailedError, NotRunningError, StartFailedError
+from host.runtime.errors import HookFailedError, NotRunningError, ReleaseModifiedError, StartFailedError
 from host.runtime.exits import ExitReason
 from host.runtime.loop_watch import LoopWatch
 from host.runtime.runtime import Launch, RuntimeSnapshot
@@ -24,6 +24,8 @@ from plugin_sdk.calls import HookCall, StopCall
 from plugin_sdk.context import HostPort, Session
 from plugin_sdk.errors import DescriptionError, HostError, Verdict
 from plugin_sdk.loading import LoadedPlugin
+from plugin_sdk.worker.digests import unpack
+from plugin_sdk.worker.verified_imports import VerifiedImports
 from plugin_sdk.worker.wire import LogLine
 
 MAX_TRACEBACK: Final = 16384
@@ -63,6 +65,7 @@ class InlineRuntime:
         """Import the plugin and run its start hook; errors as in `Runtime.start`."""
         launch = self._launch
         retryable = False
+        imports: VerifiedImports | None = None
         try:
             if launch.dependencies:
                 raise HostError(
@@ -73,6 +76,7 @@ class InlineRuntime:
             await asyncio.to_thread(launch.data_folder.mkdir, parents=True, exist_ok=True, mode=0o700)
             if self._loop_watch is not None:
                 self._closing.enter_context(self._loop_watch.watching(launch.plugin, launch.folder))
+            imports = self._verify_imports()
             plugin = self._load()
             log = logging.Logger(  # noqa: LOG001 - apart from the host's tree of loggers, on purpose
                 f"busbar.plugin.{launch.plugin}", logging.INFO
@@ -82,12 +86,18 @@ class InlineRuntime:
             session.config = plugin.parse_config(launch.config)
             retryable = True
             await plugin.start(session)
+            if imports is not None and imports.modified:
+                raise ImportError(imports.modified)  # however well the plugin got along without it
         except asyncio.CancelledError:
             self._unload()
             raise
         except BaseException as error:  # noqa: BLE001 - whatever a plugin's import raises is its failure
             self._unload()
             self.exited.set_result(ExitReason("stopped", "it did not start"))
+            if imports is not None and imports.modified:
+                raise ReleaseModifiedError(
+                    f"{launch.plugin} could not be loaded: {imports.modified}", retryable=False
+                ) from None
             known = isinstance(error, DescriptionError | HostError)
             sentence = str(error) if known else f"{type(error).__name__}: {error}"
             raise StartFailedError(
@@ -151,6 +161,15 @@ class InlineRuntime:
 
     async def look_after(self) -> None:
         """Nothing: what would be looked after is the host itself."""
+
+    def _verify_imports(self) -> VerifiedImports | None:
+        """Hold the plugin's files to their digests until it is forgotten, where there are some."""
+        if not self._launch.digests:
+            return None
+        imports = VerifiedImports(unpack(self._launch.digests))
+        imports.install()
+        self._closing.callback(imports.remove)
+        return imports
 
     def _load(self) -> LoadedPlugin:
         folder = str(self._launch.folder)

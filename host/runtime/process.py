@@ -24,6 +24,7 @@ from host.runtime.errors import (
     ForkServerError,
     HookFailedError,
     NotRunningError,
+    ReleaseModifiedError,
     StartFailedError,
     WorkerDiedError,
 )
@@ -57,6 +58,7 @@ from plugin_sdk.worker.wire import (
     LoadFailed,
     LogLine,
     LogLines,
+    Modified,
     Raised,
     Ready,
     Reply,
@@ -144,7 +146,7 @@ class WorkerRuntime:
         self._messages = TokenBucket(self._limits.messages, self._limits.messages / 4, self._loop.time)
         self._lines = WorkerLines(log, self._limits.log_lines, self._broken)
         self._holds: set[str] = set()
-        self._told_of_flood = False
+        self._told_of_flood = self._told_of_modified = False
         self._watch: asyncio.Task[None] | None = None
         self._heard_at = self._loop.time()
         self._closing = contextlib.ExitStack()
@@ -345,12 +347,21 @@ class WorkerRuntime:
             self._lines.keep(message.lines, message.dropped)
         elif isinstance(message, Confined):
             self._confined(message)
-        elif self._ready.done():
+        elif isinstance(message, Modified):
+            self._tell_of_modified()
+        else:
+            self._loaded(message)
+
+    def _loaded(self, message: Ready | LoadFailed) -> None:
+        if self._ready.done():
             self._broken("it says a second time whether it is loaded")
         elif isinstance(message, Ready):
             self._ready.set_result(None)
         else:
-            self._ready.set_exception(_load_error(self._launch.plugin, message))
+            error = _load_error(self._launch.plugin, message)
+            if isinstance(error, ReleaseModifiedError):
+                self._tell_of_modified()
+            self._ready.set_exception(error)
 
     def _answered(self, number: int) -> asyncio.Future[Any] | _Told | None:
         """Who waits for the answer to this call, if anyone still does."""
@@ -375,6 +386,12 @@ class WorkerRuntime:
             return
         served = self._workshop.egress.open(self._launch.plugin, self._launch.network, door)
         self._closing.callback(served.close)
+
+    def _tell_of_modified(self) -> None:
+        """Have the release verified again, which costs something: once, whatever a worker says."""
+        if not self._told_of_modified:
+            self._told_of_modified = True
+            self._workshop.modified(self._launch.plugin)
 
     def _slow_down(self) -> None:
         if not self._told_of_flood:
@@ -446,6 +463,8 @@ def _error(message: Raised) -> Exception:
 
 
 def _load_error(plugin: str, message: LoadFailed) -> StartFailedError:
+    if message.name == ReleaseModifiedError.__name__:
+        return ReleaseModifiedError(f"{plugin} could not be loaded: {message.message}", retryable=False)
     sentence = (
         message.message
         if message.name in {"DescriptionError", "HostError", "SandboxError"}

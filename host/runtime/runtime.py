@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,8 @@ class Launch:
 
     `dependencies` are the folders of its own dependencies. `cold_start` says which of them take the place of
     something of the SDK's, so that its worker has to start in an interpreter of its own; empty where none does.
+    `digests` are what all files in these folders must hash to (`plugin_sdk.worker.digests`); where they are empty, as
+    for source that an author works on, files are imported as they are.
     """
 
     plugin: str
@@ -34,6 +36,7 @@ class Launch:
     network: tuple[str, ...] = ()
     dependencies: tuple[Path, ...] = ()
     cold_start: str = ""
+    digests: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ class Runtime(Protocol):
 
         Raises:
             StartFailedError: it could not be loaded or started; the runtime is gone.
+            ReleaseModifiedError: because a file is not what was verified any more.
         """
         ...
 

@@ -66,11 +66,13 @@ class Prepared:
     """A worker's confinement, and the folders that it imports from before all others: the plugin's, its dependencies'.
 
     `cold_start` says why these must stand there before anything of the SDK is imported: the worker starts cold then.
+    `digests` are what all files in these folders must hash to, as in `Launch`.
     """
 
     confinement: Confinement
     path: list[str]
     cold_start: str = ""
+    digests: bytes = b""
 
 
 class Sandbox:
@@ -117,7 +119,8 @@ class Sandbox:
             user_missing=missing,
         )
         path = (launch.folder, *launch.dependencies)
-        return Prepared(confinement, list(map(str, path)), launch.cold_start or self._clash(path))
+        clash = launch.cold_start or self._clash(path)
+        return Prepared(confinement, list(map(str, path)), clash, launch.digests)
 
     def _clash(self, path: tuple[Path, ...]) -> str:
         """What in these folders would find a module of the SDK's imported already; nobody need have said so."""

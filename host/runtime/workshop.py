@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -49,10 +50,14 @@ class Egress(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """What workers are made with; one for a host."""
+    """What workers are made with; one for a host.
+
+    `modified` is called with the id of a plugin whose files on disk a worker found to be other than were verified.
+    """
 
     fork_server: ForkServer
     sandbox: Sandbox
     limits: WorkerLimits = WorkerLimits()
     data_watch: DataWatch | None = None
     egress: Egress | None = None
+    modified: Callable[[str], None] = lambda _plugin: None

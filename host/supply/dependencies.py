@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -33,6 +33,7 @@ from host.supply.release_store import (
 from host.supply.sealed_tree import modified, read_stored
 from host.supply.wheel_reader import ReadWheel
 from host.supply.wheel_structure import MAX_ARCHIVE
+from plugin_sdk.worker.digests import hash_files
 
 UNPACKED: Final = 4
 """How many times as large as their wheels may be altogether, dependencies may be once they are unpacked."""
@@ -45,14 +46,20 @@ class Dependencies:
     Attributes:
         used: In the order of the worker's path.
         cold_start: Why the worker has to start cold, or nothing.
+        files: The SHA-256 of every file of each that is used.
     """
 
     used: tuple[Distribution, ...] = ()
     cold_start: str = ""
+    files: tuple[Mapping[str, bytes], ...] = ()
 
     def folders(self, release: Path) -> tuple[Path, ...]:
         """The folders that go onto the worker's path, of a release in this folder, staged or stored."""
         return tuple(dependency_folder(release, one) for one in self.used)
+
+    def digests(self, release: Path) -> dict[str, Mapping[str, bytes]]:
+        """The same folders, each with what its files hash to."""
+        return dict(zip(map(str, self.folders(release)), self.files, strict=True))
 
 
 async def take_dependencies(
@@ -77,13 +84,14 @@ async def take_dependencies(
     check_lock(read.lock, lock_sha256)
     wanted = () if read.lock is None else read.lock.wheels
     if not wanted:
-        return _described(fit_together(read, (), provided))
+        return _described(fit_together(read, (), provided), {})
     folder = staging / WHEELS
     await asyncio.to_thread(folder.mkdir)
     await fetch_wheels(wanted, folder, sources)
 
-    def unpack() -> DependencySet:
+    def unpack() -> Dependencies:
         brought, size = [], 0
+        files: dict[str, Mapping[str, bytes]] = {}
         for locked in wanted:
             wheel = read_dependency((folder / locked.filename).read_bytes(), locked)
             size += sum(map(len, wheel.files.values()))
@@ -95,11 +103,12 @@ async def take_dependencies(
                 )
             unpack_dependency(staging, wheel)
             brought.append(wheel.distribution)
+            files[locked.name] = hash_files(wheel.files)
         found = fit_together(read, brought, provided)
         seal_dependencies(staging)
-        return found
+        return _described(found, files)
 
-    return _described(await to_the_end(asyncio.to_thread(unpack)))
+    return await to_the_end(asyncio.to_thread(unpack))
 
 
 def check_dependencies(
@@ -116,11 +125,13 @@ def check_dependencies(
     wanted = () if read.lock is None else read.lock.wheels
     check_dependency_folders(release, wanted)
     brought = []
+    files: dict[str, Mapping[str, bytes]] = {}
     for locked in wanted:
         wheel = read_dependency(_locked_bytes(release, locked), locked)
         check_dependency(release, wheel)
         brought.append(wheel.distribution)
-    return _described(fit_together(read, brought, provided))
+        files[locked.name] = hash_files(wheel.files)
+    return _described(fit_together(read, brought, provided), files)
 
 
 def _locked_bytes(release: StoredRelease, locked: LockedWheel) -> bytes:
@@ -131,6 +142,6 @@ def _locked_bytes(release: StoredRelease, locked: LockedWheel) -> bytes:
     return content
 
 
-def _described(found: DependencySet) -> Dependencies:
+def _described(found: DependencySet, files: Mapping[str, Mapping[str, bytes]]) -> Dependencies:
     cold_start = f"it brings {', '.join(found.clashes)}" if found.clashes else ""
-    return Dependencies(found.used, cold_start)
+    return Dependencies(found.used, cold_start, tuple(files[one.name] for one in found.used))

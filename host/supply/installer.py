@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
@@ -40,6 +40,7 @@ from host.supply.wheel_structure import MAX_ARCHIVE
 from plugin_sdk.clock import Clock
 from plugin_sdk.description import Description
 from plugin_sdk.manifest import Manifest
+from plugin_sdk.worker.digests import hash_files, pack
 
 _log = structlog.get_logger(__name__)
 
@@ -86,7 +87,8 @@ class Release:
     """A verified release on disk.
 
     `folder` is its unpacked tree, `dependencies` are those of what it brings with it; `cold_start` says why its
-    worker cannot be forked from one that has the SDK's own libraries already, or nothing.
+    worker cannot be forked from one that has the SDK's own libraries already, or nothing. `digests` are what every file
+    in these folders hashes to, as a worker takes them (`plugin_sdk.worker.digests`).
     """
 
     sha256: str
@@ -102,6 +104,7 @@ class Release:
     cold_start: str = ""
     warnings: tuple[str, ...] = ()
     key_id: str = ""
+    digests: bytes = field(default=b"", repr=False)
 
 
 class Installer:
@@ -259,7 +262,8 @@ class Installer:
         papers = await scan_staged(self._scanner, staging, read, sha256)
         with on_disk():
             await asyncio.to_thread(self._store.file_papers, staging, {SCAN: papers.report, BILL: papers.bill})
-        staged = _release(StoredRelease(sha256, filename, staging), verified, read, found)
+        staging_release = StoredRelease(sha256, filename, staging)
+        staged = await asyncio.to_thread(_release, staging_release, verified, read, found)
         description = await self._describe(staged)
         beyond = read.manifest.check(description)
         if beyond:
@@ -268,8 +272,9 @@ class Installer:
             )
         known = (self._store.releases / sha256).exists()
         with on_disk():
-            stored = await to_the_end(asyncio.to_thread(self._store.keep, staging, sha256))
-        release = _release(stored, verified, read, found)
+            release = await to_the_end(
+                asyncio.to_thread(lambda: _release(self._store.keep(staging, sha256), verified, read, found))
+            )
         committing = asyncio.ensure_future(commit(release, description))
         try:
             await to_the_end(committing)
@@ -389,6 +394,7 @@ def _release(stored: StoredRelease, verified: VerifiedRelease, read: ReadWheel, 
         cold_start=found.cold_start,
         warnings=verified.warnings,
         key_id=verified.key_id,
+        digests=pack({str(stored.tree): hash_files(read.files), **found.digests(stored.folder)}),
     )
 
 

@@ -1,9 +1,9 @@
 """The fork server: a small process that has imported the SDK and nothing of a plugin, and forks workers.
 
 It holds no secret, no database and no listening socket; a worker forked from it shares its memory until it
-writes. One SOCK_SEQPACKET socket leads to the host: a request is one packet, and a worker's own socket and the
-pipe for its last words come with it as passed descriptors. When the host is gone the socket ends, the fork
-server ends, and with it every worker (PR_SET_PDEATHSIG).
+writes. One SOCK_SEQPACKET socket leads to the host: a request is one packet, and a worker's own socket, the
+pipe for its last words and the digests of its plugin's files come with it as passed descriptors. When the host is
+gone the socket ends, the fork server ends, and with it every worker (PR_SET_PDEATHSIG).
 
 A worker that must not share the SDK's modules starts cold instead: the same fork, then a new interpreter,
 which is confined before the plugin's folder is on its path.
@@ -30,15 +30,16 @@ import msgspec
 import plugin_sdk
 import plugin_sdk.loading
 import plugin_sdk.worker.main
-from plugin_sdk.worker.sandbox.confinement import CONNECTION, DOOR, LIFELINE, Confinement, confine
+from plugin_sdk.worker import verified_imports
+from plugin_sdk.worker.sandbox.confinement import CONNECTION, DIGESTS, DOOR, LIFELINE, Confinement, confine
 from plugin_sdk.worker.sandbox.libc import PR_SET_PDEATHSIG, prctl
 
 __all__ = ["Door", "Exited", "Forked", "Signal", "Spawn", "main"]
 
 PRELOADED: Final = (plugin_sdk, plugin_sdk.loading, plugin_sdk.worker.main)
 MAX_PACKET: Final = 64 * 1024
-PASSED: Final = 2
-"""Descriptors that come with a `Spawn`: the worker's socket, and its standard error."""
+PASSED: Final = 3
+"""Descriptors that come with a `Spawn`: the worker's socket, its standard error, and what its files hash to."""
 _ABOVE: Final = 16
 """Descriptors are moved up here before they are put into their places."""
 
@@ -177,7 +178,8 @@ def _become_worker(request: Spawn, descriptors: list[int]) -> NoReturn:
         if request.ahead:
             _start_cold(request)
         parts = confine(request.confinement, request.id)
-        plugin_sdk.worker.main.run(parts, refused=request.confinement.mode == "require")
+        imports = verified_imports.install(DIGESTS)
+        plugin_sdk.worker.main.run(parts, refused=request.confinement.mode == "require", imports=imports)
     except BaseException as error:  # noqa: BLE001 - the last stop before the process ends
         os.write(2, f"worker: {type(error).__name__}: {error}\n".encode())
     finally:
@@ -185,13 +187,14 @@ def _become_worker(request: Spawn, descriptors: list[int]) -> NoReturn:
 
 
 def _place(descriptors: list[int]) -> None:
-    """The worker's socket, its standard error, the control socket and the lifeline, and nothing else."""
-    connection, errors, control, lifeline = (fcntl.fcntl(one, fcntl.F_DUPFD, _ABOVE) for one in descriptors)
+    """The worker's socket, its standard error, the digests, the control socket and the lifeline, and nothing else."""
+    connection, errors, digests, control, lifeline = (fcntl.fcntl(one, fcntl.F_DUPFD, _ABOVE) for one in descriptors)
     null = os.open(os.devnull, os.O_RDWR)
     for source, place in ((null, 0), (null, 1), (errors, 2), (connection, CONNECTION), (control, DOOR)):
         os.dup2(source, place)
     os.dup2(lifeline, LIFELINE)
-    os.closerange(LIFELINE + 1, max(int(entry.name) for entry in Path("/proc/self/fd").iterdir()) + 1)
+    os.dup2(digests, DIGESTS)
+    os.closerange(DIGESTS + 1, max(int(entry.name) for entry in Path("/proc/self/fd").iterdir()) + 1)
 
 
 def _start_cold(request: Spawn) -> NoReturn:

@@ -38,6 +38,7 @@ from plugin_sdk.errors import (
 from plugin_sdk.loading import LoadedPlugin
 from plugin_sdk.resumed import Resumed
 from plugin_sdk.worker.sandbox.confinement import CONNECTION, missing
+from plugin_sdk.worker.verified_imports import ReleaseModifiedError, VerifiedImports
 from plugin_sdk.worker.wire import (
     MAX_PAYLOAD,
     Answer,
@@ -51,6 +52,7 @@ from plugin_sdk.worker.wire import (
     LoadFailed,
     LogLine,
     LogLines,
+    Modified,
     Raised,
     Ready,
     Reply,
@@ -130,11 +132,15 @@ class Worker:
 
     Args:
         unconfined: Parts of the sandbox that are required and unavailable, with why; a plugin is not loaded then.
+        imports: What the plugin's files are held to; None where they are imported as they are.
     """
 
-    def __init__(self, unconfined: list[str]) -> None:
+    def __init__(self, unconfined: list[str], imports: VerifiedImports | None = None) -> None:
         self._unconfined = unconfined
+        self._imports = imports
         self._loop = asyncio.get_running_loop()
+        if imports is not None:
+            imports.told = self._file_modified
         self.wire: Wire[ToWorker] = Wire(ToWorker, self._received, self._host_gone, read_bytes=READ_BYTES)
         self._plugin: LoadedPlugin | None = None
         self._session: Session | None = None
@@ -205,28 +211,43 @@ class Worker:
             if self._unconfined:
                 raise SandboxError("the sandbox is required, and not whole here: " + "; ".join(self._unconfined))
             plugin = LoadedPlugin.load(message.plugin, message.entry_point)
+            self._check_files()
             session = Session(plugin=message.plugin, host=RemotePort(self), secrets=message.secrets)
             self._plugin, self._session = plugin, session
             if message.start:
                 session.config = plugin.parse_config(message.config)
                 retryable = True
                 await plugin.start(session)
+                self._check_files()
         except BaseException as error:  # noqa: BLE001 - whatever a plugin's import raises is its failure
-            known = isinstance(error, DescriptionError | SandboxError) or (
-                isinstance(error, HostError) and error.word == "config_invalid"
-            )
-            self.wire.send(
-                LoadFailed(
-                    type(error).__name__,
-                    str(error)[:MAX_LINE],
-                    "" if known else _traceback(error),
-                    retryable and not known,
-                )
-            )
+            self.wire.send(self._load_failed(error, retryable=retryable))
             return
         finally:
             self._tasks.pop(0, None)
         self.wire.send(Ready())
+
+    def _load_failed(self, error: BaseException, *, retryable: bool) -> LoadFailed:
+        if self._imports is not None and self._imports.modified:
+            # Whatever the plugin made of it: this is why.
+            return LoadFailed(ReleaseModifiedError.__name__, self._imports.modified, "", retryable=False)
+        known = isinstance(error, DescriptionError | SandboxError) or (
+            isinstance(error, HostError) and error.word == "config_invalid"
+        )
+        return LoadFailed(
+            type(error).__name__,
+            str(error)[:MAX_LINE],
+            "" if known else _traceback(error),
+            retryable and not known,
+        )
+
+    def _check_files(self) -> None:
+        """Refuse to go on without a file that was modified, however well the plugin got along without it."""
+        if self._imports is not None and self._imports.modified:
+            raise ReleaseModifiedError(self._imports.modified)
+
+    def _file_modified(self, sentence: str) -> None:
+        """Tell the host; called in the thread that imports."""
+        self._loop.call_soon_threadsafe(self.wire.send, Modified(sentence[:MAX_LINE]))
 
     async def _examine(self, message: Inspect | Validate) -> None:
         plugin = self._plugin
@@ -401,24 +422,27 @@ def _end(status: int) -> NoReturn:
     os._exit(status)
 
 
-def run(parts: dict[str, str], *, refused: bool) -> NoReturn:
+def run(parts: dict[str, str], *, refused: bool, imports: VerifiedImports | None) -> NoReturn:
     """Serve one plugin over the worker's socket until the host ends it. Never returns.
 
     Args:
         parts: What became of each part of the sandbox.
         refused: Whether a plugin must not be loaded where a part is unavailable.
+        imports: What the plugin's files are held to.
     """
     random.seed()  # a forked generator would give every worker the same numbers
     faulthandler.enable()
     faulthandler.register(DUMP_SIGNAL, all_threads=True)
     with socket.socket(fileno=CONNECTION) as connection:
         connection.setblocking(False)  # noqa: FBT003 - the socket module's own signature
-        asyncio.run(_serve(connection, parts, refused=refused))
+        asyncio.run(_serve(connection, parts, refused=refused, imports=imports))
     _end(0)
 
 
-async def _serve(connection: socket.socket, parts: dict[str, str], *, refused: bool) -> None:
-    worker = Worker(missing(parts) if refused else [])
+async def _serve(
+    connection: socket.socket, parts: dict[str, str], *, refused: bool, imports: VerifiedImports | None
+) -> None:
+    worker = Worker(missing(parts) if refused else [], imports)
     loop = asyncio.get_running_loop()
     await loop.create_unix_connection(lambda: worker.wire, sock=connection)
     worker.wire.send(Confined(parts))

@@ -158,12 +158,18 @@ class Confined(msgspec.Struct, frozen=True, array_like=True, tag=8):
     parts: Annotated[dict[str, str], msgspec.Meta(max_length=MAX_PARTS)]
 
 
+class Modified(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """A file of the plugin is not what the host hashed; it was not imported. Before `LoadFailed`, or at any time."""
+
+    message: str
+
+
 class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """The worker's loop turns."""
 
 
 ToWorker = Load | Call | Cancel | Answer | Inspect | Validate | Shutdown
-FromWorker = Ready | LoadFailed | Reply | Raised | Ask | LogLines | Heartbeat | Confined
+FromWorker = Ready | LoadFailed | Reply | Raised | Ask | LogLines | Heartbeat | Confined | Modified
 
 
 class Wire(asyncio.BufferedProtocol, Generic[Message]):

@@ -6,7 +6,8 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from plugin_sdk.worker.sandbox.confinement import Confinement, confine
+from plugin_sdk.worker.sandbox.confinement import DIGESTS, Confinement, confine
+from plugin_sdk.worker.verified_imports import install
 
 
 def start(given: dict[str, Any]) -> NoReturn:
@@ -16,12 +17,13 @@ def start(given: dict[str, Any]) -> NoReturn:
         sys.pycache_prefix = "/nonexistent"
         confinement = Confinement(**given["confinement"])
         parts = confine(confinement, given["id"])
+        imports = install(DIGESTS)
         for name in [name for name in sys.modules if name.partition(".")[0] == "plugin_sdk"]:
             del sys.modules[name]  # the bare package that brought this module: from here on, the real one
         sys.path[:0] = given["ahead"]
         from plugin_sdk.worker.main import run  # noqa: PLC0415 - what it imports may be the plugin's own
 
-        run(parts, refused=confinement.mode == "require")
+        run(parts, refused=confinement.mode == "require", imports=imports)
     except BaseException as error:  # noqa: BLE001 - the last stop before the process ends
         os.write(2, f"worker: {type(error).__name__}: {error}\n".encode())
     finally:

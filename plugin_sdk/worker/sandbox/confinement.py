@@ -28,6 +28,8 @@ DOOR: Final = 4
 """The descriptor on which a worker hands over its door; the fork server's own socket to the host."""
 LIFELINE: Final = 5
 """Readable as soon as the fork server is gone."""
+DIGESTS: Final = 6
+"""What the files in the plugin's folders hash to (`worker.digests`); empty where nobody has said so."""
 
 ADDRESS_SPACE_SLACK: Final = 512 * 2**20
 """Address space a worker may map beyond its memory: libraries and thread stacks that are never touched."""
@@ -74,8 +76,8 @@ class Confinement:
 def confine(confinement: Confinement, number: int) -> dict[str, str]:
     """Hold this process to `confinement`, for good; what became of each part.
 
-    The descriptors `CONNECTION`, `DOOR` and `LIFELINE` must be open; the last two are closed here, and so is
-    everything above them. `number` is the request that this worker was started by: its door is handed over with it.
+    The descriptors `CONNECTION`, `DOOR` and `LIFELINE` must be open; the last two are closed here. `number` is the
+    request that this worker was started by: its door is handed over with it.
 
     Raises:
         OSError: a part that every kernel has could not be had. The process must end.
