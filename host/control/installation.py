@@ -28,7 +28,7 @@ from host.scheduling.rules import check_rule
 from host.supply.index.errors import RequirementRefusedError
 from host.supply.index.index_client import Indexes
 from host.supply.index.requirements import parse_requirement
-from host.supply.installer import Installer, Override, ReceivedRelease, Release
+from host.supply.installer import InstalledVersion, Installer, Override, ReceivedRelease, Release
 from host.supply.release_store import BILL, SCAN
 from plugin_sdk.description import Description
 
@@ -105,7 +105,7 @@ class Installation:
                 received,
                 only=options.only,
                 overrides=options.overrides,
-                history=self._registry.history,
+                history=self._history,
                 commit=commit,
             )
         except BusbarError as error:
@@ -209,6 +209,15 @@ class Installation:
         return await self._installer.paper(self._registry.get(plugin).sha256, BILL)
 
     # -- inside
+
+    async def _history(self, plugin: str) -> InstalledVersion | None:
+        """What the plugin id has been; asked before anything of a release is read, so it says who may not be asked.
+
+        Raises:
+            RegistryTamperedError: the registry was changed behind the host's back, and a history may be gone from it.
+        """
+        self._registry.check_whole()
+        return await self._registry.history(plugin)
 
     async def _commit(self, release: Release, description: Description, options: InstallOptions) -> PluginRecord:
         before = self._registry.find(release.plugin)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from host.errors import printable
 from host.storage.database import Database
 from plugin_sdk.clock import Clock
 
@@ -45,7 +46,7 @@ class Audit:
             self._clock.now().timestamp(),
             actor,
             action,
-            target[:500],
+            printable(target)[:500],
             msgspec.json.encode(detail).decode(),
             outcome,
         )

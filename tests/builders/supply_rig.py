@@ -1,4 +1,4 @@
-"""A real installer with a real store, trust store, registry and database, and a picture of all that it could change."""
+"""A real installation with a real store, trust store, registry, database and audit trail, and a picture of it all."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 import hashlib
 import os
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,17 @@ import pytest
 from archives import Entry, archive
 from supply_wheels import NAME, NOW, PROVIDED, Acme
 
+from host.control.installation import Installation, InstallOptions
+from host.control.keeper import KeeperParts
+from host.control.reconciler import Reconciler
+from host.control.records import PluginRecord
 from host.control.registry import Registry
-from host.errors import BusbarError
+from host.control.release_gate import ReleaseGate
+from host.control.states import PluginState, PluginStatus
+from host.errors import BusbarError, printable
+from host.observe.audit import Audit
+from host.routing.bus import Bus
+from host.routing.sqlite_log import SQLiteLog
 from host.runtime.examiner import WorkerExaminer
 from host.runtime.fork_server import ForkServer
 from host.runtime.process import WorkerRuntime
@@ -28,6 +37,8 @@ from host.storage.database import Database
 from host.storage.keyring import Keyring
 from host.supply.dependency_fetch import DependencySources
 from host.supply.dependency_wheel import Distribution
+from host.supply.index.index_client import Indexes
+from host.supply.index.index_source import IndexSource
 from host.supply.installer import Installer, Override, ReceivedRelease, Release
 from host.supply.release_store import ReleaseStore
 from host.supply.scan.scanner import Scanner, ScanPolicy
@@ -40,6 +51,7 @@ from plugin_sdk.testing import FakeClock, MemoryHost
 
 PLUGIN = "acme-demo"
 MAX_WHEEL = 8 * 2**20
+ACTOR = "alice"
 CODE = "from plugin_sdk import Plugin, service\n\n\nclass Demo(Plugin):\n    pass\n"
 
 
@@ -134,8 +146,27 @@ def table(rows: Sequence[tuple[Any, ...]], waiting: Mapping[str, str] | None = N
     ]
 
 
+class KeptPlugin:
+    """A plugin that a keeper starts and stops, and that does nothing else."""
+
+    isolation = "process"
+
+    def __init__(self, record: PluginRecord) -> None:
+        self.record = record
+        self.running = False
+
+    async def start(self) -> None:
+        self.running = True
+
+    async def stop(self, _grace: float) -> None:
+        self.running = False
+
+    def status(self) -> PluginStatus:
+        return PluginStatus(PluginState.RUNNING, 0.0)
+
+
 class SupplyRig:
-    """An installer, and everything around it that an attack could reach.
+    """An installation, and everything around it that an attack could reach.
 
     `described` has the releases whose code was looked at, by `describe` where there is one. `acme` is trusted for
     `acme`.
@@ -148,6 +179,11 @@ class SupplyRig:
         acme: Acme,
         clock: Clock,
         describe: Callable[[Release], Awaitable[Description]] | None,
+        *,
+        log: SQLiteLog,
+        sources: DependencySources,
+        indexes: Indexes,
+        scan: ScanPolicy,
     ) -> None:
         self.folder = folder
         self.database = database
@@ -163,10 +199,34 @@ class SupplyRig:
             trust=self.trust,
             describe=self._described,
             distributions=[Distribution(name, version, (), frozenset()) for name, version in PROVIDED.items()],
-            sources=DependencySources(),
-            scanner=Scanner(ScanPolicy(bandit="off"), clock),
+            sources=sources,
+            scanner=Scanner(scan, clock),
             clock=clock,
             max_wheel=MAX_WHEEL,
+        )
+        self.audit = Audit(database, clock)
+        gate = ReleaseGate(self.registry, self.installer, self.audit, Bus(log, max_body=2**20))
+        self.reconciler = Reconciler(
+            KeeperParts(
+                registry=self.registry,
+                admit=gate.admit,
+                host=lambda record, _release, _changed: KeptPlugin(record),  # type: ignore[arg-type,return-value]
+                forget=self.installer.forget,
+                grace=0,
+                probation=0,
+                clock=clock,
+            )
+        )
+        self.trust.listen(self.reconciler.recheck)
+        self.installation = Installation(
+            registry=self.registry,
+            reconciler=self.reconciler,
+            installer=self.installer,
+            indexes=indexes,
+            spool=self.store.staging,
+            max_wheel=MAX_WHEEL,
+            audit=self.audit,
+            settle=self.reconciler.settled,
         )
 
     async def _described(self, release: Release) -> Description:
@@ -199,8 +259,11 @@ class SupplyRig:
         return await self.take(signed.wheel, signed.attestations, signed.filename)
 
     async def picture(self) -> dict[str, object]:
-        """Every file of the store and every row of the database."""
-        tables = await self.database.read("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+        """Every file of the store and every row of the database, but for the audit trail."""
+        tables = await self.database.read(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN ('audit', 'sqlite_sequence') "
+            "ORDER BY name"
+        )
         rows = {
             f"table {row['name']}": sorted(
                 repr(tuple(found)) for found in await self.database.read(f"SELECT * FROM {row['name']}")
@@ -210,15 +273,56 @@ class SupplyRig:
         return {**await asyncio.to_thread(snapshot, self.folder / "supply"), **rows}
 
     async def refusal(
-        self, wheel: bytes | AsyncIterator[bytes], attestations: bytes, filename: str = NAME, **given: Any
+        self,
+        wheel: bytes | AsyncIterator[bytes],
+        attestations: bytes,
+        filename: str = NAME,
+        *,
+        metadata_sha256: str | None = None,
+        looked: int = 0,
+        **options: Any,
     ) -> BusbarError:
-        """How the release is refused: on disk and in the database everything is then as it was, and no code ran."""
-        before, looked = await self.picture(), len(self.described)
+        """How an administrator's install of the release is refused; see `refused`."""
+        stream = _chunks(wheel) if isinstance(wheel, bytes) else wheel
+        received = ReceivedRelease(stream, filename, attestations, metadata_sha256)
+        options = {"wait": False, **options}
+        install = self.installation.install(received, InstallOptions(**options), actor=ACTOR)
+        return await self.refused(install, filename, looked=looked)
+
+    async def refusal_of(self, requirement: str, target: str, **options: Any) -> BusbarError:
+        """How an install by requirement, from an index, is refused; `target` is what the audit trail names."""
+        options = InstallOptions(wait=False, **options)
+        return await self.refused(self.installation.install_required(requirement, options, actor=ACTOR), target)
+
+    async def refused(self, install: Awaitable[PluginRecord], target: str, *, looked: int = 0) -> BusbarError:
+        """How an install is refused.
+
+        On disk and in the database everything is then as it was, the audit trail says who was refused what and why, and
+        the code of no more than `looked` releases was looked at, in their throw-away workers.
+        """
+        before, seen = await self.picture(), len(self.described)
+        _, entries = await self.audit.page(0, 1)
         with pytest.raises(BusbarError) as refused:
-            await self.take(wheel, attestations, filename, **given)
+            await install
         assert await self.picture() == before
-        assert len(self.described) == looked
+        assert len(self.described) == seen + looked
+        (entry,), now = await self.audit.page(0, 1)
+        assert now == entries + 1
+        assert (entry.actor, entry.action, entry.target) == (ACTOR, "plugin.install", printable(target)[:500])
+        assert (entry.outcome, entry.detail["code"]) == ("refused", refused.value.word)
         return refused.value
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[KeptPlugin]:
+        """The plugin that is installed, kept running by the reconciler."""
+        started = asyncio.Event()
+        task = asyncio.create_task(self.reconciler.run(started))
+        try:
+            await started.wait()
+            yield self.reconciler.hosted(PLUGIN)  # type: ignore[misc]  # it is one of ours
+        finally:
+            task.cancel()
+            await asyncio.wait((task,))
 
     def folder_of(self, release: Release) -> Path:
         """Where a release is kept."""
@@ -238,6 +342,9 @@ async def supply_rig(
     clock: Clock | None = None,
     describe: Callable[[Release], Awaitable[Description]] | None = None,
     again: bool = False,
+    sources: DependencySources | None = None,
+    indexes: Iterable[IndexSource] = (),
+    scan: ScanPolicy | None = None,
 ) -> AsyncIterator[SupplyRig]:
     """A rig in `folder` that trusts `acme`, in which `acme-demo` 0.9.0 (sequence 6) is installed.
 
@@ -245,18 +352,27 @@ async def supply_rig(
     """
     clock = clock or FakeClock(NOW)
     database = await Database.open(folder / "busbar.db", clock=clock)
-    try:
-        rig = SupplyRig(folder, database, acme or Acme(), clock, describe)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(database.close)
+        rig = SupplyRig(
+            folder,
+            database,
+            acme or Acme(),
+            clock,
+            describe,
+            log=await SQLiteLog.open(database, clock),
+            sources=sources or DependencySources(),
+            indexes=await stack.enter_async_context(Indexes(tuple(indexes))),
+            scan=scan or ScanPolicy(bandit="off"),
+        )
         await rig.registry.load()
         await rig.trust.load()
-        rig.store.open(record.sha256 for record in rig.registry.all())
+        rig.store.open(sha256 for record in rig.registry.all() for sha256 in record.releases)
         if not again:
             await rig.trust.add(rig.acme.publisher)
             await rig.install(sign(rig.acme, version="0.9.0", sequence=6))
             rig.described.clear()
         yield rig
-    finally:
-        await database.close()
 
 
 class Workers:
@@ -279,9 +395,6 @@ class Workers:
             concurrency=2,
             timeout=5.0,
             data_folder=self._data / release.plugin,
-            dependencies=release.dependencies,
-            cold_start=release.cold_start,
-            digests=release.digests,
         )
 
     async def describe(self, release: Release) -> Description:

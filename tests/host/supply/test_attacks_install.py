@@ -194,11 +194,7 @@ def describing(described):
 async def refused_for(rig, found, described):
     rig.describe = found.describe
     signed = sign(rig.acme, files_of(code=describing(described), manifest='[permissions]\nsubscribe = ["acme.*"]\n'))
-    before = await rig.picture()
-    with pytest.raises(BusbarError) as refused:
-        await rig.install(signed)
-    assert await rig.picture() == before
-    return refused.value
+    return await rig.refusal(signed.wheel, signed.attestations, looked=1)
 
 
 @pytest.mark.parametrize(("where", "described"), BEYOND.values(), ids=BEYOND)
@@ -340,9 +336,9 @@ async def test_m3_what_a_plugin_raises_while_it_is_looked_at_is_not_shown_raw(ri
     code = f"class Demo:\n    raise ValueError({ESCAPE!r})\n"
     async with workers(sdk_path, tmp_path / "data") as found:
         rig.describe = found.describe
-        with pytest.raises(BusbarError) as refused:
-            await rig.install(sign(rig.acme, files_of(code=code)))
-    assert all(text.isprintable() for text in (refused.value.message, *refused.value.errors))
+        signed = sign(rig.acme, files_of(code=code))
+        refused = await rig.refusal(signed.wheel, signed.attestations, looked=1)
+    assert all(text.isprintable() for text in (refused.message, *refused.errors))
 
 
 async def test_m3_a_publishers_title_has_no_control_characters(rig):
