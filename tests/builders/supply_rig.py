@@ -395,6 +395,9 @@ class Workers:
             concurrency=2,
             timeout=5.0,
             data_folder=self._data / release.plugin,
+            dependencies=release.dependencies,
+            cold_start=release.cold_start,
+            digests=release.digests,
         )
 
     async def describe(self, release: Release) -> Description:
