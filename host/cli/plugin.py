@@ -117,7 +117,7 @@ def remove(
 def _about(found: dict[str, Any], health: dict[str, Any]) -> list[tuple[str, str]]:
     """What there is to say of a plugin, a line each."""
     breaker, worker = health["breaker"] or {}, health["worker"] or {}
-    previous = found["previousVersion"]
+    previous, probation = found["previousVersion"], (found["upgrade"] or {}).get("probationUntil")
     return [
         ("plugin", f"{found['id']} {found['version']} by {found['publisher']}"),
         ("from", f"index {found['index']}" if found["index"] else "an upload"),
@@ -126,6 +126,7 @@ def _about(found: dict[str, Any], health: dict[str, Any]) -> list[tuple[str, str
         ("evidence", found["evidence"]),
         ("next", " ".join(filter(None, (found["nextAction"], found["nextActionAt"])))),
         ("upgrade", told_upgrade(found)),
+        ("probation", f"{found['version']} until {probation}" if probation else ""),
         ("previous", f"{previous}: 'busbar plugin rollback {found['id']}' goes back to it" if previous else ""),
         ("breaker", breaker.get("state", "")),
         ("worker", f"pid {worker['pid']}, {worker['rssBytes']} bytes" if worker.get("pid") else ""),

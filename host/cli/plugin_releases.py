@@ -108,10 +108,8 @@ def told_upgrade(found: dict[str, Any]) -> str:
     last = found["upgrade"]
     if last is None:
         return ""
-    line = f"{last['fromVersion']} to {last['toVersion']}: {last['state']}"
-    if last["probationUntil"]:
-        line += f" until {last['probationUntil']}"
-    return line + (f": {last['reason']}" if last["reason"] else "")
+    reason = f": {last['reason']}" if last["reason"] else ""
+    return f"{last['fromVersion']} to {last['toVersion']}: {last['state']}{reason}"
 
 
 def _query(allow_downgrade: bool, allow_publisher_change: bool, grant: bool, no_wait: bool) -> dict[str, object]:

@@ -6,7 +6,6 @@ starts the command itself.
 
 import contextlib
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -19,11 +18,10 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from forked_command import WARM
 
 ROOT = Path(__file__).parents[2]
 BUSBAR = [sys.executable, "-m", "host.cli.main"]
-WARM = multiprocessing.get_context("forkserver")
-WARM.set_forkserver_preload(["host.cli.main", "host.daemon"])
 
 
 def busbar(*arguments, cwd=None, env=None, check=True):

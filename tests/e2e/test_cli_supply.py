@@ -16,6 +16,7 @@ from pathlib import Path
 import forked_command
 import pytest
 import supply_wheels
+from dependency_wheels import lock, repacked
 from index_servers import pypiserver
 from supply_rig import files_of, record_of
 
@@ -27,6 +28,8 @@ GUIDE = (Path(__file__).parents[2] / "docs" / "administrator.md").read_text(enco
 BLOCKS = dict(re.findall(r"<!-- try: (\w+) -->\n```sh\n(.*?)```", GUIDE, re.DOTALL))
 QUIET = "from plugin_sdk import Plugin\n\n\nclass Demo(Plugin):\n    pass\n"
 HIDDEN = "import base64\n" + QUIET + '\n\nexec(base64.b64decode("cGFzcw=="))\n'
+BROKEN = QUIET.replace("pass", "async def start(self, context):\n        raise RuntimeError('no')")
+GREEDY = b'[plugin]\nid = "hide"\ntitle = "Demo"\n\n[permissions]\npublish = ["hide.sold"]\n'
 LOUD = "import subprocess\n" + QUIET + '\n    def run(self):\n        subprocess.run(["true"])\n'
 
 
@@ -47,9 +50,9 @@ class Maker:
     def kid(self):
         return self.key.public.id
 
-    def wheel(self, plugin, version="1.0.0", *, code=QUIET, sequence=1, folder=None):
-        """A signed wheel of a plugin."""
-        files = files_of(plugin, version, code=code)
+    def wheel(self, plugin, version="1.0.0", *, code=QUIET, sequence=1, folder=None, **files):
+        """A signed wheel of a plugin; `files` are more of its files, by path."""
+        files = files_of(plugin, version, code=code, **files)
         name, record = record_of(files)
         path = (folder or self.folder) / f"{plugin.replace('-', '_')}-{version}-py3-none-any.whl"
         path.write_bytes(supply_wheels.pack({**files, name: record}))
@@ -109,8 +112,15 @@ def index(tmp_path_factory, grocers, acme):
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory, daemon_class, index, grocers):
-    one = daemon_class(tmp_path_factory.mktemp("host"), supply={"indexes": json.dumps([index])}).start()
+def libraries(tmp_path_factory):
+    """Where the daemon looks for what plugins depend on."""
+    return tmp_path_factory.mktemp("libraries")
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory, daemon_class, index, libraries, grocers):
+    supply = {"indexes": json.dumps([index]), "wheel_directories": [str(libraries)]}
+    one = daemon_class(tmp_path_factory.mktemp("host"), supply=supply).start()
     asyncio.run(one.trust(grocers.public, grocers.plugins, publisher="grocers"))
     yield one
     assert one.stop() == 0
@@ -188,7 +198,7 @@ async def test_a_plugin_comes_by_its_name_is_upgraded_and_taken_back(host, said,
     assert upgraded.startswith("shop-till 2.0.0 is running (started); on probation until ")
     assert upgraded.endswith("with 1.0.0 to go back to\n")
     shown = said("plugin", "show", "shop-till")
-    assert "upgrade    1.0.0 to 2.0.0: probation until " in shown
+    assert "upgrade    1.0.0 to 2.0.0: probation\nprobation  2.0.0 until " in shown
     assert "previous   1.0.0: 'busbar plugin rollback shop-till' goes back to it" in shown
     assert said("plugin", "outdated") == "every plugin is as new as its index has it\n"
 
@@ -206,6 +216,28 @@ async def test_an_older_release_and_one_of_somebody_else_come_only_where_it_is_s
     foreign = others.wheel("bread", "3.0.0", sequence=3)
     assert "release_publisher_changed" in busbar("plugin", "install", foreign).stderr
     assert "bread 3.0.0 is disabled" in said("plugin", "install", foreign, "--allow-publisher-change")
+
+
+async def test_an_upgrade_that_fails_or_asks_for_more_leaves_the_release_that_runs_and_says_why(trusted, busbar, said):
+    tanners = trusted("tanners", "hide")
+    said("plugin", "install", tanners.wheel("hide"), "--enable")
+    broken = tanners.wheel("hide", "2.0.0", sequence=2, code=BROKEN)
+    assert "upgrade_failed: hide stays at 1.0.0: " in busbar("plugin", "upgrade", "hide", broken).stderr
+    assert "upgrade    1.0.0 to 2.0.0: failed: hide 2.0.0 did not start" in said("plugin", "show", "hide")
+    greedy = tanners.wheel("hide", "3.0.0", sequence=3, **{"hide/plugin.toml": GREEDY})
+    waits = said("plugin", "upgrade", "hide", greedy)
+    assert waits.startswith(
+        "hide 1.0.0 is running (started); 3.0.0 waits: it asks for permissions that are not granted"
+    )
+    assert "hide 3.0.0 is running" in said("plugin", "upgrade", "hide", greedy, "--grant")
+
+
+async def test_a_plugin_whose_library_takes_the_place_of_the_hosts_starts_cold_and_says_so(trusted, libraries, said):
+    newer = repacked("packaging", "26.99")
+    newer.put_into(libraries)
+    masons = trusted("masons", "stone")
+    said("plugin", "install", masons.wheel("stone", **{"stone/pylock.toml": lock(newer)}), "--enable")
+    assert "cold start it brings packaging 26.99 instead of " in said("plugin", "show", "stone")
 
 
 REFUSED = [
