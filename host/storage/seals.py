@@ -52,11 +52,15 @@ class Seal:
         """
         highest = await asyncio.to_thread(self._highest)
         seal, content, empty = await self._database.write(self._read)
+        if seal is None and empty and not highest:
+            # A fresh host: nothing is there, so nothing is believed. From now on the file is there as well.
+            await self.keep(0)
+            return
         if seal is None:
-            if empty and highest == 0:
-                return  # a fresh host: nothing is there, so nothing is believed
             raise SealBrokenError(f"the {self._name} has lost its seal")
         serial, mac = seal
+        if highest is None:
+            raise SealBrokenError(f"the {self._name} has lost its serial: it may be an older copy")
         if not hmac.compare_digest(mac, self._mac(serial, content)):
             raise SealBrokenError(f"the {self._name} was changed by someone else than this host")
         if serial < highest:
@@ -83,8 +87,8 @@ class Seal:
         try:
             highest = await asyncio.to_thread(self._highest)
         except SealBrokenError:
-            highest = 0
-        serial = await self._database.write(lambda connection: self.stamp(connection, above=highest))
+            highest = None
+        serial = await self._database.write(lambda connection: self.stamp(connection, above=highest or 0))
         await self.keep(serial)
 
     def _read(self, connection: sqlite3.Connection) -> tuple[tuple[int, bytes] | None, bytes, bool]:
@@ -95,11 +99,12 @@ class Seal:
     def _mac(self, serial: int, content: bytes) -> bytes:
         return self._keyring.mac(b"%d\n%s" % (serial, content), f"seal:{self._name}")
 
-    def _highest(self) -> int:
+    def _highest(self) -> int | None:
+        """The serial in the file, None where there is none."""
         try:
             return int(self._keyring.open(self._file.read_bytes(), f"seal:{self._name}"))
         except FileNotFoundError:
-            return 0
+            return None
         except (OSError, KeyringError, ValueError) as error:
             raise SealBrokenError(f"the serial of the {self._name} cannot be read: {error}") from None
 

@@ -92,6 +92,29 @@ async def test_a_serial_that_another_key_wrote_is_not_believed(database, seal, t
         await seal.check()
 
 
+@pytest.mark.parametrize("changes", ["a", "ab"])
+async def test_a_serial_that_is_gone_is_found_for_an_older_copy_could_hide_behind_it(database, seal, tmp_path, changes):
+    await seal.check()  # as a host does at its first start
+    for kid in changes:
+        await change(database, seal, kid)
+    (tmp_path / "seals" / "test rows").unlink()
+    with pytest.raises(SealBrokenError, match="lost its serial"):
+        await seal.check()
+    await seal.renew()
+    await seal.check()
+
+
+async def test_a_host_that_was_killed_at_its_first_change_makes_up_for_it(database, seal):
+    await seal.check()
+
+    def write(connection):
+        connection.execute("INSERT INTO revoked_keys (kid, publisher, reason, at) VALUES ('a', 'acme', '', 0)")
+        seal.stamp(connection)
+
+    await database.write(write)
+    await seal.check()
+
+
 async def test_a_host_that_was_killed_before_it_noted_the_serial_makes_up_for_it(database, seal, tmp_path):
     await change(database, seal, "a")
 
