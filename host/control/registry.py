@@ -6,14 +6,14 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-import msgspec
 import structlog
 
 from host.control import key_values
 from host.control.errors import PluginNotFoundError, RegistryTamperedError
 from host.control.records import Origin, PluginRecord, ReleaseRecord, Upgrade, UpgradeOutcome
+from host.control.registry_rows import SAVE, SELECT, record_of, row_of
 from host.storage.database import Database
 from host.storage.errors import SealBrokenError
 from host.storage.keyring import Keyring
@@ -23,37 +23,6 @@ from plugin_sdk.clock import Clock
 from plugin_sdk.description import Description
 from plugin_sdk.manifest import Permissions
 
-T = TypeVar("T")
-
-_NAMES: Final = (
-    "id",
-    "sha256",
-    "version",
-    "publisher",
-    "sequence",
-    "title",
-    "description",
-    "requested",
-    "granted",
-    "config",
-    "secrets",
-    "enabled",
-    "generation",
-    "config_revision",
-    "breaker",
-    "policies",
-    "requires",
-    "installed_at",
-    "changed_at",
-    "candidate",
-    "previous",
-    "probation_until",
-    "last_upgrade",
-    "origin",
-    "key_id",
-)
-_SELECT: Final = f"SELECT {', '.join(_NAMES)} FROM plugins"
-_SAVE: Final = f"INSERT OR REPLACE INTO plugins ({', '.join(_NAMES)}) VALUES ({', '.join('?' * len(_NAMES))})"
 _REMEMBER: Final = (
     "INSERT OR REPLACE INTO plugin_history (id, version, sha256, publisher, sequence, key_id, recorded_at) "
     "VALUES (?, ?, ?, ?, ?, ?, ?)"
@@ -63,21 +32,12 @@ _HISTORY: Final = (
 )
 _SEALED: Final = (
     (
-        "SELECT id, sha256, version, publisher, "
-        "CASE key_id WHEN '' THEN sequence ELSE sequence || ' ' || key_id END, "
-        "description, requested, granted, candidate, previous, origin FROM plugins ORDER BY id"
+        "SELECT id, sha256, version, publisher, sequence, key_id, description, requested, granted, candidate, "
+        "previous, origin FROM plugins ORDER BY id"
     ),
-    (
-        "SELECT id, version, sha256, publisher, "
-        "CASE key_id WHEN '' THEN sequence ELSE sequence || ' ' || key_id || ' ' || recorded_at END "
-        "FROM plugin_history ORDER BY id"
-    ),
+    "SELECT id, version, sha256, publisher, sequence, key_id, recorded_at FROM plugin_history ORDER BY id",
 )
-"""Which code runs with which permissions, and what a plugin id has been: nobody else's to change.
-
-A row that has no key was sealed before keys were recorded, and is sealed as it was then: else a host that is upgraded
-would find its own registry changed.
-"""
+"""Which code runs with which permissions, and what a plugin id has been: nobody else's to change."""
 
 _log = structlog.get_logger(__name__)
 
@@ -107,8 +67,8 @@ class Registry:
         except SealBrokenError as error:
             self.tampered = error.message
             _log.error("registry_tampered", reason=error.message)
-        rows = await self._database.read(_SELECT)
-        self._records = {row["id"]: self._record(row) for row in rows}
+        rows = await self._database.read(SELECT)
+        self._records = {row["id"]: record_of(row, self._keyring) for row in rows}
 
     def listen(self, changed: Callable[[str], None]) -> None:
         """Call `changed` with a plugin's id after each change of its record."""
@@ -362,7 +322,7 @@ class Registry:
     async def _save(self, record: PluginRecord, *, remember: bool = False) -> PluginRecord:
         """Write a record, and where asked that its release is what the plugin id has been."""
         record = replace(record, changed_at=self._clock.now().timestamp())
-        row = self._row(record)
+        row = row_of(record, self._keyring)
         seen = (
             record.id,
             record.version,
@@ -374,7 +334,7 @@ class Registry:
         )
 
         def write(connection: sqlite3.Connection) -> None:
-            connection.execute(_SAVE, row)
+            connection.execute(SAVE, row)
             if remember:
                 connection.execute(_REMEMBER, seen)
 
@@ -399,64 +359,3 @@ class Registry:
     def _tell(self, plugin: str) -> None:
         for listener in self._listeners:
             listener(plugin)
-
-    def _row(self, record: PluginRecord) -> tuple[Any, ...]:
-        return (
-            record.id,
-            record.sha256,
-            record.version,
-            record.publisher,
-            record.sequence,
-            record.title,
-            msgspec.json.encode(record.description),
-            record.requested.model_dump_json(),
-            record.granted.model_dump_json(),
-            msgspec.json.encode(record.config).decode(),
-            self._keyring.seal(msgspec.json.encode(record.secrets).decode(), f"plugin:{record.id}"),
-            int(record.enabled),
-            record.generation,
-            record.config_revision,
-            record.breaker,
-            msgspec.json.encode(record.policies).decode(),
-            msgspec.json.encode(record.requires).decode(),
-            record.installed_at,
-            record.changed_at,
-            *(None if one is None else msgspec.json.encode(one) for one in (record.candidate, record.previous)),
-            record.probation_until,
-            *(None if one is None else msgspec.json.encode(one) for one in (record.last_upgrade, record.origin)),
-            record.key_id,
-        )
-
-    def _record(self, row: sqlite3.Row) -> PluginRecord:
-        secrets = self._keyring.open(row["secrets"], f"plugin:{row['id']}")
-        return PluginRecord(
-            id=row["id"],
-            sha256=row["sha256"],
-            version=row["version"],
-            publisher=row["publisher"],
-            sequence=row["sequence"],
-            title=row["title"],
-            description=msgspec.json.decode(row["description"], type=Description),
-            requested=Permissions.model_validate_json(row["requested"]),
-            granted=Permissions.model_validate_json(row["granted"]),
-            config=msgspec.json.decode(row["config"]),
-            secrets=msgspec.json.decode(secrets, type=dict[str, str]),
-            enabled=bool(row["enabled"]),
-            generation=row["generation"],
-            config_revision=row["config_revision"],
-            breaker=row["breaker"],
-            policies=msgspec.json.decode(row["policies"]),
-            requires=msgspec.json.decode(row["requires"], type=tuple[str, ...]),
-            installed_at=row["installed_at"],
-            changed_at=row["changed_at"],
-            candidate=_decoded(row["candidate"], ReleaseRecord),
-            previous=_decoded(row["previous"], ReleaseRecord),
-            probation_until=row["probation_until"],
-            last_upgrade=_decoded(row["last_upgrade"], Upgrade),
-            origin=_decoded(row["origin"], Origin),
-            key_id=row["key_id"],
-        )
-
-
-def _decoded(blob: bytes | None, kind: type[T]) -> T | None:
-    return None if blob is None else msgspec.json.decode(blob, type=kind)

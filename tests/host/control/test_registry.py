@@ -11,7 +11,6 @@ from host.control.key_values import KeyValues
 from host.control.registry import Registry
 from host.storage.errors import KeyringError, StorageFailedError
 from host.storage.keyring import Keyring
-from host.storage.seals import Seal
 from plugin_sdk.delivery import DeliveryPolicy
 from plugin_sdk.description import Description, Service, Subscription
 from plugin_sdk.manifest import Permissions
@@ -222,18 +221,6 @@ async def test_the_key_that_signed_is_kept_with_the_release_and_its_history_and_
         assert "changed by someone else" in (await rig.reloaded()).tampered
         await rig.registry.confirm()
         assert (await rig.reloaded()).tampered == ""
-
-
-async def test_what_was_sealed_before_keys_were_recorded_is_whole(rig):
-    await rig.install("shop")
-    before = (
-        (
-            "SELECT id, sha256, version, publisher, sequence, description, requested, granted, candidate, previous, "
-            "origin FROM plugins ORDER BY id"
-        ),
-        "SELECT id, version, sha256, publisher, sequence FROM plugin_history ORDER BY id",
-    )
-    await Seal(rig.database, Keyring(b"k" * 32), "registry", before).check()
 
 
 async def test_plugins_are_listed_by_their_ids(rig):
