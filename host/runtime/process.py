@@ -358,10 +358,7 @@ class WorkerRuntime:
         elif isinstance(message, Ready):
             self._ready.set_result(None)
         else:
-            error = _load_error(self._launch.plugin, message)
-            if isinstance(error, ReleaseModifiedError):
-                self._tell_of_modified()
-            self._ready.set_exception(error)
+            self._ready.set_exception(_load_error(self._launch.plugin, message))
 
     def _answered(self, number: int) -> asyncio.Future[Any] | _Told | None:
         """Who waits for the answer to this call, if anyone still does."""

@@ -246,8 +246,12 @@ class Worker:
             raise ReleaseModifiedError(self._imports.modified)
 
     def _file_modified(self, sentence: str) -> None:
-        """Tell the host; called in the thread that imports."""
-        self._loop.call_soon_threadsafe(self.wire.send, Modified(sentence[:MAX_LINE]))
+        """Tell the host, before it hears what came of it; called in the thread that imports."""
+        message = Modified(sentence[:MAX_LINE])
+        if asyncio._get_running_loop() is self._loop:  # noqa: SLF001 - documented: None instead of an error
+            self.wire.send(message)
+        else:
+            self._loop.call_soon_threadsafe(self.wire.send, message)
 
     async def _examine(self, message: Inspect | Validate) -> None:
         plugin = self._plugin

@@ -205,7 +205,6 @@ class VerifiedFinder:
     def _spec(self, fullname: str, path: str, loader: _MakeLoader, *, package: bool) -> ModuleSpec:
         spec = ModuleSpec(fullname, loader(fullname, path, self._imports), origin=path, is_package=package)
         spec.has_location = True
-        spec.cached = None
         if package:
             spec.submodule_search_locations = [os.path.dirname(path)]
         return spec

@@ -159,7 +159,7 @@ class Confined(msgspec.Struct, frozen=True, array_like=True, tag=8):
 
 
 class Modified(msgspec.Struct, frozen=True, array_like=True, tag=9):
-    """A file of the plugin is not what the host hashed; it was not imported. Before `LoadFailed`, or at any time."""
+    """A file of the plugin is not what the host hashed; it was not imported."""
 
     message: str
 
