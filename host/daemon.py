@@ -225,7 +225,7 @@ class _Builder:
         database = await Database.open(self._state / "busbar.db", clock=clock)
         stack.push_async_callback(database.close)
         keyring = await asyncio.to_thread(Keyring.load, self._state / "keyring")
-        tokens = Tokens(database, clock)
+        tokens = Tokens(database, keyring, clock)
         await tokens.load()
         registry = Registry(database, keyring, clock)
         await registry.load()

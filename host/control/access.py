@@ -1,24 +1,32 @@
 """API tokens and roles. A token's secret is shown once; the host keeps only its SHA-256.
 
 A plain hash is right here: the secret is 256 random bits, so there is nothing to guess and nothing to slow down.
+Each row has a MAC of the host's key over it: who can write the database alone can neither make a token nor raise one.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import secrets
 import sqlite3
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Any, Final
+
+import msgspec
+import structlog
 
 from host.errors import BusbarError, ErrorKind
 from host.storage.database import Database
+from host.storage.keyring import Keyring
 from plugin_sdk.clock import Clock
 
 PREFIX: Final = "bbt_"
 MAX_TOKENS: Final = 1000
 MAX_NAME: Final = 200
+
+_log = structlog.get_logger(__name__)
 
 
 class Role(Enum):
@@ -64,18 +72,21 @@ class Token:
 class Tokens:
     """The tokens of one host, in memory for the look-up at every request, in the database for good."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, keyring: Keyring, clock: Clock) -> None:
         self._database = database
+        self._keyring = keyring
         self._clock = clock
         self._by_hash: dict[bytes, Token] = {}
 
     async def load(self) -> None:
         """Read what the database holds; call once, before anything else."""
-        rows = await self._database.read("SELECT * FROM tokens")
-        self._by_hash = {
-            bytes(row["hash"]): Token(row["id"], row["name"], Role(row["role"]), row["created_at"], row["expires_at"])
-            for row in rows
-        }
+        for row in await self._database.read("SELECT * FROM tokens"):
+            token = Token(row["id"], row["name"], Role(row["role"]), row["created_at"], row["expires_at"])
+            hashed = bytes(row["hash"])
+            if hmac.compare_digest(bytes(row["mac"]), self._mac(token, hashed)):
+                self._by_hash[hashed] = token
+            else:
+                _log.error("token_not_believed", token=token.id, reason="this host did not write it as it is")
 
     def find(self, secret: str) -> Token | None:
         """The token with this secret, unless it has expired.
@@ -108,7 +119,8 @@ class Tokens:
         secret = PREFIX + secrets.token_urlsafe(32)
         hashed = hashlib.sha256(secret.encode()).digest()
         token = Token(secrets.token_hex(6), name, role, now, expires_at)
-        await self._database.write(lambda connection: _insert(connection, token, hashed))
+        row = self._row(token, hashed)
+        await self._database.write(lambda connection: _insert(connection, row))
         self._by_hash[hashed] = token
         return token, secret
 
@@ -120,9 +132,10 @@ class Tokens:
         hashed = hashlib.sha256(secret.encode()).digest()
         now = self._clock.now().timestamp()
         token = Token(secrets.token_hex(6), "administrator", Role.ADMIN, now, None)
+        row = self._row(token, hashed)
 
         def write(connection: sqlite3.Connection) -> None:
-            _insert(connection, token, hashed)
+            _insert(connection, row)
             connection.execute("INSERT INTO bootstrap (one, at) VALUES (1, ?)", (now,))
 
         await self._database.write(write)
@@ -141,11 +154,18 @@ class Tokens:
         await self._database.write(lambda connection: _delete(connection, token_id))
         self._by_hash.pop(hashed, None)
 
+    def _mac(self, token: Token, hashed: bytes) -> bytes:
+        about = (token.id, token.name, token.role.value, hashed.hex(), token.created_at, token.expires_at)
+        return self._keyring.mac(msgspec.json.encode(about), "token")
 
-def _insert(connection: sqlite3.Connection, token: Token, hashed: bytes) -> None:
+    def _row(self, token: Token, hashed: bytes) -> tuple[Any, ...]:
+        mac = self._mac(token, hashed)
+        return (token.id, token.name, token.role.value, hashed, token.created_at, token.expires_at, mac)
+
+
+def _insert(connection: sqlite3.Connection, row: tuple[Any, ...]) -> None:
     connection.execute(
-        "INSERT INTO tokens (id, name, role, hash, created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?)",
-        (token.id, token.name, token.role.value, hashed, token.created_at, token.expires_at),
+        "INSERT INTO tokens (id, name, role, hash, created_at, expires_at, mac) VALUES (?, ?, ?, ?, ?, ?, ?)", row
     )
 
 

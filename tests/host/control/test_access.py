@@ -5,18 +5,19 @@ import pytest
 from host.control import access
 from host.control.access import PREFIX, Role, TokenNotFoundError, TokenRefusedError, Tokens
 from host.storage.errors import StorageFailedError
+from host.storage.keyring import Keyring
 
 
 @pytest.fixture
 async def tokens(rig):
-    made = Tokens(rig.database, rig.clock)
+    made = Tokens(rig.database, Keyring(b"k" * 32), rig.clock)
     await made.load()
     return made
 
 
 async def reloaded(rig):
     """The tokens as after a restart of the host."""
-    found = Tokens(rig.database, rig.clock)
+    found = Tokens(rig.database, Keyring(b"k" * 32), rig.clock)
     await found.load()
     return found
 
@@ -141,3 +142,38 @@ async def test_tokens_are_listed_oldest_first(rig, tokens):
         await tokens.create(name, Role.VIEWER)
         rig.clock.advance(1)
     assert [token.name for token in (await reloaded(rig)).all()] == names
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE tokens SET role = 'admin'",
+        "UPDATE tokens SET expires_at = NULL",
+        "UPDATE tokens SET hash = zeroblob(32)",
+        "UPDATE tokens SET id = 'another'",
+        "UPDATE tokens SET mac = zeroblob(32)",
+    ],
+)
+async def test_a_token_that_someone_wrote_into_the_database_is_none(rig, tokens, sql):
+    _, secret = await tokens.create("reader", Role.VIEWER, rig.clock.now().timestamp() + 1000)
+    await rig.database.write(lambda connection: connection.execute(sql).rowcount)
+    found = await reloaded(rig)
+    assert found.find(secret) is None
+    assert found.all() == ()
+
+
+async def test_a_planted_row_of_an_administrator_is_no_token(rig, tokens):
+    planted = hashlib.sha256(b"bbt_planted").digest()
+    _, honest = await tokens.create("honest", Role.VIEWER)
+
+    def plant(connection):
+        connection.execute(
+            "INSERT INTO tokens (id, name, role, hash, created_at, expires_at, mac) "
+            "SELECT 'x', 'x', 'admin', ?, 0, NULL, mac FROM tokens",
+            (planted,),
+        )
+
+    await rig.database.write(plant)
+    found = await reloaded(rig)
+    assert found.find("bbt_planted") is None
+    assert found.find(honest) is not None
