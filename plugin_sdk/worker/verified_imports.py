@@ -157,7 +157,8 @@ class VerifiedImports:
         return ReleaseModifiedError(sentence, path=path)
 
     def _forget(self) -> None:
-        for entry in [entry for entry in sys.path_importer_cache if self.covers(entry)]:
+        folders = tuple(f"{folder}/" for folder, _, _ in self._folders)
+        for entry in [entry for entry in sys.path_importer_cache if f"{entry}/".startswith(folders)]:
             del sys.path_importer_cache[entry]
 
 
