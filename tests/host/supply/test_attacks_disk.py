@@ -309,3 +309,32 @@ async def test_l5_what_is_changed_between_the_check_and_the_start_is_not_what_ru
         write(tree / INIT, PLANTED)
     with contextlib.suppress(BusbarError):  # to refuse it is as good
         assert (await run.call(verified, "who"))["who"] == "signed"
+
+
+BETWEEN = [
+    ("L2 bytecode", lambda t: compiled(t, INIT)),
+    ("L2 package beside a module", lambda t: write(t / "acme_demo/part/__init__.py", "WHO = 'planted'\n")),
+    ("L8 extension module beside a module", lambda t: write(t / "acme_demo/part.so", b"\x7fELF planted")),
+    ("L8 extension module beside the package", lambda t: write(t / "acme_demo.so", b"\x7fELF planted")),
+]
+
+
+@pytest.mark.parametrize(("case", "plant"), BETWEEN, ids=[case for case, _ in BETWEEN])
+async def test_what_is_planted_between_the_check_and_the_start_does_not_exist(rig, run, case, plant):
+    code = CODE.replace('WHO = "signed"', "from acme_demo.part import WHO")
+    release = await rig.install(sign(rig.acme, {**files_of(code=code), "acme_demo/part.py": b'WHO = "signed"\n'}))
+    verified = await rig.installer.verify_installed(release.sha256)
+    with unsealed(rig.folder_of(release)) as tree:
+        plant(tree)
+    assert (await run.call(verified, "who"))["who"] == "signed"
+
+
+async def test_l8_an_extension_module_that_is_swapped_between_the_check_and_the_start_is_not_loaded(rig, run):
+    code = CODE.replace('WHO = "signed"', "from acme_demo import native; WHO = 'loaded'")
+    release = await rig.install(sign(rig.acme, {**files_of(code=code), "acme_demo/native.so": b"\x7fELF signed"}))
+    verified = await rig.installer.verify_installed(release.sha256)
+    with unsealed(rig.folder_of(release)) as tree:
+        write(tree / "acme_demo/native.so", b"\x7fELF planted")
+    with pytest.raises(BusbarError, match=r"acme_demo/native\.so was altered") as refused:
+        await run.call(verified, "who")
+    assert refused.value.word == "release_modified"

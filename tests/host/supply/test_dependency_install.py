@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+from pathlib import Path
 
 import dependency_wheels as wheels
 import pytest
@@ -83,6 +84,18 @@ async def test_every_dependency_lies_in_a_folder_of_its_own_beside_the_plugin(ho
     assert sorted(one.name for one in release.wheels.iterdir()) == sorted([GREETER.filename, POLITE.filename])
     assert found.cold_start == ""
     assert host.check(release) == found
+
+
+async def test_a_worker_is_told_what_every_installed_file_hashes_to_and_of_no_other(host):
+    release, found = await host.install(GREETER, POLITE)
+    for taken in (found, host.check(release)):
+        told = taken.digests(release.folder)
+        assert list(told) == [str(folder) for folder in taken.folders(release.folder)]
+        for folder, digests in told.items():
+            there = [path for path in Path(folder).rglob("*") if path.is_file()]
+            assert digests == {
+                path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).digest() for path in there
+            }
 
 
 async def test_nothing_of_it_can_be_written(host):
