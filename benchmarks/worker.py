@@ -18,6 +18,7 @@ from plugin_sdk.calls import Delivery, EventCall
 from plugin_sdk.clock import SystemClock
 from plugin_sdk.events import new_event
 from plugin_sdk.resilience import Breaker, BreakerPolicy, Bulkhead
+from plugin_sdk.worker.digests import hash_files, pack
 
 PLUGIN = """
 from plugin_sdk import Plugin, on_event
@@ -58,6 +59,7 @@ async def workers(*plugins: str, concurrency: int) -> AsyncIterator[list[WorkerR
                     memory=256 * 2**20,
                     concurrency=concurrency,
                     timeout=10.0,
+                    digests=pack({str(release): hash_files({"nothing.py": PLUGIN.encode()})}),
                     data_folder=folder / "data" / plugin,
                 ),
                 None,

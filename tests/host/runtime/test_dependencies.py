@@ -176,20 +176,20 @@ async def test_a_plugin_calls_into_a_compiled_dependency_from_within_its_sandbox
 def older(path, content):
     """The source of `packaging`, as if of another version."""
     if path == "packaging/__init__.py":
-        return content + b"\n__version__ = '25.9'\nOLD = True\n"
+        return content + b"\n__version__ = '26.9'\nOLD = True\n"
     return content
 
 
 async def test_a_plugin_with_another_version_of_something_of_the_sdks_starts_cold_and_both_use_it(installed):
-    one = await installed.run(CLASHING, wheels.repacked("packaging", "25.9", edit=older))
+    one = await installed.run(CLASHING, wheels.repacked("packaging", "26.9", edit=older))
     seen = one.snapshot()
     assert seen.started == "cold"
-    assert seen.cold_start == f"it brings packaging 25.9 instead of {provided()['packaging']}"
-    assert await one.call(ServiceCall("version", {})) == ["25.9", "packaging.requirements", True]
+    assert seen.cold_start == f"it brings packaging 26.9 instead of {provided()['packaging']}"
+    assert await one.call(ServiceCall("version", {})) == ["26.9", "packaging.requirements", True]
 
 
 async def test_its_neighbours_stay_with_the_sdks_own(installed):
-    await installed.run(CLASHING, wheels.repacked("packaging", "25.9", edit=older))
+    await installed.run(CLASHING, wheels.repacked("packaging", "26.9", edit=older))
     other = await installed.run(PURE, wheels.dependency())
     assert other.snapshot().started == "forked"
 
@@ -204,7 +204,7 @@ async def test_a_lock_with_what_workers_have_anyway_costs_no_cold_start(installe
 
 async def test_a_plugin_is_examined_with_its_dependencies(installed, workshop):
     code = CLASHING.replace("import packaging\n", "import greeter, packaging\nassert packaging.OLD\n")
-    launch = await installed.install(code, wheels.dependency(), wheels.repacked("packaging", "25.9", edit=older))
+    launch = await installed.install(code, wheels.dependency(), wheels.repacked("packaging", "26.9", edit=older))
     description = await WorkerExaminer(workshop, lambda _plugin: lambda *_: None).describe(launch)
     assert [one.types for one in description.subscriptions] == [("demo.*",)]
 
