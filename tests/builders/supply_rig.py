@@ -205,11 +205,11 @@ class SupplyRig:
             max_wheel=MAX_WHEEL,
         )
         self.audit = Audit(database, clock)
-        gate = ReleaseGate(self.registry, self.installer, self.audit, Bus(log, max_body=2**20))
+        self.gate = ReleaseGate(self.registry, self.installer, self.audit, Bus(log, max_body=2**20))
         self.reconciler = Reconciler(
             KeeperParts(
                 registry=self.registry,
-                admit=gate.admit,
+                admit=self.gate.admit,
                 host=lambda record, _release, _changed: KeptPlugin(record),  # type: ignore[arg-type,return-value]
                 forget=self.installer.forget,
                 grace=0,
