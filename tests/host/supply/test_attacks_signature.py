@@ -151,6 +151,25 @@ def shifted(signature, _message):
     return signature[:32] + s.to_bytes(32, "little")
 
 
+def keyless(good):
+    """A keyless bundle, with a certificate that names anybody, around a signature that nobody here can tie to a key."""
+    stranger = json.loads(Acme().line(payload_of(good)))
+    material = {"certificate": {"rawBytes": "MIIB"}, "tlogEntries": [{"logIndex": "1"}]}
+    return {"mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json", "verificationMaterial": material}, stranger
+
+
+def keyless_bundle(acme):
+    """As its tools write it: the envelope inside."""
+    bundle, envelope = keyless(sign(acme))
+    return attested(sign(acme), json.dumps({**bundle, "dsseEnvelope": envelope}).encode())
+
+
+def keyless_envelope(acme):
+    """The envelope itself, with the certificate beside it."""
+    bundle, envelope = keyless(sign(acme))
+    return attested(sign(acme), json.dumps({**envelope, **bundle}).encode())
+
+
 REFUSED = [
     ("S1 no sidecar", lambda a: attested(sign(a), b""), "unsigned"),
     ("S1 empty sidecar", lambda a: attested(sign(a), b"\n \n"), "unsigned"),
@@ -305,6 +324,8 @@ REFUSED = [
     ),
     ("S12 alg: none", lambda a: resigned(a, lambda *_: b"", alg="none"), "invalid"),
     ("S12 RSA", lambda a: resigned(a, rsa_signature, alg="RS256"), "invalid"),
+    ("S14 keyless bundle", keyless_bundle, "unsigned"),
+    ("S14 certificate beside a foreign signature", keyless_envelope, "unknown_publisher"),
     ("S13 sidecar of 1 GB", lambda a: attested(sign(a), bytes(2**30)), "size_limit"),
     ("S13 a million lines", lambda a: attested(sign(a), sign(a).attestations + b"{}\n" * 10**6), "size_limit"),
     ("S13 65 lines", lambda a: attested(sign(a), sign(a).attestations + b"{}\n" * 64), "size_limit"),
