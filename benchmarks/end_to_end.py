@@ -3,21 +3,15 @@
 The peer is the same percentile of the time to the answer of an aiohttp handler that only reads the body and answers
 202, at the same rate. Both are loaded by the same generator over 64 connections, in turns; the clock is the machine's
 monotonic one, which all processes share.
-
-`end-to-end-commit` is the same beside the same percentile of a bare transaction of one row on the same disk: an event
-is given to a worker when it is durable, and that takes a commit of its own after the one that is under way.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -30,7 +24,6 @@ NAME: Final = "end-to-end"
 CONNECTIONS: Final = 64
 SECONDS: Final = 4.0
 ROUNDS: Final = 5
-COMMITS: Final = 400
 
 MODULE: Final = '''"""Measures how long events took to come."""
 import statistics
@@ -69,32 +62,14 @@ def run() -> Iterable[Figure]:
         measured(host)
         ours: list[float] = []
         theirs: list[float] = []
-        disk: list[float] = []
         for _ in range(ROUNDS):
-            disk.append(commits(Path(name) / "bare.db"))
             theirs.append(paced(bare, "none", rate)["p99"])
             paced(host.port, host.token, rate)
             host.drained("measurer")
             ours.append(measured(host)["p99"])
-    p99 = statistics.median(ours) * 1000
     return [
-        Figure(NAME, p99, "ms", "bare aiohttp handler", statistics.median(theirs) * 1000),
-        Figure(f"{NAME}-commit", p99, "ms", "bare commit of one row", statistics.median(disk) * 1000),
+        Figure(NAME, statistics.median(ours) * 1000, "ms", "bare aiohttp handler", statistics.median(theirs) * 1000)
     ]
-
-
-def commits(path: Path) -> float:
-    """The 99th percentile, in seconds, of a transaction of one row that is durable when it ends."""
-    seconds: list[float] = []
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
-        database.execute("CREATE TABLE IF NOT EXISTS rows (number INTEGER PRIMARY KEY, body BLOB)")
-        for _ in range(COMMITS):
-            began = time.perf_counter()
-            database.execute("INSERT INTO rows (body) VALUES (zeroblob(300))")
-            seconds.append(time.perf_counter() - began)
-    return statistics.quantiles(seconds, n=100)[98]
 
 
 def measured(host: Daemon) -> Any:
