@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import importlib.metadata
 import os
 import random
-import signal
-import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import structlog
-import uvloop
 
 from host.api.app import Routes, Server
 from host.api.table import Behind, endpoints
@@ -45,7 +40,6 @@ from host.control.replays import Replays
 from host.control.services import Services
 from host.control.watch_files import watch_publishers, watch_releases
 from host.errors import BusbarError
-from host.observe import logging as host_logging
 from host.observe.audit import Audit
 from host.observe.logging import PluginLogs
 from host.observe.metrics import Metrics, RequestCounts
@@ -83,12 +77,10 @@ from host.supply.release_store import ReleaseStore
 from host.supply.scan.scanner import Scanner, ScanPolicy
 from host.supply.trust_drop_ins import load_drop_ins
 from host.supply.trust_store import TrustStore
-from plugin_sdk.clock import Clock, SystemClock
+from plugin_sdk.clock import Clock
 from plugin_sdk.context import HostPort
 from plugin_sdk.resilience import BreakerPolicy, TokenBucket
 
-COLLECT_AFTER: Final = 50_000
-"""Objects made, less those freed, before the garbage collector looks for cycles among the young ones."""
 CHECK_MEMORY: Final = 256 * 2**20
 """Memory of the throw-away worker that describes a plugin, where its manifest asks for less."""
 
@@ -133,46 +125,6 @@ class _Hosting:
     installation: Installation
     indexes: Indexes
     services: Services
-
-
-def main(config: Path | None) -> int:
-    """Run the daemon until SIGTERM or SIGINT; its exit code."""
-    settings = Settings.load(config, os.environ)
-    host_logging.configure(settings.log.level, settings.log.format)
-    try:
-        return uvloop.run(_run(settings))
-    except BusbarError as error:
-        _log.error("not_started", code=error.word, reason=error.message)
-        print(f"busbar: {error.message}", file=sys.stderr)
-        return 1
-
-
-async def _run(settings: Settings) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    try:
-        async with running(settings, SystemClock()) as daemon:
-            # What start-up made lives as long as the host; the collector need not look at it again and again,
-            # and what an event makes is gone before a collection could find it.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(COLLECT_AFTER)
-            _announce(daemon)
-            await stop.wait()
-            _log.info("stopping")
-    except OSError as error:
-        print(f"busbar: {error}", file=sys.stderr)
-        return 1
-    _log.info("stopped")
-    return 0
-
-
-def _announce(daemon: Daemon) -> None:
-    print(f"Busbar is at {daemon.address}", flush=True)
-    if daemon.administrator_token is not None:
-        print(f"administrator token: {daemon.administrator_token}", flush=True)
 
 
 @contextlib.asynccontextmanager

@@ -47,7 +47,7 @@ def run(
     config: Annotated[Path | None, typer.Option("--config", help="The settings file, in TOML.")] = None,
 ) -> None:
     """Run the daemon until SIGTERM or Ctrl-C."""
-    from host.daemon import main as run_daemon  # noqa: PLC0415 - only this command needs the whole host
+    from host.cli.run import main as run_daemon  # noqa: PLC0415 - only this command needs the whole host
 
     raise typer.Exit(run_daemon(config))
 
