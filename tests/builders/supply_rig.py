@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from archives import Entry, archive
@@ -41,6 +41,7 @@ from host.supply.index.index_client import Indexes
 from host.supply.index.index_source import IndexSource
 from host.supply.installer import Installer, Override, ReceivedRelease, Release
 from host.supply.release_store import ReleaseStore
+from host.supply.scan.report import ScanReport
 from host.supply.scan.scanner import Scanner, ScanPolicy
 from host.supply.trust_store import TrustStore
 from host.supply.wheel_record import digest_of
@@ -146,6 +147,18 @@ def table(rows: Sequence[tuple[Any, ...]], waiting: Mapping[str, str] | None = N
     ]
 
 
+class ScannerOnce(Scanner):
+    """Scans each wheel once in a process: nearly every rig installs the same few."""
+
+    _reports: ClassVar[dict[tuple[str, ScanPolicy], ScanReport]] = {}
+
+    async def scan(self, tree: Path, **of: Any) -> ScanReport:
+        about = (of["sha256"], self.policy)
+        if about not in self._reports:
+            self._reports[about] = await super().scan(tree, **of)
+        return self._reports[about]
+
+
 class KeptPlugin:
     """A plugin that a keeper starts and stops, and that does nothing else."""
 
@@ -200,7 +213,7 @@ class SupplyRig:
             describe=self._described,
             distributions=[Distribution(name, version, (), frozenset()) for name, version in PROVIDED.items()],
             sources=sources,
-            scanner=Scanner(scan, clock),
+            scanner=ScannerOnce(scan, clock),
             clock=clock,
             max_wheel=MAX_WHEEL,
         )

@@ -122,7 +122,7 @@ def test_a_wheel_of_other_bytes_is_not_the_one_that_was_signed(wheel):
     assert (verify(wheel, GOOD.attestations) is not None) == (wheel == GOOD.wheel)
 
 
-@fuzz(500)
+@fuzz(250)
 @given(changed_bytes(GOOD.attestations))
 def test_attestations_of_other_bytes_say_what_was_signed_or_nothing(attestations):
     found = verify(GOOD.wheel, attestations)
@@ -131,7 +131,7 @@ def test_attestations_of_other_bytes_say_what_was_signed_or_nothing(attestations
         assert PAYLOAD in {envelope.payload for envelope in parse_bundle(attestations)}
 
 
-@fuzz(500)
+@fuzz(250)
 @given(changed_bytes(GOOD.wheel))
 def test_a_broken_wheel_that_is_signed_all_the_same_is_refused_or_read_as_others_read_it(wheel):
     check_read(wheel)
@@ -200,7 +200,7 @@ def changed_bundles(draw):
     )
 
 
-@fuzz(250)
+@fuzz(150)
 @given(changed_bundles())
 def test_attestations_of_another_structure_say_what_was_signed_or_nothing(attestations):
     found = verify(GOOD.wheel, attestations)
@@ -208,7 +208,7 @@ def test_attestations_of_another_structure_say_what_was_signed_or_nothing(attest
         assert found.dump() == PAYLOAD
 
 
-@fuzz(300)
+@fuzz(200)
 @given(changed_json(STATEMENT, JSON))
 def test_a_statement_of_any_form_that_is_signed_is_refused_or_is_about_this_very_wheel(statement):
     payload = json.dumps(statement).encode()
@@ -284,7 +284,7 @@ def changed_archives(draw):
     return archive(entries, **around)
 
 
-@fuzz(500)
+@fuzz(250)
 @given(changed_archives())
 def test_an_archive_of_another_structure_is_refused_or_read_as_others_read_it(wheel):
     check_read(wheel)
@@ -328,7 +328,7 @@ def changed_texts(draw):
     return archive([Entry(at, one) for at, one in {**files, name: record}.items()])
 
 
-@fuzz(350)
+@fuzz(200)
 @given(changed_texts())
 def test_a_wheel_that_says_anything_of_itself_is_refused_or_read(wheel):
     check_read(wheel)
