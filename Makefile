@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.locked
 
+# Every daemon and every command of the tests would compile the whole host anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup run test lint format bench crash lock clean
 
 setup: $(STAMP)

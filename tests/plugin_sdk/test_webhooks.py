@@ -262,6 +262,7 @@ def test_a_receiver_of_pairs_is_not_talked_down_to_a_symmetric_key():
         *("whsec_" + PUBLIC, new_secret(24)[:-8], "whsec_" + base64.b64encode(b"x" * 65).decode(), b"x" * 23),
         "whsk_" + base64.b64encode(bytes(64)).decode(),
     ],
+    ids=range(17),
 )
 def test_a_malformed_key_is_refused_and_never_shown(written):
     with pytest.raises(WebhookKeyError) as refused:

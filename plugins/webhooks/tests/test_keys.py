@@ -19,7 +19,7 @@ def test_a_new_endpoint_has_one_fresh_symmetric_key():
     assert first_keys(None) != first_keys(None)
 
 
-@pytest.mark.parametrize("secret", [new_secret(), new_private_key()])
+@pytest.mark.parametrize("secret", [new_secret(), new_private_key()], ids=["symmetric", "private"])
 def test_a_key_that_is_given_is_taken_whichever_kind_it_is(secret):
     assert signing(first_keys(secret), NOW) == [secret]
 
@@ -29,7 +29,11 @@ def test_a_bare_secret_is_kept_with_its_prefix():
     assert signing(first_keys(secret.removeprefix("whsec_")), NOW) == [secret]
 
 
-@pytest.mark.parametrize("secret", ["", "whsec_", "whsec_short", "hello", public_key(new_private_key())])
+@pytest.mark.parametrize(
+    "secret",
+    ["", "whsec_", "whsec_short", "hello", public_key(new_private_key())],
+    ids=["nothing", "no secret", "too short", "no prefix", "a public key"],
+)
 def test_what_cannot_sign_is_refused(secret):
     with pytest.raises(ApiError) as refused:
         first_keys(secret)
