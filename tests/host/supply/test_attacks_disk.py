@@ -12,7 +12,9 @@ import shutil
 import sys
 
 import pytest
-from supply_rig import files_of, sign, supply_rig, table, workers
+import pytest_asyncio
+from supply_rig import PLUGIN, files_of, sign, supply_rig, table, workers
+from supply_wheels import Acme
 
 from host.errors import BusbarError
 from host.runtime.sdk_path import build_sdk_path
@@ -40,15 +42,34 @@ FILES = {
 }
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def prepared(tmp_path_factory):
+    """A host that has installed the release and is down, and the publisher."""
+    folder, acme = tmp_path_factory.mktemp("prepared"), Acme()
+    async with supply_rig(folder, acme=acme) as rig:
+        await rig.install(sign(acme, FILES))
+    return folder, acme
+
+
 @pytest.fixture
-async def rig(tmp_path):
-    async with supply_rig(tmp_path) as found:
+async def rig(prepared, tmp_path):
+    """The next start of a copy of that host."""
+    folder, acme = prepared
+    shutil.copytree(folder, tmp_path / "host")
+    async with supply_rig(tmp_path / "host", acme=acme, again=True) as found:
+        yield found
+
+
+@pytest.fixture
+async def fresh(tmp_path):
+    """A host that has not installed it."""
+    async with supply_rig(tmp_path / "fresh") as found:
         yield found
 
 
 @pytest.fixture
 async def release(rig):
-    return await rig.install(sign(rig.acme, FILES))
+    return await rig.installer.verify_installed(rig.registry.get(PLUGIN).sha256)
 
 
 @pytest.fixture(scope="module")
@@ -255,10 +276,10 @@ async def test_l3_attestations_of_another_release_are_no_attestations_of_this_on
     assert refused.value.word == "release_subject_mismatch"
 
 
-async def test_a_release_with_the_record_of_something_else_inside_its_package_starts(rig):
+async def test_a_release_with_the_record_of_something_else_inside_its_package_starts(fresh):
     inner = "acme_demo/vendored-1.0.dist-info/RECORD"
-    installed = await rig.install(sign(rig.acme, {inner: b"vendored.py,,\n", **files_of()}))
-    assert (await rig.installer.verify_installed(installed.sha256)).version == "1.0.0"
+    installed = await fresh.install(sign(fresh.acme, {inner: b"vendored.py,,\n", **files_of()}))
+    assert (await fresh.installer.verify_installed(installed.sha256)).version == "1.0.0"
 
 
 async def test_l7_no_file_of_a_release_is_shared_with_anything(rig, release):
@@ -320,20 +341,20 @@ BETWEEN = [
 
 
 @pytest.mark.parametrize(("case", "plant"), BETWEEN, ids=[case for case, _ in BETWEEN])
-async def test_what_is_planted_between_the_check_and_the_start_does_not_exist(rig, run, case, plant):
+async def test_what_is_planted_between_the_check_and_the_start_does_not_exist(fresh, run, case, plant):
     code = CODE.replace('WHO = "signed"', "from acme_demo.part import WHO")
-    release = await rig.install(sign(rig.acme, {**files_of(code=code), "acme_demo/part.py": b'WHO = "signed"\n'}))
-    verified = await rig.installer.verify_installed(release.sha256)
-    with unsealed(rig.folder_of(release)) as tree:
+    release = await fresh.install(sign(fresh.acme, {**files_of(code=code), "acme_demo/part.py": b'WHO = "signed"\n'}))
+    verified = await fresh.installer.verify_installed(release.sha256)
+    with unsealed(fresh.folder_of(release)) as tree:
         plant(tree)
     assert (await run.call(verified, "who"))["who"] == "signed"
 
 
-async def test_l8_an_extension_module_that_is_swapped_between_the_check_and_the_start_is_not_loaded(rig, run):
+async def test_l8_an_extension_module_that_is_swapped_between_the_check_and_the_start_is_not_loaded(fresh, run):
     code = CODE.replace('WHO = "signed"', "from acme_demo import native; WHO = 'loaded'")
-    release = await rig.install(sign(rig.acme, {**files_of(code=code), "acme_demo/native.so": b"\x7fELF signed"}))
-    verified = await rig.installer.verify_installed(release.sha256)
-    with unsealed(rig.folder_of(release)) as tree:
+    release = await fresh.install(sign(fresh.acme, {**files_of(code=code), "acme_demo/native.so": b"\x7fELF signed"}))
+    verified = await fresh.installer.verify_installed(release.sha256)
+    with unsealed(fresh.folder_of(release)) as tree:
         write(tree / "acme_demo/native.so", b"\x7fELF planted")
     with pytest.raises(BusbarError, match=r"acme_demo/native\.so was altered") as refused:
         await run.call(verified, "who")

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 
 import pytest
+import pytest_asyncio
 from supply_rig import PLUGIN, files_of, sign, supply_rig, table
 from supply_wheels import Acme
 
@@ -77,24 +78,35 @@ CHANGED = [
 ]
 
 
-@pytest.fixture
-async def acme(tmp_path):
-    """A publisher whose host has a backup of its database, has changed since, and is down."""
-    acme, reviewer = Acme(), Acme("reviewer", ("*",))
-    async with supply_rig(tmp_path, acme=acme) as rig:
-        with sqlite3.connect(tmp_path / "backup") as backup, sqlite3.connect(tmp_path / DATABASE) as database:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def prepared(tmp_path_factory):
+    """A host that has a backup of its database, has changed since, and is down; and its publisher."""
+    folder, acme, reviewer = tmp_path_factory.mktemp("prepared"), Acme(), Acme("reviewer", ("*",))
+    async with supply_rig(folder, acme=acme) as rig:
+        with sqlite3.connect(folder / "backup") as backup, sqlite3.connect(folder / DATABASE) as database:
             database.backup(backup)
         await rig.trust.add(reviewer.publisher)
         await rig.trust.set_policy(TrustPolicy("acme-payments", 2))
         await rig.install(sign(acme, version="0.9.5", sequence=7))
-    return acme
+    return folder, acme
+
+
+@pytest.fixture
+def host(prepared, tmp_path):
+    """A copy of that host."""
+    return shutil.copytree(prepared[0], tmp_path / "host")
+
+
+@pytest.fixture
+def acme(prepared):
+    return prepared[1]
 
 
 @pytest.mark.parametrize(("case", "change", "code"), table(CHANGED))
-async def test_a_host_whose_memory_was_changed_installs_and_starts_nothing(tmp_path, acme, case, change, code):
-    change(tmp_path, tmp_path / "backup")
+async def test_a_host_whose_memory_was_changed_installs_and_starts_nothing(host, acme, case, change, code):
+    change(host, host / "backup")
     signed = sign(acme, version="0.9.1", sequence=8)
-    async with supply_rig(tmp_path, acme=acme, again=True) as rig:
+    async with supply_rig(host, acme=acme, again=True) as rig:
         refused = await rig.refusal(signed.wheel, signed.attestations, signed.filename)
         assert refused.word == code
         async with rig.running() as plugin:
@@ -106,14 +118,14 @@ async def test_a_host_whose_memory_was_changed_installs_and_starts_nothing(tmp_p
 
 
 @pytest.mark.parametrize("change", [restore, sql("DELETE FROM publishers")], ids=["older copy", "nobody is trusted"])
-async def test_k6_an_administrator_who_looked_at_it_has_the_host_go_on(tmp_path, acme, change):
-    change(tmp_path, tmp_path / "backup")
-    async with supply_rig(tmp_path, acme=acme, again=True) as rig:
+async def test_k6_an_administrator_who_looked_at_it_has_the_host_go_on(host, acme, change):
+    change(host, host / "backup")
+    async with supply_rig(host, acme=acme, again=True) as rig:
         before = rig.trust.shown()
         await rig.trust.confirm()
         await rig.registry.confirm()
         assert await rig.trust.snapshot() == before
-    async with supply_rig(tmp_path, acme=acme, again=True) as rig:
+    async with supply_rig(host, acme=acme, again=True) as rig:
         assert (rig.trust.tampered, rig.registry.tampered) == ("", "")
 
 
