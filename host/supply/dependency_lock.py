@@ -12,6 +12,7 @@ import re
 import tomllib
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import unquote
 
 from packaging.pylock import (
     Package,
@@ -23,6 +24,7 @@ from packaging.pylock import (
 from packaging.utils import parse_wheel_filename
 
 from host.supply.errors import ReleaseRefusedError
+from host.supply.wheel_filename import check_bounds
 
 LOCK: Final = "pylock.toml"
 MAX_LOCK: Final = 4 * 2**20
@@ -100,11 +102,29 @@ def _parse(content: bytes) -> Pylock:
         version = found.get("lock-version")
         if version != _VERSION:
             raise ValueError(f"its lock-version is {version!r}, and {_VERSION!r} is read here")
+        _check_names(found)
         return Pylock.from_dict(found)
     except RecursionError:
         raise ReleaseRefusedError("lock_malformed", f"{LOCK} is nested too deeply") from None
     except (PylockValidationError, ValueError) as error:
         raise ReleaseRefusedError("lock_malformed", f"{LOCK} is no lock as PEP 751 has it: {error}") from None
+
+
+def _check_names(found: object) -> None:
+    """Refuse a lock in which anything could be a wheel's name that no parser should see, before one does."""
+    waiting = [found]
+    while waiting:
+        match waiting.pop():
+            case dict() as table:
+                waiting += table.values()
+            case list() as several:
+                waiting += several
+            case str() as text:
+                for part in re.split(r"[/\\?#]", unquote(text)):
+                    if part.endswith(".whl"):
+                        check_bounds(part)
+            case _:
+                pass
 
 
 def _locked(package: Package, source: object) -> LockedWheel:

@@ -33,13 +33,22 @@ def parse_filename(filename: str) -> WheelFilename:
     Raises:
         InvalidWheelFilename: it is none, is longer than a file's name can be, or stands for too many tags.
     """
-    if len(filename) > MAX_FILENAME:
-        raise InvalidWheelFilename(f"it has {len(filename)} characters; {MAX_FILENAME} are allowed")
+    check_bounds(filename)
     if not filename.isprintable():
         raise InvalidWheelFilename("it holds characters that cannot be shown")
+    return WheelFilename(*parse_wheel_filename(filename))
+
+
+def check_bounds(filename: str) -> None:
+    """Refuse a name that a parser should not even see.
+
+    Raises:
+        InvalidWheelFilename: it is longer than a file's name can be, or stands for too many tags.
+    """
+    if len(filename) > MAX_FILENAME:
+        raise InvalidWheelFilename(f"it has {len(filename)} characters; {MAX_FILENAME} are allowed")
     if _count("-".join(filename.rsplit("-", 3)[1:])) > MAX_TAGS:
         raise InvalidWheelFilename(f"it stands for more than {MAX_TAGS} tags")
-    return WheelFilename(*parse_wheel_filename(filename))
 
 
 def parse_tags(text: str) -> frozenset[Tag]:

@@ -74,6 +74,8 @@ def test_an_empty_lock_selects_nothing():
     assert read_lock(wheels.lock()).wheels == ()
 
 
+MANY = ".".join("abcdefghij" * 100)
+ADDRESS = f"greeter-1.0-{MANY}-{MANY}-{MANY}.whl".replace("a.b", "a%2Eb")
 CASES = [
     ("no TOML", b"[[packages", "release_lock_malformed"),
     ("not UTF-8", b"\xff", "release_lock_malformed"),
@@ -94,6 +96,16 @@ CASES = [
     (
         "a wheel's name that is a path",
         only(filename="../greeter-1.0-py3-none-any.whl"),
+        "release_lock_malformed",
+    ),
+    (
+        "a wheel's name that stands for 10^9",
+        only(filename=f"greeter-1.0-{MANY}-{MANY}-{MANY}.whl"),
+        "release_lock_malformed",
+    ),
+    (
+        "an address that stands for as many",
+        package(f'wheels = [{{ url = "https://x.example/{ADDRESS}?x=/y", hashes = {{ sha256 = "{DIGEST}" }} }}]'),
         "release_lock_malformed",
     ),
     ("no hash", hashed(""), "release_lock_malformed"),
