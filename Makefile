@@ -21,9 +21,9 @@ run: $(STAMP)
 	$(BIN)/python -m host.cli.bundle --state var
 	exec $(BIN)/busbar run --config config/busbar.toml
 
-# Two processes, a file each at a time: most of what the tests of the daemon do is wait.
+# Two processes, a file each at a time: most of what the tests of the daemon do is wait. The long files come first.
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
