@@ -15,7 +15,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 WARM = multiprocessing.get_context("forkserver")
-WARM.set_forkserver_preload(["host.cli.main", "host.cli.run", "host.cli.plugin", "host.cli.publisher", "rich.status"])
+WARM.set_forkserver_preload(
+    ["host.cli.main", "host.cli.run", "host.cli.plugin", "host.cli.publish", "host.cli.publisher", "rich.status"]
+)
 SECONDS = 60
 
 

@@ -17,8 +17,8 @@ import uuid
 from pathlib import Path
 
 import aiohttp
+import forked_command
 import pytest
-from forked_command import WARM
 
 ROOT = Path(__file__).parents[2]
 BUSBAR = [sys.executable, "-m", "host.cli.main"]
@@ -43,7 +43,7 @@ class Forked:
     """A daemon that was forked, to be handled as a `subprocess.Popen` is."""
 
     def __init__(self, config, folder, output):
-        self._process = WARM.Process(target=_daemon, args=(config, folder, output, dict(os.environ)))
+        self._process = forked_command.WARM.Process(target=_daemon, args=(config, folder, output, dict(os.environ)))
         self._process.start()
         self.pid = self._process.pid
 
@@ -257,19 +257,24 @@ def daemon_class():
 
 
 class Signed:
-    """Wheels of the example plugins, signed with one key."""
+    """Wheels of plugins, built and signed with one key by the forked command: there are dozens."""
 
     def __init__(self, folder):
         self.folder = folder
         self.key = folder / "acme.key"
-        busbar("key", "new", self.key, "--no-passphrase")
-        self.public = busbar("key", "show", self.key).stdout.split()[-1]
+        self._busbar("key", "new", self.key, "--no-passphrase")
+        self.public = self._busbar("key", "show", self.key).split()[-1]
 
     def build(self, project):
-        built = busbar("plugin", "build", project, "--out", self.folder, "--json").stdout
+        built = self._busbar("plugin", "build", project, "--out", self.folder, "--json")
         wheel = Path(json.loads(built)["wheel"])
-        busbar("plugin", "sign", wheel, "--key", self.key, "--publisher", "acme")
+        self._busbar("plugin", "sign", wheel, "--key", self.key, "--publisher", "acme")
         return wheel
+
+    def _busbar(self, *arguments):
+        done = forked_command.busbar(self.folder, *arguments, environment={"PYTHONPATH": str(ROOT)})
+        assert done.returncode == 0, (arguments, done.stdout, done.stderr)
+        return done.stdout
 
 
 @pytest.fixture(scope="session")
