@@ -25,7 +25,7 @@ from host.runtime.sdk_path import provided
 from host.supply.errors import ReleaseRefusedError
 from host.supply.keys import PrivateKey, PublicKey
 from host.supply.signing import attestations_of, sign_wheel
-from host.supply.strict_json import MAX_INTEGER
+from host.supply.statement import MAX_SEQUENCE
 from host.supply.trust import MAX_NAME, NAME, Publisher, TrustedKey, TrustSnapshot, check_policy, check_publisher
 from host.supply.wheel_reader import read_wheel
 
@@ -120,7 +120,7 @@ def sign(
     publisher: Annotated[str, typer.Option(help="The id under which hosts know you.")],
     key: Annotated[Path | None, typer.Option(help="The key's file; BUSBAR_SIGNING_KEY holds the key itself.")] = None,
     sequence: Annotated[
-        int | None, typer.Option(help="Grows with each release; the time by default.", min=0, max=MAX_INTEGER - 1)
+        int | None, typer.Option(help="Grows with each release; the time by default.", min=0, max=MAX_SEQUENCE)
     ] = None,
     valid_until: Annotated[
         str | None, typer.Option(help="Not to be installed after this date, or RFC 3339 time with an offset.")

@@ -31,7 +31,7 @@ def sign_wheel(
     """Sign a wheel and add the line to its attestations; what was signed.
 
     The wheel is read as strictly as a host will read it, so that what cannot be installed is not signed.
-    `sequence` defaults to the seconds since the epoch, which only grow.
+    `sequence` defaults to the microseconds since the epoch: two releases may be signed within a second.
 
     Raises:
         SupplyError: the wheel breaks a rule, or the attestations that are there are malformed, or too many.
@@ -45,7 +45,7 @@ def sign_wheel(
         publisher=publisher,
         plugin=read.manifest.plugin.id,
         version=read.version,
-        sequence=int(issued_at.timestamp()) if sequence is None else sequence,
+        sequence=int(issued_at.timestamp() * 1_000_000) if sequence is None else sequence,
         issued_at=issued_at,
         record_sha256=read.record_sha256,
         lock_sha256=None if read.lock is None else read.lock.sha256,

@@ -20,7 +20,7 @@ async def test_the_tour_works_as_it_is_written(daemon, tmp_path):
     host = daemon(breaker={"open_for": "4s"}).start(cold=True)
 
     async def paste(name):
-        script = blocks[name].replace("http://127.0.0.1:8700", host.url).replace("sleep 65", "sleep 7")
+        script = blocks[name].replace("http://127.0.0.1:8700", host.url).replace("sleep 65", "sleep 12")
         script = script.replace("$PWD/.venv/bin", str(Path(sys.executable).parent))
         return await asyncio.to_thread(
             lambda: subprocess.run(

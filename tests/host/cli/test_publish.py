@@ -73,9 +73,9 @@ def test_a_passphrase_is_asked_for_where_there_is_a_person(folder):
 
 def test_sequence_and_end_are_in_the_statement(folder):
     assert sign(folder, "--key", "open.key", "--sequence", "7").sequence == 7
-    before = int(datetime.now(UTC).timestamp())
+    before = int(datetime.now(UTC).timestamp() * 1_000_000)
     found = sign(folder, "--key", "open.key", "--valid-until", "2099-12-31")
-    assert before <= found.sequence <= before + 60
+    assert before <= found.sequence <= before + 60_000_000
     assert found.valid_until == datetime(2099, 12, 31, 23, 59, 59, tzinfo=UTC)
     found = sign(folder, "--key", "open.key", "--valid-until", "2099-12-31T12:00:00+02:00")
     assert found.valid_until == datetime(2099, 12, 31, 10, tzinfo=UTC)
