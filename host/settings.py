@@ -144,7 +144,7 @@ def _web_address(value: str) -> str:
     """An http(s) address with nothing in it that would be logged and must not be; it ends in a slash."""
     parts = urlsplit(value)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0 or not _PLAIN.fullmatch(value):
-        raise ValueError("write an address such as https://plugins.example.org/simple/")
+        raise ValueError("write an address such as https://plugins.example.org/index/")
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise ValueError("an address has no user, password, query or fragment; name a file with the token in 'token'")
     return value if value.endswith("/") else value + "/"

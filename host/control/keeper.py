@@ -262,7 +262,7 @@ class Keeper:
             if self.hosted is not None:
                 await self.hosted.hand_over(self._parts.grace)
             record = await self._registry.promote(self.plugin, probation=self._parts.probation)
-        except BaseException:
+        except BaseException:  # whatever ended it, a cancellation too: the fresh one must not live on; raised again
             await asyncio.shield(fresh.stop(0))
             if self.hosted is not None and not self.hosted.delivering:
                 await self._stop("the upgrade failed")  # and the next look starts it again

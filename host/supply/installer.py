@@ -278,7 +278,7 @@ class Installer:
         committing = asyncio.ensure_future(commit(release, description))
         try:
             await to_the_end(committing)
-        except BaseException:
+        except BaseException:  # raised again
             # Who is cancelled does not know whether the registry names the release by now; the commit does.
             if not known and (committing.cancelled() or committing.exception() is not None):
                 await asyncio.shield(self.forget(sha256))

@@ -9,8 +9,7 @@ that it has for itself.
 Formats: elf(5); how the linker searches: ld.so(8).
 """
 
-# The import system and the linker speak of paths as text.
-# ruff: noqa: PTH118, PTH119, PTH120, PTH123
+# ruff: noqa: PTH118, PTH119, PTH120, PTH123 - the import system and the linker speak of paths as text
 
 from __future__ import annotations
 

@@ -8,8 +8,7 @@ Everything outside of these folders is imported as ever.
 A cold worker imports this module before it may see any library, so the standard library is all that it needs.
 """
 
-# The import system and the linker speak of paths as text.
-# ruff: noqa: PTH100, PTH118, PTH120, PTH123
+# ruff: noqa: PTH100, PTH118, PTH120, PTH123 - the import system and the linker speak of paths as text
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Package data for `importlib.resources`: verified bytes, listed by the host's table and not by the disk."""
 
-# The import system and the linker speak of paths as text.
-# ruff: noqa: PTH118, PTH119
+# ruff: noqa: PTH118, PTH119 - the import system and the linker speak of paths as text
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Built:
 
     def locked(self, **changes: object) -> LockedWheel:
         hashes = (("sha256", hashlib.sha256(self.content).hexdigest()),)
-        return LockedWheel(**{**vars_of(self), "hashes": hashes, **changes})  # type: ignore[arg-type]
+        return LockedWheel(**{**vars_of(self), "hashes": hashes, **changes})  # type: ignore[arg-type]  # a test may break any field
 
     def put_into(self, folder: Path) -> Path:
         """Where it is then."""
@@ -137,7 +137,7 @@ def plugin_wheel(
 
 def plugin(lock: bytes | None, *, provided: Mapping[str, str] = supply_wheels.PROVIDED, **changes: object) -> ReadWheel:
     """The same, read."""
-    wheel = plugin_wheel(lock, **changes)  # type: ignore[arg-type]
+    wheel = plugin_wheel(lock, **changes)  # type: ignore[arg-type]  # passed on as they come
     return read_wheel(wheel, supply_wheels.NAME, dict(provided))
 
 

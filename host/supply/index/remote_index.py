@@ -91,7 +91,7 @@ class RemoteIndex:
                 raise IndexAnswerError(f"index {self.source.name} names {file.filename}, and it is not there")
             if file.sha256 is not None and digest.hexdigest() != file.sha256:
                 raise _mismatch("the bytes", file, self.source.name)
-        except BaseException:
+        except BaseException:  # whatever ended it: no half of a file is left; raised again
             await asyncio.shield(asyncio.to_thread(path.unlink, missing_ok=True))
             raise
 

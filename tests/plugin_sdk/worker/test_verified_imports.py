@@ -173,7 +173,7 @@ def test_no_descriptors_left_says_nothing_about_the_file(release, imports):
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:
         with pytest.raises(OSError, match="Too many open files"):
-            import single  # noqa: F401
+            import single  # noqa: F401 - to import it is the test
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert not imports.modified
@@ -188,7 +188,7 @@ def test_a_path_that_leads_into_the_folder_by_another_way_is_held_to_the_same(re
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "path", [str(entry)])
             with pytest.raises(ModuleNotFoundError):
-                import added  # noqa: F401
+                import added  # noqa: F401 - to import it is the test
     assert not sys.planted
 
 
@@ -198,7 +198,7 @@ def test_an_archive_in_the_folder_is_none(release, imports):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", [str(release.folder / "added.zip")])
         with pytest.raises(ModuleNotFoundError):
-            import added  # noqa: F401
+            import added  # noqa: F401 - to import it is the test
 
 
 def test_once_they_are_removed_the_folder_is_a_folder_again(release):
@@ -276,7 +276,7 @@ def test_package_data_that_was_not_hashed_does_not_exist(release, imports):
 
 
 def test_a_resource_is_a_path_too(release, imports):
-    import acme  # noqa: F401
+    import acme  # noqa: F401 - to import it is the test
 
     words = importlib.resources.files("acme") / "data/words.txt"
     assert os.fspath(words) == str(words) == str(release.folder / "acme/data/words.txt")
@@ -306,7 +306,7 @@ def test_tracebacks_and_inspect_show_the_source(release, imports):
 
 def test_a_mistake_in_the_source_is_shown_where_it_is(release, imports):
     with pytest.raises(SyntaxError) as raised:
-        import acme.syntax  # noqa: F401
+        import acme.syntax  # noqa: F401 - to import it is the test
     assert raised.value.filename == str(release.folder / "acme/syntax.py")
     assert raised.value.lineno == 1
 
@@ -314,7 +314,7 @@ def test_a_mistake_in_the_source_is_shown_where_it_is(release, imports):
 def test_instances_are_pickled(release, imports):
     from acme.native import Point
 
-    assert pickle.loads(pickle.dumps(Point(3))).x == 3  # noqa: S301
+    assert pickle.loads(pickle.dumps(Point(3))).x == 3  # noqa: S301 - pickled a moment ago
 
 
 def test_a_module_is_reloaded_from_verified_bytes(release, imports):

@@ -9,7 +9,7 @@ from yarl import URL
 from host.settings import Settings, SettingsError
 from host.supply.index.index_source import IndexSource
 
-MAIN = '[[supply.indexes]]\nname = "main"\nurl = "https://plugins.example.org/simple/"\n'
+MAIN = '[[supply.indexes]]\nname = "main"\nurl = "https://plugins.example.org/index/"\n'
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_an_index_has_a_name_and_an_address_and_gives_whatever_no_other_claims(l
     source = IndexSource.of(index, {})
     assert (source.name, source.url, source.priority, source.plugins) == (
         "main",
-        URL("https://plugins.example.org/simple/"),
+        URL("https://plugins.example.org/index/"),
         0,
         (),
     )
@@ -49,7 +49,7 @@ def test_further_origins_of_files_are_origins_whatever_path_they_have(load):
 
 def test_an_address_ends_in_a_slash_whether_it_is_written_or_not(load):
     (index,) = load(MAIN.replace("simple/", "simple"))
-    assert index.url == "https://plugins.example.org/simple/"
+    assert index.url == "https://plugins.example.org/index/"
 
 
 def test_the_environment_has_indexes_as_json(load):
@@ -58,7 +58,7 @@ def test_the_environment_has_indexes_as_json(load):
     assert (index.name, index.priority, index.plugins) == ("other", 5, ("acme",))
 
 
-ADDRESS = "write an address such as https://plugins.example.org/simple/"
+ADDRESS = "write an address such as https://plugins.example.org/index/"
 WRONG = [
     ('name = "Main"', 1, "name: String should match pattern"),
     ('name = "a"\nurl = "ftp://plugins.example.org"', 2, f"url: {ADDRESS}"),

@@ -103,7 +103,7 @@ async def test_what_the_server_does_not_have_is_not_found(server, requirement):
 
 
 async def test_a_server_that_sends_those_who_ask_for_more_to_a_public_index_is_not_followed_there(packages):
-    with pypiserver(packages, "--fallback-url", "http://public.example.org/simple/") as url:
+    with pypiserver(packages, "--fallback-url", "http://public.example.org/index/") as url:
         async with indexes(IndexSource("main", url)) as client:
             assert (await client.find(parse_requirement("acme-demo"))).version == "1.0.0"
             with pytest.raises(BadOriginError, match="public.example.org"):

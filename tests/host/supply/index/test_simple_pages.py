@@ -14,7 +14,7 @@ from host.supply.index.project_page import OfferedAttestations, Project, Project
 from host.supply.index.simple_api import parse_names, parse_project
 from host.supply.index.transport import Page
 
-BASE = URL("https://plugins.example.org/simple/acme-demo/")
+BASE = URL("https://plugins.example.org/index/acme-demo/")
 NAME = "acme_demo-1.0-py3-none-any.whl"
 SHA = "a" * 64
 SHA2 = "b" * 64
