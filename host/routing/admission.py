@@ -85,7 +85,7 @@ class Admission:
                 if self._target.running:
                     return permit
                 permit.give_back()
-        except BaseException:
+        except BaseException:  # whatever ended the wait: the place is given back; raised again
             self.left()
             raise
 

@@ -428,7 +428,7 @@ class Consumer:
         if self._note_first:
             try:
                 await self._note(sequence, attempt)
-            except BaseException as error:
+            except BaseException as error:  # all but our own errors are raised again
                 permit.give_back()
                 if not isinstance(error, BusbarError):
                     raise

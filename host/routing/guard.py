@@ -141,7 +141,7 @@ class Guard:
                         await self._changed.wait()
                 except TimeoutError:
                     continue
-        except BaseException:
+        except BaseException:  # whatever ended the wait: the place is given back; raised again
             self.bulkhead.release()
             raise
         return Permit(self, token)
@@ -194,7 +194,7 @@ class Guard:
                     if deadline.end():
                         raise HookTimeoutError(f"{self.plugin}: {hook} did not end within {timeout:g} s") from None
                     raise
-                except BaseException:
+                except BaseException:  # the time limit goes however the hook ended; raised again
                     deadline.end()
                     raise
                 deadline.end()
@@ -202,7 +202,7 @@ class Guard:
             measures.cancelled += 1
             self.ignore(permit)
             raise
-        except BaseException as error:
+        except BaseException as error:  # whatever a hook raises counts; raised again
             self._ended(permit, measures, started, error)
             raise
         finally:

@@ -119,7 +119,7 @@ class InlineRuntime:
             return await self._plugin.run(call, self._session)
         except (Verdict, HostError, asyncio.CancelledError):
             raise
-        except BaseException as error:
+        except BaseException as error:  # whatever a plugin raises is its failure, and raised as one
             raise HookFailedError(type(error).__name__, str(error), _traceback(error)) from error
         finally:
             self._in_flight -= 1

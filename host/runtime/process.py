@@ -169,7 +169,7 @@ class WorkerRuntime:
             self._closing.close()
             self.exited.set_result(ExitReason("start failed", str(error)))
             raise StartFailedError(f"{launch.plugin} has no worker: {error}", retryable=True) from None
-        except BaseException:
+        except BaseException:  # a cancellation too: nothing stays open; raised again
             mine.close()
             self._closing.close()
             raise
@@ -198,7 +198,7 @@ class WorkerRuntime:
         )
         try:
             await self._ready
-        except BaseException:
+        except BaseException:  # a cancellation too: no worker is left behind; raised again
             self.kill("stopped: it did not start")
             await asyncio.wait((self.exited,), timeout=EXIT_SECONDS)
             raise

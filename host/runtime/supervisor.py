@@ -214,7 +214,7 @@ class Supervisor:
             self._runtime = None
             self._go(SupervisedState.FAILED, "start failed", error.message, "mend it, then restart or upgrade")
             return None
-        except BaseException:
+        except BaseException:  # a cancellation: no runtime is left behind; raised again
             runtime.kill("stopped: its start was cancelled")
             raise
         self._go(SupervisedState.RUNNING, "started")

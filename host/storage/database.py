@@ -74,7 +74,7 @@ class Database:
             for _ in range(READERS):
                 reader = await _reader(path)
                 readers.append(reader)
-        except BaseException:
+        except BaseException:  # what was opened is closed; raised again
             await cls(path, writer, readers).close()
             raise
         return cls(path, writer, readers)

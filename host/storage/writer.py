@@ -291,7 +291,7 @@ class Writer:
             connection.execute("SAVEPOINT operation")
             try:
                 results.append(operation(connection))
-            except Exception as error:
+            except Exception as error:  # the operation's own answer, whatever it is
                 if is_machine_failure(error):
                     raise  # the disk's refusal, not the operation's: everything of this batch fails
                 connection.execute("ROLLBACK TO operation")

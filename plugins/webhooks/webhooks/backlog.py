@@ -172,7 +172,7 @@ class Backlogs:
         backlog.waiting[message.id] = waiting  # known from here on, so that a second delivery of the event adds nothing
         try:
             await self._set(backlog.key(message.id), message)
-        except BaseException:
+        except BaseException:  # what is not kept does not wait; raised again
             backlog.forget(message.id)
             raise
         backlog.schedule(message.id, waiting)
@@ -222,7 +222,7 @@ class Backlogs:
         backlog.waiting[message.id] = waiting
         try:
             await self._set(backlog.key(message.id), fresh)
-        except BaseException:
+        except BaseException:  # what is not kept does not wait; raised again
             backlog.settle(entry)
             raise
         await self._kv.delete(backlog.done_key(entry))
