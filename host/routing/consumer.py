@@ -20,6 +20,7 @@ from host.errors import BusbarError
 from host.routing.admission import Admission, Target
 from host.routing.attempts import Attempts
 from host.routing.event_log import EventLog, Outcome, PendingRetry, Settlement, StoredEvent
+from host.routing.firings import Firings
 from host.routing.guard import BegunCall, Guard, Permit
 from host.routing.lanes import Lanes
 from host.routing.progress import Progress
@@ -38,7 +39,6 @@ MAX_AHEAD: Final = 65_536
 """Events settled above the cursor; with more the consumer waits for the one that holds the cursor."""
 MAX_RETRIES: Final = 10_000
 """Deliveries of one subscription that wait for their next attempt; with more it takes no new event."""
-SUPERSEDED: Final = "superseded: the schedule came due again"
 
 _log = structlog.get_logger(__name__)
 
@@ -99,6 +99,7 @@ class Consumer:
             rng=rng,
             letters_full=lambda: log.kept_letters(subscription.plugin) >= max_dead_letters,
         )
+        self._firings = Firings(self._attempts)
         self._lanes = Lanes(subscription.policy.order, subscription.policy.at_failure)
         self._progress = Progress(0)
         self._queue: deque[StoredEvent] = deque()
@@ -116,8 +117,6 @@ class Consumer:
         self._pumping = False
         self._group: asyncio.TaskGroup | None = None
         self._turn = asyncio.Event()
-        self._running: dict[int, asyncio.Task[None] | None] = {}
-        self._superseded: set[int] = set()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
 
@@ -191,12 +190,7 @@ class Consumer:
 
     def supersede(self, sequence: int) -> None:
         """Drop the delivery of a firing: cancelled where it runs, not tried (again) where it waits."""
-        if len(self._superseded) >= MAX_AHEAD:
-            self._superseded.clear()  # of firings that were settled meanwhile, and will never be asked for
-        self._superseded.add(sequence)
-        task = self._running.get(sequence)
-        if task is not None:
-            task.cancel()
+        self._firings.supersede(sequence)
 
     # -- what router and settlements call
 
@@ -433,22 +427,8 @@ class Consumer:
                 if not isinstance(error, BusbarError):
                     raise
                 return attempts.put_off(stored, attempt - 1, error.message, noted=sequence in self._retrying)
-        if self.subscription.name != SCHEDULES:
-            return await attempts.make(stored, attempt, permit, noted=sequence in self._retrying)
-        if sequence in self._superseded:
-            permit.give_back()
-            self._superseded.discard(sequence)
-            return attempts.drop(stored, attempt - 1, SUPERSEDED, noted=sequence in self._retrying)
-        self._running[sequence] = task = asyncio.current_task()
-        try:
-            return await attempts.make(stored, attempt, permit, noted=sequence in self._retrying)
-        except asyncio.CancelledError:
-            if sequence not in self._superseded or task is None or task.uncancel():
-                raise
-            return attempts.drop(stored, attempt, SUPERSEDED, noted=sequence in self._retrying)
-        finally:
-            self._superseded.discard(sequence)
-            del self._running[sequence]
+        make = self._firings.attempt if self.subscription.name == SCHEDULES else attempts.make
+        return await make(stored, attempt, permit, noted=sequence in self._retrying)
 
     async def _deliver_next(self, group: asyncio.TaskGroup, stored: StoredEvent) -> None:
         """Deliver an event that waited behind another of its lane."""
@@ -471,7 +451,7 @@ class Consumer:
         again = outcome is Outcome.RETRIED
         self._waiting_retries += again - settlement.noted
         self._progress.settle(stored.sequence)
-        self._superseded.discard(stored.sequence)
+        self._firings.settled(stored.sequence)
         self._settlements.add(self, settlement)
         self._settled.set()
         # What no runtime took was never tried: it keeps its place in any case.
