@@ -104,7 +104,7 @@ class Publishing:
 
     async def __aenter__(self):
         self.task = asyncio.create_task(self._publish())
-        await asyncio.sleep(0.1)
+        await had_by(self.host, "1.0.0")
         return self
 
     async def _publish(self):
@@ -114,11 +114,20 @@ class Publishing:
                 status, _ = await self.host.publish("ledger.entry", id_=id_, session=session)
                 assert status == 202
                 self.ids.append(id_)
-                await asyncio.sleep(0.002)
+                await asyncio.sleep(0.002)  # a rate that a worker keeps up with
 
     async def __aexit__(self, *_):
         self.task.cancel()
         await asyncio.wait((self.task,))
+
+
+async def had_by(host, version):
+    """Wait until a release has had an event."""
+
+    async def any_had():
+        return any(by == version for by, _ in entries(host))
+
+    await host.until(any_had)
 
 
 async def had(host, ids):
@@ -135,7 +144,7 @@ async def test_a_new_release_takes_over_and_no_event_is_lost_or_had_twice(host, 
         assert (status, answer["data"]["version"], answer["data"]["state"]) == (200, "2.0.0", "running"), answer
         assert answer["data"]["upgrade"]["state"] == "probation"
         assert answer["data"]["previousVersion"] == "1.0.0"
-        await asyncio.sleep(0.1)
+        await had_by(host, "2.0.0")
     found = await had(host, published.ids)
     assert len(found) == len(set(found))
     versions = [version for version, _ in entries(host)]
@@ -195,7 +204,7 @@ async def test_a_release_that_asks_for_more_waits_while_the_old_one_runs_on(host
 async def test_an_upgrade_survives_a_kill_of_the_host_at_any_moment(host, releases):
     for delay in (0.02, 0.1, 0.3, 0.6):
         asking = asyncio.create_task(upgrade(host, releases["second"]))
-        await asyncio.sleep(delay)
+        await asyncio.sleep(delay)  # not a wait: the moment of the kill is what is tried
         host.kill()
         with contextlib.suppress(aiohttp.ClientError):
             await asking
