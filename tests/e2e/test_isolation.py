@@ -262,7 +262,7 @@ async def test_a_blocked_worker_leaves_the_stack_that_blocked_it(host):
 
     async def known():
         health = await _health(host, "saboteur")
-        return "in block" in health["lastStack"] and "saboteur/__init__.py" in health["lastStack"]
+        return "in block" in health["lastStack"] and "saboteur/modes/hooks.py" in health["lastStack"]
 
     await host.until(known)
 

@@ -1,0 +1,30 @@
+"""Attempts on addresses and sockets."""
+
+import socket
+
+
+def connect(target: str) -> str:
+    """Connect to an address."""
+    address, _, port = target.rpartition(":")
+    with socket.create_connection((address, int(port)), timeout=2):
+        return "connected"
+
+
+def connect_unix(target: str) -> str:
+    """Connect to a Unix socket."""
+    with socket.socket(socket.AF_UNIX) as made:
+        made.connect(target)
+        return "connected"
+
+
+def datagram(target: str) -> str:
+    """Send one packet."""
+    address, _, port = target.rpartition(":")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+        return f"sent {made.sendto(b'sabotage', (address, int(port)))}"
+
+
+def listen(target: str) -> str:
+    """Listen on a port."""
+    with socket.create_server(("0.0.0.0", int(target))):  # noqa: S104 - the point
+        return "listening"
