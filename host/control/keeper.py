@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -24,6 +24,9 @@ from host.runtime.supervisor import SupervisedState
 from host.supply.installer import Release
 from plugin_sdk.clock import Clock
 from plugin_sdk.resilience import BreakerState
+
+AGAIN_SECONDS: Final = 1.0
+"""Wait before a plugin that could not be reconciled is looked at again."""
 
 _log = structlog.get_logger(__name__)
 
@@ -109,8 +112,16 @@ class Keeper:
             wanted = self._wanted
             record = self._registry.find(self.plugin)
             self._releases |= frozenset() if record is None else record.releases
-            await self._reconcile(record)
-            await self._forget_unused(self._registry.find(self.plugin))
+            try:
+                await self._reconcile(record)
+                await self._forget_unused(self._registry.find(self.plugin))
+            except Exception as error:  # noqa: BLE001 - logged; the other plugins' keepers must not end by it
+                # Such as a registry on a full disk: what runs runs on, and all is looked at again.
+                expected = isinstance(error, BusbarError)
+                _log.error("plugin_not_reconciled", plugin=self.plugin, reason=str(error), exc_info=not expected)
+                await asyncio.sleep(AGAIN_SECONDS)
+                self.poke(recheck=True)
+                continue
             self._done = wanted
             async with self._progress:
                 self._progress.notify_all()
@@ -244,7 +255,7 @@ class Keeper:
             await self._take_over(wanted)
         except BusbarError as error:
             _log.error("upgrade_failed", plugin=self.plugin, version=wanted.version, reason=error.message)
-            await self._registry.withdraw(self.plugin, UpgradeOutcome.FAILED, error.message)
+            await self._registry.withdraw(self.plugin, wanted.sha256, error.message)
 
     async def _take_over(self, wanted: PluginRecord) -> None:
         """Start the candidate, beside the current release where they can share the host, and hand over to it.
@@ -272,9 +283,16 @@ class Keeper:
         fresh.record = record
         self._identity, self._config_revision = identity_of(record), record.config_revision
         _log.info("plugin_upgraded", plugin=self.plugin, version=record.version)
-        await fresh.take_over(on_probation=record.probation_until is not None)
-        if old is not None:
-            await old.stop(0)
+        try:
+            await fresh.take_over(on_probation=record.probation_until is not None)
+        except BusbarError as error:
+            # The registry names it already: it is stopped and started as any other.
+            _log.error("deliveries_not_taken_over", plugin=self.plugin, reason=error.message)
+            await self._stop("it could not take the deliveries over")
+            self.poke()
+        finally:
+            if old is not None:
+                await asyncio.shield(old.stop(0))
 
     async def _while_wanted(self, work: Coroutine[Any, Any, None], wanted: PluginRecord) -> None:
         """Do work for the candidate for as long as it is wanted: a disable does not wait for a release that hangs.
@@ -309,9 +327,10 @@ class Keeper:
             self._going_back = ""
             return record
         if self._going_back and record.previous is not None:
-            reason, self._going_back = self._going_back, ""
-            _log.error("plugin_rolled_back", plugin=self.plugin, version=record.version, reason=reason)
-            return await self._registry.roll_back(self.plugin, reason)
+            _log.error("plugin_rolled_back", plugin=self.plugin, version=record.version, reason=self._going_back)
+            restored = await self._registry.roll_back(self.plugin, self._going_back)
+            self._going_back = ""
+            return restored
         if self._parts.clock.now().timestamp() >= record.probation_until:
             if self.hosted is not None:
                 await self.hosted.deliveries.drop_others()

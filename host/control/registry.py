@@ -199,17 +199,17 @@ class Registry:
             )
             return await self._save(record, remember=True)
 
-    async def withdraw(self, plugin: str, outcome: UpgradeOutcome, reason: str) -> PluginRecord:
-        """The candidate does not take over, because of `reason`; the current release stays.
+    async def withdraw(self, plugin: str, candidate: str, reason: str) -> None:
+        """The candidate of this hash does not take over, because of `reason`; the current release stays.
 
-        Raises:
-            PluginNotFoundError: it is not installed.
+        Nothing is done where the plugin is gone, or has another candidate by now.
         """
         async with self._changing:
-            record = self.get(plugin)
-            wanted = record.version if record.candidate is None else record.candidate.version
-            upgrade = self._upgrade(outcome, record.version, wanted, reason)
-            return await self._save(replace(record, candidate=None, last_upgrade=upgrade))
+            record = self._records.get(plugin)
+            if record is None or record.candidate is None or record.candidate.sha256 != candidate:
+                return
+            upgrade = self._upgrade(UpgradeOutcome.FAILED, record.version, record.candidate.version, reason)
+            await self._save(replace(record, candidate=None, last_upgrade=upgrade))
 
     async def roll_back(self, plugin: str, reason: str) -> PluginRecord:
         """The previous release is the current one again, because of `reason`.
