@@ -101,6 +101,7 @@ class HostedPlugin:
             target=self,
             timeout=limits.timeout,
             note_first=limits.isolation == "inline",
+            changed=self._changed,
         )
         self.health = Health()
         self._health_task: asyncio.Task[None] | None = None
@@ -244,6 +245,16 @@ class HostedPlugin:
                     evidence=breaker.reason,
                     next_action="probe" if breaker.next_attempt_at else "",
                     next_action_at=breaker.next_attempt_at,
+                )
+            if self.deliveries.broken:
+                name, broken = min(self.deliveries.broken.items(), key=lambda one: one[1].again_at)
+                return PluginStatus(
+                    PluginState.DEGRADED,
+                    since=broken.since,
+                    cause=f"nothing is delivered to {name}",
+                    evidence=broken.reason,
+                    next_action="begin anew from the last cursor",
+                    next_action_at=broken.again_at,
                 )
             unmet = self._unmet()
             if unmet:
