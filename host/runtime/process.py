@@ -35,9 +35,10 @@ from host.runtime.runtime import Launch, RuntimeSnapshot
 from host.runtime.sandbox import Prepared
 from host.runtime.worker_lines import WorkerLines
 from host.runtime.workshop import Workshop
-from plugin_sdk.calls import Health, HealthCall, HookCall, Request, Response, StopCall
+from plugin_sdk.calls import Health, HealthCall, HookCall, Request, Response, ServiceCall, StopCall
 from plugin_sdk.context import HostPort
 from plugin_sdk.errors import (
+    ArgumentsError,
     DeadLetter,
     Drop,
     HostError,
@@ -134,6 +135,7 @@ class WorkerRuntime:
         self._number = 0
         self._calls: dict[int, asyncio.Future[Any] | _Told] = {}
         self._given_up: dict[int, float] = {}
+        self._leaving: dict[int, asyncio.Future[None]] = {}
         self._requests = Requests(
             launch.plugin,
             port,
@@ -257,7 +259,7 @@ class WorkerRuntime:
             started=self._started,
             pid=pid,
             rss_bytes=_rss(pid),
-            in_flight=len(self._calls),
+            in_flight=len(self._calls) + len(self._leaving),
             silent_for=0.0 if self._holds else now - self._heard_at,
             overdue_for=max((now - since for since in self._given_up.values()), default=0.0),
             sandbox=dict(self._parts),
@@ -290,11 +292,25 @@ class WorkerRuntime:
         try:
             value = await answer
         except asyncio.CancelledError:
-            self._give_up(number)
+            if isinstance(call, ServiceCall | Request):
+                await self._see_out(number)
+            else:
+                self._give_up(number)
             raise
         if value is None:
             return None
         return _decoded(call, value)
+
+    async def _see_out(self, number: int) -> None:
+        """Cancel a call that somebody waited for, and stay until its hook has ended, or the worker.
+
+        However long it goes on, it is not overdue: whoever may call must not be able to have the worker killed. What
+        bounds such calls is the place in the guard that each of them holds meanwhile.
+        """
+        if self._calls.pop(number, None) is not None:
+            over = self._leaving[number] = self._loop.create_future()
+            self._wire.send(Cancel(number))
+            await over
 
     def begin(self, call: HookCall, ended: Callable[[BaseException | None], None]) -> Callable[[], None] | None:
         """Enter a hook whose answer nobody needs; as `Runtime.begin`."""
@@ -363,7 +379,10 @@ class WorkerRuntime:
     def _answered(self, number: int) -> asyncio.Future[Any] | _Told | None:
         """Who waits for the answer to this call, if anyone still does."""
         answer = self._calls.pop(number, None)
-        if answer is None and self._given_up.pop(number, None) is None:
+        if answer is None and (over := self._leaving.pop(number, None)) is not None:
+            if not over.done():
+                over.set_result(None)
+        elif answer is None and self._given_up.pop(number, None) is None:
             self._broken(f"an answer to a call {number} that nobody made")
         return None if answer is None or answer.done() else answer
 
@@ -435,6 +454,10 @@ class WorkerRuntime:
         self._requests.close()
         calls, self._calls = self._calls, {}
         self._given_up.clear()
+        for over in self._leaving.values():
+            if not over.done():
+                over.set_result(None)
+        self._leaving.clear()
         for answer in calls.values():
             if not answer.done():
                 answer.set_exception(WorkerDiedError(f"{self._launch.plugin}: {reason.evidence}"))
@@ -453,6 +476,8 @@ def _error(message: Raised) -> Exception:
             return Drop(message.reason)
         case "dead-letter":
             return DeadLetter(message.reason)
+        case "arguments":
+            return ArgumentsError(message.reason, message.name)
         case "host":
             return HostError(message.reason, message.name)
         case _:

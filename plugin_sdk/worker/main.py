@@ -26,6 +26,7 @@ import msgspec
 from plugin_sdk.calls import EventCall, FiringCall
 from plugin_sdk.context import Session
 from plugin_sdk.errors import (
+    ArgumentsError,
     DeadLetter,
     DescriptionError,
     Drop,
@@ -404,6 +405,8 @@ def _raised(number: int, error: BaseException) -> Raised:
             return Raised(number, "drop", reason)
         case DeadLetter():
             return Raised(number, "dead-letter", reason)
+        case ArgumentsError():
+            return Raised(number, "arguments", reason, name=error.word)
         case HostError():
             return Raised(number, "host", reason, name=error.word, traceback=_traceback(error))
         case InvalidEventError():

@@ -115,7 +115,10 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class Raised(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """What a hook raised: `kind` is retry, drop, dead-letter, host or failure, `name` the exception's or the code."""
+    """What a hook raised, by its `kind`, with `name` the exception's or the code.
+
+    Kinds are retry, drop, dead-letter, arguments (the caller's mistake), host and failure.
+    """
 
     id: int
     kind: str
