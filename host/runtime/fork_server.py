@@ -26,8 +26,8 @@ MAX_FORKING: Final = 16
 """Requests to fork that are open at once: they fit into the socket, and more would not start sooner."""
 
 ARENAS: Final = "2"
-"""Parts of the heap (glibc) in each worker. By default, nearly every thread reserves one of 64 MiB: ten threads would use
-up a worker's address space, and those that hang in one kind of hook leave none to be started for another."""
+"""Parts of the heap (glibc) in each worker. By default nearly every thread reserves one of 64 MiB: ten would use up the
+address space of a worker, and those that hang in one kind of hook would leave none to start one for another."""
 # -I: no environment, no user site, no current directory; -S: no site, so no .pth runs; -B: no bytecode written.
 _BOOT: Final = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
