@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from plugin_sdk.errors import DeadLetter, Drop, HostError, InvalidEventError, Retry
+from plugin_sdk.errors import ArgumentsError, DeadLetter, Drop, HostError, InvalidEventError, Retry
 from plugin_sdk.worker.wire import MAX_LINE, MAX_NAME, MAX_PAYLOAD, MAX_TRACEBACK, MAX_WAIT, Raised, Reply
 
 _SDK: Final = "/plugin_sdk/"
@@ -59,6 +59,8 @@ def _raised(number: int, error: BaseException) -> Raised:
             return Raised(number, "drop", text(error.reason))
         case DeadLetter():
             return Raised(number, "dead-letter", text(error.reason))
+        case ArgumentsError():
+            return Raised(number, "arguments", text(error), name=text(error.word, MAX_NAME))
         case HostError():
             word = text(error.word, MAX_NAME)
             return Raised(number, "host", text(error), name=word, traceback=trace(error))

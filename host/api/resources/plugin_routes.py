@@ -10,6 +10,7 @@ from host.api.endpoint import PARTS, Endpoint, header_text, read_bounded
 from host.api.errors import NotFoundError
 from host.control.administration import Administration
 from host.control.errors import CallFailedError
+from host.routing.caller_guard import party
 from host.runtime.errors import HookFailedError
 from plugin_sdk.calls import Request, Response
 from plugin_sdk.errors import HostError
@@ -70,7 +71,7 @@ class PluginRoutes:
             body=await read_bounded(request, MAX_BODY),
         )
         try:
-            answer: Response = await hosted.serve(found, "handle_request")
+            answer: Response = await hosted.serve(found, "handle_request", caller=party(request.remote or ""))
         except (HookFailedError, HostError) as error:
             raise CallFailedError(f"{plugin} failed at this request: {type(error).__name__}") from None
         headers = {name: value for name, value in answer.headers.items() if name.lower() not in DROPPED}
