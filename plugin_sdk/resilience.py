@@ -462,11 +462,12 @@ class TokenBucket:
     def reserve(self, longest: float, count: float = 1.0) -> float | None:
         """Take `count` that will be there within `longest` seconds; the seconds to wait for them, or None."""
         now = self._now()
-        full_at = max(self._full_at, now) + count / self.rate
-        wait = max(0.0, full_at - now - self.burst / self.rate)
+        ahead = max(0.0, self._full_at - now)
+        # In one division: a full bucket must give all of its burst, whatever rounding makes of the clock's seconds.
+        wait = max(0.0, ahead + (count - self.burst) / self.rate)
         if wait > longest:
             return None
-        self._full_at = full_at
+        self._full_at = now + ahead + count / self.rate
         return wait
 
 
