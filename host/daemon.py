@@ -7,9 +7,9 @@ import contextlib
 import importlib.metadata
 import os
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -41,6 +41,7 @@ from host.control.services import Services
 from host.control.watch_files import watch_publishers, watch_releases
 from host.errors import BusbarError
 from host.observe.audit import Audit
+from host.observe.background_parts import BackgroundParts
 from host.observe.logging import PluginLogs
 from host.observe.metrics import Metrics, RequestCounts
 from host.routing.bus import Bus
@@ -154,6 +155,7 @@ class _Builder:
         self._state = settings.storage.directory.absolute()
         self._stopping = asyncio.Event()
         self._egress = EgressBroker()
+        self._background_parts = BackgroundParts(clock)
         self._reconciler: Reconciler | None = None
 
     async def build(self) -> Daemon:
@@ -162,7 +164,9 @@ class _Builder:
         daemon = await self._listen(core, hosting)
         folder = self._settings.supply.drop_in_directory
         if folder is not None:
-            self._background(install_drop_ins(folder, hosting.installation, core.registry), "drop-ins")
+            self._background(
+                lambda: install_drop_ins(folder, hosting.installation, core.registry), "drop-ins", ends=True
+            )
         _log.info("started", address=daemon.address, plugins=len(core.registry.all()))
         return daemon
 
@@ -190,13 +194,13 @@ class _Builder:
             _log.warning("orphaned_releases_removed", releases=orphans)
         log = await SQLiteLog.open(database, clock)
         settlements = Settlements(log)
-        self._background(settlements.run(), "settlements", before_cancel=settlements.flushed)
+        self._background(settlements.run, "settlements", before_cancel=settlements.flushed)
         router = Router(log)
         scheduler = Scheduler(database, log, clock, cancels=ConsumerCancels(router))
         scheduler.start()
         stack.push_async_callback(scheduler.stop)
         bus, budget = self._ingress(log)
-        self._background(RetryClock(log, router, clock).run(), "retry clock")
+        self._background(RetryClock(log, router, clock).run, "retry clock")
         return _Core(
             database=database,
             audit=Audit(database, clock),
@@ -226,7 +230,7 @@ class _Builder:
         )
         rate = TokenBucket(settings.rate, max(1.0, settings.rate), self._clock.monotonic) if settings.rate else None
         bus = Bus(log, max_body=self._settings.server.event_body, budget=budget, rate=rate)
-        self._background(budget.run(), "log budget")
+        self._background(budget.run, "log budget")
         return bus, budget
 
     async def _hosting(self, core: _Core) -> _Hosting:
@@ -269,10 +273,8 @@ class _Builder:
         parts = self._parts(core, workshop, services, dependencies)
         self._stack.push_async_callback(reconciler.stop)
         await clear_leftovers(core.registry, core.log, core.replays, core.scheduler)
-        started = asyncio.Event()
-        self._background(reconciler.run(started), "reconciler")
-        await started.wait()
-        self._background(watch_releases(core.store.releases, core.registry, reconciler), "release watch")
+        await self._reconcile(reconciler)
+        self._background(lambda: watch_releases(core.store.releases, core.registry, reconciler), "release watch")
         administration = Administration(
             registry=core.registry,
             reconciler=reconciler,
@@ -298,6 +300,17 @@ class _Builder:
         )
         return _Hosting(workshop.fork_server, reconciler, administration, installation, indexes, services)
 
+    async def _reconcile(self, reconciler: Reconciler) -> None:
+        """Have plugins run as the registry wants them; returns once each was looked at."""
+        started = asyncio.Event()
+        # Its keepers hold what runs; a second life would know nothing of that.
+        task = self._background(lambda: reconciler.run(started), "reconciler", again=False)
+        waiting = asyncio.create_task(started.wait(), name="reconciler started")
+        await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
+        if not started.is_set():
+            waiting.cancel()
+            raise BusbarError("the reconciler ended before the plugins were looked at: the log says why")
+
     async def _trust(self, core: _Core) -> None:
         """Take the publishers of files, now and whenever one is saved."""
         folder = self._settings.supply.publishers_directory
@@ -308,7 +321,7 @@ class _Builder:
         else:
             _log.info("publishers_loaded", taken=await load_drop_ins(core.trust, folder))
         if folder.is_dir():
-            self._background(watch_publishers(folder, core.trust), "publisher watch")
+            self._background(lambda: watch_publishers(folder, core.trust), "publisher watch")
 
     async def _workshop(self) -> Workshop:
         """What workers are made with."""
@@ -317,7 +330,7 @@ class _Builder:
         fork_server = ForkServer(sdk_path)
         self._stack.push_async_callback(fork_server.stop)
         data_watch = DataWatch()
-        self._background(data_watch.run(), "data watch")
+        self._background(data_watch.run, "data watch")
         limits = settings.limits
         return Workshop(
             fork_server=fork_server,
@@ -386,17 +399,25 @@ class _Builder:
         metrics.register(counts.metrics)
         inbound = InboundWebhooks(core.registry, core.bus, hosting.reconciler.hosted, self._clock)
         metrics.register(lambda: webhook_metrics(inbound))
+        metrics.register(self._background_parts.metrics)
         metrics.register(
             HostMetrics(core.registry, hosting.reconciler, core.bus, core.budget, core.log, self._egress).metrics
         )
         table = endpoints(
             Behind(
                 administration=hosting.administration,
-                alerts=Alerts(core.registry, hosting.reconciler, core.trust, core.budget),
+                alerts=Alerts(core.registry, hosting.reconciler, core.trust, core.budget, self._background_parts),
                 installation=hosting.installation,
                 audit=core.audit,
                 bus=core.bus,
-                checks=HostChecks(core.database, core.budget, core.registry, hosting.reconciler, hosting.fork_server),
+                checks=HostChecks(
+                    core.database,
+                    core.budget,
+                    core.registry,
+                    hosting.reconciler,
+                    hosting.fork_server,
+                    self._background_parts,
+                ),
                 dead_letters=DeadLetters(core.log, core.router, core.audit),
                 inbound=inbound,
                 indexes=hosting.indexes,
@@ -443,11 +464,16 @@ class _Builder:
             raise StateBusyError(f"another daemon uses {self._state}: stop it, or set storage.directory") from None
 
     def _background(
-        self, work: Any, name: str, *, before_cancel: Callable[[], Any] | None = None
+        self,
+        run: Callable[[], Awaitable[None]],
+        name: str,
+        *,
+        before_cancel: Callable[[], Awaitable[None]] | None = None,
+        ends: bool = False,
+        again: bool = True,
     ) -> asyncio.Task[None]:
-        """Run a part's own loop until the host stops; one that ends by an error ends nothing silently."""
-        task = asyncio.create_task(work, name=name)
-        task.add_done_callback(_complain)
+        """Run a part's own loop until the host stops; `ends` and `again` as in `BackgroundParts.start`."""
+        task = self._background_parts.start(name, run, ends=ends, again=again)
 
         async def end() -> None:
             if before_cancel is not None:
@@ -489,8 +515,3 @@ class StateBusyError(BusbarError):
     """Another daemon has the state folder."""
 
     code = "state_busy"
-
-
-def _complain(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and task.exception() is not None:
-        _log.error("part_ended", part=task.get_name(), exc_info=task.exception())
