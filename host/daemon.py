@@ -32,6 +32,7 @@ from host.control.key_values import KeyValues
 from host.control.leftovers import clear_leftovers
 from host.control.plugin_port import PluginPort
 from host.control.policies import Policies
+from host.control.purges import Purges
 from host.control.reconciler import Reconciler
 from host.control.records import PluginRecord
 from host.control.registry import Registry
@@ -54,7 +55,7 @@ from host.routing.settlements import Settlements
 from host.routing.sqlite_log import SQLiteLog
 from host.runtime.data_watch import DataWatch
 from host.runtime.egress import EgressBroker
-from host.runtime.examiner import WorkerExaminer
+from host.runtime.examiner import EXAMINED, WorkerExaminer
 from host.runtime.fork_server import ForkServer
 from host.runtime.inline import InlineRuntime
 from host.runtime.loop_watch import LoopWatch
@@ -153,6 +154,7 @@ class _Builder:
         self._stack = stack
         self._rng = random.Random()  # noqa: S311 - jitter, not secrets
         self._state = settings.storage.directory.absolute()
+        self._data = self._state / "data"
         self._stopping = asyncio.Event()
         self._egress = EgressBroker()
         self._background_parts = BackgroundParts(clock)
@@ -254,6 +256,8 @@ class _Builder:
             max_wheel=settings.server.wheel,
         )
         await self._trust(core)
+        purges = Purges(core.database, self._data)
+        await purges.resume()
         gate = ReleaseGate(core.registry, installer, core.audit, core.bus)
         reconciler = Reconciler(
             KeeperParts(
@@ -261,6 +265,7 @@ class _Builder:
                 admit=gate.admit,
                 host=lambda record, release, changed: HostedPlugin(record, release, parts, changed),
                 forget=installer.forget,
+                clear=purges.clear,
                 grace=settings.server.drain,
                 probation=settings.supply.probation,
                 clock=clock,
@@ -282,6 +287,8 @@ class _Builder:
             log=core.log,
             replays=core.replays,
             scheduler=core.scheduler,
+            purges=purges,
+            logs=core.logs,
             audit=core.audit,
             validate_config=lambda release, config: examiner.validate_config(self._examined(release), config),
         )
@@ -384,7 +391,7 @@ class _Builder:
             dependencies=dependencies,
             make_runtime=make_runtime,
             make_port=make_port,
-            data=self._state / "data",
+            data=self._data,
             logs=core.logs,
             clock=self._clock,
             rng=self._rng,
@@ -504,7 +511,7 @@ class _Builder:
             memory=max(limits.memory, CHECK_MEMORY),
             concurrency=limits.concurrency,
             timeout=limits.timeout,
-            data_folder=self._state / "data" / ".examined" / release.plugin,
+            data_folder=self._data / EXAMINED / release.plugin,
             dependencies=release.dependencies,
             cold_start=release.cold_start,
             digests=release.digests,

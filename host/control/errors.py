@@ -144,6 +144,13 @@ class PolicyRefusedError(ControlError):
     kind = ErrorKind.UNPROCESSABLE
 
 
+class PurgeUnfinishedError(ControlError):
+    """What a purged plugin left on the disk could not be removed; it is tried again."""
+
+    code = "purge_unfinished"
+    kind = ErrorKind.UNAVAILABLE
+
+
 class NothingToReplayError(ControlError):
     """The log has no event of the time that is to be replayed."""
 

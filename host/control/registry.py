@@ -10,10 +10,11 @@ from typing import Any, Final
 
 import structlog
 
-from host.control import key_values
+from host.control import key_values, purges
 from host.control.errors import PluginNotFoundError, RegistryTamperedError
 from host.control.records import Origin, PluginRecord, ReleaseRecord, Upgrade, UpgradeOutcome
 from host.control.registry_rows import SAVE, SELECT, record_of, row_of
+from host.routing import replay_store
 from host.storage.database import Database
 from host.storage.errors import SealBrokenError
 from host.storage.keyring import Keyring
@@ -299,18 +300,23 @@ class Registry:
             return await self._save(replace(self.get(plugin), **changes))
 
     async def remove(self, plugin: str, *, purge: bool) -> None:
-        """Forget a plugin; `purge` drops its keys and values too, and which version and publisher it had.
+        """Forget a plugin; `purge` drops its keys, values and replays too, and which version and publisher it had.
+
+        Its data folder is owed to `Purges` from then on. A plugin that was uninstalled before can still be purged.
 
         Raises:
-            PluginNotFoundError: it is not installed.
+            PluginNotFoundError: it is not installed, and nothing is left of it.
         """
         async with self._changing:
-            self.get(plugin)
+            if plugin not in self._records and (not purge or await self.history(plugin) is None):
+                raise PluginNotFoundError(plugin)
 
             def write(connection: sqlite3.Connection) -> None:
                 connection.execute("DELETE FROM plugins WHERE id = ?", (plugin,))
                 if purge:
                     key_values.purge(connection, plugin)
+                    replay_store.purge(connection, plugin)
+                    purges.owe(connection, plugin)
                     connection.execute("DELETE FROM plugin_history WHERE id = ?", (plugin,))
 
             await self._write(write)

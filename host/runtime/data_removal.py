@@ -21,23 +21,24 @@ ASIDE: Final = ".removed-"
 _OPEN: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def set_aside(data: Path, name: str) -> bool:
-    """Take what is called `name` out of the folder of data folders, in one step; whether there was anything.
+def set_aside(data: Path, name: str) -> str:
+    """Give what is called `name` among the data folders another name, in one step; which, or "" where there is none.
 
     Raises:
         OSError: it could not be renamed.
     """
+    aside = f"{ASIDE}{name.lstrip('.')}-{secrets.token_hex(8)}"
     try:
         # Beside it, not below another folder: a move to elsewhere would need the right to change the folder itself.
-        (data / name).rename(data / f"{ASIDE}{name.lstrip('.')}-{secrets.token_hex(8)}")
+        (data / name).rename(data / aside)
     except FileNotFoundError:
-        return False
+        return ""
     _sync(data)
-    return True
+    return aside
 
 
-def remove_aside(data: Path) -> int:
-    """Remove all that was set aside, after a crash as well; how many could not be, of which the next call is one more.
+def remove_aside(data: Path, only: str = ASIDE) -> int:
+    """Remove all that was set aside and begins with `only`, after a crash as well; how many could not be removed.
 
     Raises:
         OSError: the folder of data folders cannot be read.
@@ -49,7 +50,7 @@ def remove_aside(data: Path) -> int:
     left = 0
     try:
         for name in os.listdir(parent):  # noqa: PTH208 - of the open folder, whatever stands in its place by now
-            if not name.startswith(ASIDE):
+            if not name.startswith(only):
                 continue
             try:
                 _remove(parent, name)
