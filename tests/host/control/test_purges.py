@@ -130,6 +130,6 @@ async def test_a_folder_that_cannot_be_removed_is_said_and_is_in_nobodys_reach(r
         patched.setattr(os, "unlink", refusing)
         with pytest.raises(PurgeUnfinishedError, match="1 data folders are out of every plugin's reach"):
             await purges.sweep()
-    assert [name for name in names(data) if name != "other"][0].startswith(ASIDE)
+    assert next(name for name in names(data) if name != "other").startswith(ASIDE)
     await purges.sweep()
     assert names(data) == ["other"]
