@@ -46,6 +46,7 @@ class _Worker:
     """One worker. `written` is what it had written when the last count began, `wrote` whether that was news."""
 
     pid: int
+    inbox: int
     cut: Callable[[str], None]
     unseen: Callable[[str], None]
     written: int = 0
@@ -99,20 +100,27 @@ class DataWatch:
         self._number = 0
 
     def add(
-        self, folder: Path, quota: int, pid: int, *, cut: Callable[[str], None], unseen: Callable[[str], None]
+        self,
+        folder: Path,
+        quota: int,
+        pid: int,
+        inbox: int,
+        *,
+        cut: Callable[[str], None],
+        unseen: Callable[[str], None],
     ) -> Callable[[], None]:
         """Watch what a worker keeps in `folder`, and beside it; answers how to stop watching.
 
-        Workers that share a folder, as during an upgrade, share the quota, and are cut together. `cut` is called
-        with why, at most once. `unseen` is called, at most once, where this machine does not let the host see which
-        files the worker holds: then only the folder is counted.
+        `inbox` is the host's descriptor of the socket to it. Workers that share a folder, as during an upgrade, share
+        the quota, and are cut together. `cut` is called with why, at most once. `unseen` is called, at most once,
+        where this machine does not let the host see which files the worker holds: then only the folder is counted.
         """
         self._number += 1
         number = self._number
         path = Path(os.path.realpath(folder))
         watched = self._folders.setdefault(path, _Folder(path, quota))
         watched.quota = quota
-        watched.workers[number] = _Worker(pid, cut, unseen)
+        watched.workers[number] = _Worker(pid, inbox, cut, unseen)
 
         def forget() -> None:
             watched.workers.pop(number, None)
@@ -215,7 +223,7 @@ class _Look:
         """
         thorough = worker.wrote or now >= worker.thorough_at
         try:
-            found = held_bytes(worker.pid, self.folder.path, thorough=thorough)
+            found = held_bytes(worker.pid, self.folder.path, worker.inbox, thorough=thorough)
         except HiddenError as error:
             if worker.seen:
                 raise

@@ -47,11 +47,12 @@ def written(pid: int) -> int | None:
     return int(rest.split(maxsplit=1)[0]) if found else None
 
 
-def held_bytes(pid: int, folder: Path, *, thorough: bool) -> int:
+def held_bytes(pid: int, folder: Path, inbox: int, *, thorough: bool) -> int:
     """Bytes of the files that a process has removed and holds; none where it has ended.
 
-    `folder` is its data folder, without links on the way. What costs more is looked at where `thorough`: files that
-    are mapped alone, and descriptors that are under way in a socket.
+    `folder` is its data folder, without links on the way, and `inbox` the host's own descriptor of the socket to it.
+    What costs more is looked at where `thorough`: files that are mapped alone, and descriptors that are under way in
+    a socket, between its own or to the host.
 
     Raises:
         HiddenError: the host may not look.
@@ -61,7 +62,8 @@ def held_bytes(pid: int, folder: Path, *, thorough: bool) -> int:
         held = _descriptors(pid)
         if thorough:
             _mapped(pid, os.fsencode(folder) + b"/", held)
-            _under_way(pid, held.sockets)
+            _under_way(f"/proc/{pid}/fdinfo", held.sockets)
+            _under_way("/proc/self/fdinfo", [str(inbox)])
     except (FileNotFoundError, ProcessLookupError):
         return 0
     except PermissionError:
@@ -114,11 +116,11 @@ def _is_there(path: bytes, inode: int) -> bool:
     return False
 
 
-def _under_way(pid: int, sockets: list[str]) -> None:
+def _under_way(folder: str, sockets: list[str]) -> None:
     """Refuse descriptors that were sent to a socket and not received: what they are of is nowhere to be seen."""
     for name in sockets:
         with contextlib.suppress(FileNotFoundError):
-            for line in Path(f"/proc/{pid}/fdinfo/{name}").read_bytes().splitlines():
+            for line in Path(folder, name).read_bytes().splitlines():
                 if line.startswith(b"scm_fds:") and int(line.split()[1]):
                     raise UncountableError("it keeps open files in the queue of a socket, where nobody can count them")
 

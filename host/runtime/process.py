@@ -130,7 +130,7 @@ class WorkerRuntime:
         self._wire: Wire[FromWorker]
         self._open = False
         self._child: Child | None = None
-        self._confined_as: Prepared | None = None
+        self._watch_confined: Callable[[], None] = lambda: None
         self._cpu: CpuWatch | None = None
         self._parts: dict[str, str] = {}
         self._started = self._cold_start = ""
@@ -180,7 +180,8 @@ class WorkerRuntime:
         finally:
             theirs.close()
             os.close(their_errors)
-        self._child, self._confined_as = child, prepared
+        self._child = child
+        self._watch_confined = partial(self._watch_data, child.pid, mine.fileno(), prepared)
         self._cpu = CpuWatch(launch.plugin, child.pid)
         self._started, self._cold_start = ("cold" if prepared.cold_start else "forked"), prepared.cold_start
         self._wire = Wire(FromWorker, self._received, self._lost, mine.fileno())
@@ -206,7 +207,7 @@ class WorkerRuntime:
             await asyncio.wait((self.exited,), timeout=EXIT_SECONDS)
             raise
 
-    def _watch_data(self, pid: int, prepared: Prepared) -> None:
+    def _watch_data(self, pid: int, inbox: int, prepared: Prepared) -> None:
         """Have what the worker keeps on the disk watched; in a folder that is full already it may add nothing."""
         quota = self._workshop.sandbox.policy.data
         watch = self._workshop.data_watch
@@ -215,7 +216,7 @@ class WorkerRuntime:
         if watch is not None:
             most = quota if prepared.used <= quota else prepared.used + CLEARING
             self._closing.callback(
-                watch.add(self._launch.data_folder, most, pid, cut=self.kill, unseen=self._data_unseen)
+                watch.add(self._launch.data_folder, most, pid, inbox, cut=self.kill, unseen=self._data_unseen)
             )
 
     def _data_unseen(self, why: str) -> None:
@@ -383,9 +384,8 @@ class WorkerRuntime:
             self._broken("it says a second time how it is confined")
             return
         self._parts = {**message.parts, **self._parts}
-        if self._confined_as is not None:
-            # Not before: while a worker changes its user, the host may not see what it holds.
-            self._watch_data(self._child.pid, self._confined_as)
+        # Not before: while a worker changes its user, the host may not see what it holds.
+        self._watch_confined()
         door = self._workshop.fork_server.door(self._child)
         if door is None:
             return

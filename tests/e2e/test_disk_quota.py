@@ -1,6 +1,7 @@
 """What plugins keep on the disk of a real daemon: who takes too much is ended, and a purge leaves nothing."""
 
 import asyncio
+import os
 import uuid
 from pathlib import Path
 
@@ -123,7 +124,9 @@ async def test_a_worker_that_takes_more_of_the_disk_than_its_quota_is_ended(host
         return host.logged("plugin_runtime_ended")[seen:]
 
     first = (await host.until(ended))[0]
-    assert (first["plugin"], first["cause"]) == ("saboteur", "disk quota"), first
+    # What its owner has closed is open to root alone; to any other host it is what cannot be counted.
+    cause = "uncountable data" if mode == "closed" and os.geteuid() else "disk quota"
+    assert (first["plugin"], first["cause"]) == ("saboteur", cause), first
     if mode == "unlinked":
         assert "of them in files that it removed and still holds" in first["evidence"]
     await host.until(lambda: _given_up(host, id_))

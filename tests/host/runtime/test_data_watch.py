@@ -25,7 +25,7 @@ class Watched:
         self.cuts = []
         self.unseen = []
         self.told = asyncio.Event()
-        self.forget = watch.add(folder, quota, pid, cut=self._cut, unseen=self._unseen)
+        self.forget = watch.add(folder, quota, pid, -1, cut=self._cut, unseen=self._unseen)
 
     def _cut(self, why):
         self.cuts.append(why)

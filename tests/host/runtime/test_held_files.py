@@ -32,8 +32,8 @@ def removed(folder):
     os.close(descriptor)
 
 
-def held(folder, *, thorough=False):
-    return held_bytes(os.getpid(), folder, thorough=thorough)
+def held(folder, *, thorough=False, inbox=-1):
+    return held_bytes(os.getpid(), folder, inbox, thorough=thorough)
 
 
 def test_a_removed_file_that_is_open_is_counted_once_and_a_file_with_a_name_is_not(folder, removed):
@@ -132,12 +132,22 @@ def test_files_on_their_way_through_a_socket_cannot_be_counted(folder, removed):
         os.close(received)
 
 
+def test_files_that_were_sent_to_a_host_that_does_not_read_cannot_be_counted(folder, removed):
+    mine, theirs = socket.socketpair()
+    with mine, theirs, subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as worker:
+        assert held_bytes(worker.pid, folder, mine.fileno(), thorough=True) == 0
+        socket.send_fds(theirs, [b"x"], [removed])
+        with pytest.raises(UncountableError, match="in the queue of a socket"):
+            held_bytes(worker.pid, folder, mine.fileno(), thorough=True)
+        worker.kill()
+
+
 def test_who_has_ended_holds_nothing(folder):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
-    assert held_bytes(ended.pid, folder, thorough=True) == 0  # not reaped yet
+    assert held_bytes(ended.pid, folder, -1, thorough=True) == 0  # not reaped yet
     ended.wait()
-    assert held_bytes(ended.pid, folder, thorough=True) == 0
+    assert held_bytes(ended.pid, folder, -1, thorough=True) == 0
     assert written(ended.pid) is None
 
 
