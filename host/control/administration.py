@@ -76,21 +76,23 @@ class Administration:
 
         Raises:
             PluginNotFoundError: it is not installed, and nothing is left of it that could be purged.
+            PluginLeavingError: somebody else uninstalls it already.
             PurgeUnfinishedError: its data is in nobody's reach any more, but could not be removed altogether.
         """
-        await self._registry.remove(plugin, purge=purge)
-        await self._reconciler.settled(plugin)
-        await self._scheduler.forget(plugin)
-        await self._replays.cancel_all(plugin)
-        if purge:
-            await self._log.forget(plugin)
-            self._logs.forget(plugin)
-        else:
-            await self._log.retire(plugin, ())  # a cursor that nobody moves would hold the log for ever
-        await self._done("plugin.uninstall", plugin, actor, {"purge": purge})
-        if purge:
-            await self._purges.clear(plugin)
-            await self._purges.sweep()
+        with self._registry.leaving(plugin):
+            await self._registry.remove(plugin, purge=purge)
+            await self._reconciler.settled(plugin)
+            await self._scheduler.forget(plugin)
+            await self._replays.cancel_all(plugin)
+            if purge:
+                await self._log.forget(plugin)
+                self._logs.forget(plugin)
+            else:
+                await self._log.retire(plugin, ())  # a cursor that nobody moves would hold the log for ever
+            await self._done("plugin.uninstall", plugin, actor, {"purge": purge})
+            if purge:
+                await self._purges.clear(plugin)
+                await self._purges.sweep()
 
     # -- desired state
 

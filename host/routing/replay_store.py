@@ -150,11 +150,6 @@ class ReplayStore:
         await self._database.write(lambda connection: connection.execute(_CANCEL_ALL, (now, plugin)).rowcount)
 
 
-def purge(connection: sqlite3.Connection, plugin: str) -> None:
-    """Forget all replays of a plugin, as part of the caller's transaction."""
-    connection.execute("DELETE FROM replays WHERE plugin = ?", (plugin,))
-
-
 def _record(row: sqlite3.Row) -> ReplayRecord:
     found = dict(row)
     return ReplayRecord(

@@ -6,7 +6,6 @@ import pytest
 
 from host.control.errors import PluginNotFoundError, PurgeUnfinishedError
 from host.control.purges import Purges
-from host.routing.replay_store import ReplayStore
 from host.runtime.data_removal import ASIDE
 from host.storage.database import Database
 
@@ -71,16 +70,6 @@ async def test_what_was_uninstalled_can_still_be_purged_and_then_no_more(rig, pu
     assert await rig.registry.history("shop") is None
     with pytest.raises(PluginNotFoundError):
         await rig.registry.remove("shop", purge=True)
-
-
-async def test_replays_go_with_a_purge_and_stay_without_one(rig):
-    replays = ReplayStore(rig.database, rig.clock)
-    await rig.install("shop")
-    await replays.add("shop", None, (1, 2), (None, None), (), actor="ada")
-    await rig.registry.remove("shop", purge=False)
-    assert (await replays.all("shop", 0, 9))[1] == 1
-    await rig.registry.remove("shop", purge=True)
-    assert (await replays.all("shop", 0, 9))[1] == 0
 
 
 @pytest.mark.parametrize("stopped", ["before the folder was taken away", "before it was removed"])
