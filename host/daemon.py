@@ -7,9 +7,9 @@ import contextlib
 import importlib.metadata
 import os
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -32,6 +32,7 @@ from host.control.key_values import KeyValues
 from host.control.leftovers import clear_leftovers
 from host.control.plugin_port import PluginPort
 from host.control.policies import Policies
+from host.control.purges import Purges
 from host.control.reconciler import Reconciler
 from host.control.records import PluginRecord
 from host.control.registry import Registry
@@ -41,6 +42,7 @@ from host.control.services import Services
 from host.control.watch_files import watch_publishers, watch_releases
 from host.errors import BusbarError
 from host.observe.audit import Audit
+from host.observe.background_parts import BackgroundParts
 from host.observe.logging import PluginLogs
 from host.observe.metrics import Metrics, RequestCounts
 from host.routing.bus import Bus
@@ -53,7 +55,7 @@ from host.routing.settlements import Settlements
 from host.routing.sqlite_log import SQLiteLog
 from host.runtime.data_watch import DataWatch
 from host.runtime.egress import EgressBroker
-from host.runtime.examiner import WorkerExaminer
+from host.runtime.examiner import EXAMINED, WorkerExaminer
 from host.runtime.fork_server import ForkServer
 from host.runtime.inline import InlineRuntime
 from host.runtime.loop_watch import LoopWatch
@@ -152,8 +154,10 @@ class _Builder:
         self._stack = stack
         self._rng = random.Random()  # noqa: S311 - jitter, not secrets
         self._state = settings.storage.directory.absolute()
+        self._data = self._state / "data"
         self._stopping = asyncio.Event()
         self._egress = EgressBroker()
+        self._background_parts = BackgroundParts(clock)
         self._reconciler: Reconciler | None = None
 
     async def build(self) -> Daemon:
@@ -162,7 +166,9 @@ class _Builder:
         daemon = await self._listen(core, hosting)
         folder = self._settings.supply.drop_in_directory
         if folder is not None:
-            self._background(install_drop_ins(folder, hosting.installation, core.registry), "drop-ins")
+            self._background(
+                lambda: install_drop_ins(folder, hosting.installation, core.registry), "drop-ins", ends=True
+            )
         _log.info("started", address=daemon.address, plugins=len(core.registry.all()))
         return daemon
 
@@ -190,13 +196,13 @@ class _Builder:
             _log.warning("orphaned_releases_removed", releases=orphans)
         log = await SQLiteLog.open(database, clock)
         settlements = Settlements(log)
-        self._background(settlements.run(), "settlements", before_cancel=settlements.flushed)
+        self._background(settlements.run, "settlements", before_cancel=settlements.flushed)
         router = Router(log)
         scheduler = Scheduler(database, log, clock, cancels=ConsumerCancels(router))
         scheduler.start()
         stack.push_async_callback(scheduler.stop)
         bus, budget = self._ingress(log)
-        self._background(RetryClock(log, router, clock).run(), "retry clock")
+        self._background(RetryClock(log, router, clock).run, "retry clock")
         return _Core(
             database=database,
             audit=Audit(database, clock),
@@ -226,7 +232,7 @@ class _Builder:
         )
         rate = TokenBucket(settings.rate, max(1.0, settings.rate), self._clock.monotonic) if settings.rate else None
         bus = Bus(log, max_body=self._settings.server.event_body, budget=budget, rate=rate)
-        self._background(budget.run(), "log budget")
+        self._background(budget.run, "log budget")
         return bus, budget
 
     async def _hosting(self, core: _Core) -> _Hosting:
@@ -250,6 +256,8 @@ class _Builder:
             max_wheel=settings.server.wheel,
         )
         await self._trust(core)
+        purges = Purges(core.database, self._data)
+        await purges.resume()
         gate = ReleaseGate(core.registry, installer, core.audit, core.bus)
         reconciler = Reconciler(
             KeeperParts(
@@ -257,6 +265,7 @@ class _Builder:
                 admit=gate.admit,
                 host=lambda record, release, changed: HostedPlugin(record, release, parts, changed),
                 forget=installer.forget,
+                clear=purges.clear,
                 grace=settings.server.drain,
                 probation=settings.supply.probation,
                 clock=clock,
@@ -269,10 +278,8 @@ class _Builder:
         parts = self._parts(core, workshop, services, dependencies)
         self._stack.push_async_callback(reconciler.stop)
         await clear_leftovers(core.registry, core.log, core.replays, core.scheduler)
-        started = asyncio.Event()
-        self._background(reconciler.run(started), "reconciler")
-        await started.wait()
-        self._background(watch_releases(core.store.releases, core.registry, reconciler), "release watch")
+        await self._reconcile(reconciler)
+        self._background(lambda: watch_releases(core.store.releases, core.registry, reconciler), "release watch")
         administration = Administration(
             registry=core.registry,
             reconciler=reconciler,
@@ -280,6 +287,8 @@ class _Builder:
             log=core.log,
             replays=core.replays,
             scheduler=core.scheduler,
+            purges=purges,
+            logs=core.logs,
             audit=core.audit,
             validate_config=lambda release, config: examiner.validate_config(self._examined(release), config),
         )
@@ -298,6 +307,17 @@ class _Builder:
         )
         return _Hosting(workshop.fork_server, reconciler, administration, installation, indexes, services)
 
+    async def _reconcile(self, reconciler: Reconciler) -> None:
+        """Have plugins run as the registry wants them; returns once each was looked at."""
+        started = asyncio.Event()
+        # Its keepers hold what runs; a second life would know nothing of that.
+        task = self._background(lambda: reconciler.run(started), "reconciler", again=False)
+        waiting = asyncio.create_task(started.wait(), name="reconciler started")
+        await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
+        if not started.is_set():
+            waiting.cancel()
+            raise BusbarError("the reconciler ended before the plugins were looked at: the log says why")
+
     async def _trust(self, core: _Core) -> None:
         """Take the publishers of files, now and whenever one is saved."""
         folder = self._settings.supply.publishers_directory
@@ -308,7 +328,7 @@ class _Builder:
         else:
             _log.info("publishers_loaded", taken=await load_drop_ins(core.trust, folder))
         if folder.is_dir():
-            self._background(watch_publishers(folder, core.trust), "publisher watch")
+            self._background(lambda: watch_publishers(folder, core.trust), "publisher watch")
 
     async def _workshop(self) -> Workshop:
         """What workers are made with."""
@@ -317,7 +337,7 @@ class _Builder:
         fork_server = ForkServer(sdk_path)
         self._stack.push_async_callback(fork_server.stop)
         data_watch = DataWatch()
-        self._background(data_watch.run(), "data watch")
+        self._background(data_watch.run, "data watch")
         limits = settings.limits
         return Workshop(
             fork_server=fork_server,
@@ -371,7 +391,7 @@ class _Builder:
             dependencies=dependencies,
             make_runtime=make_runtime,
             make_port=make_port,
-            data=self._state / "data",
+            data=self._data,
             logs=core.logs,
             clock=self._clock,
             rng=self._rng,
@@ -386,17 +406,25 @@ class _Builder:
         metrics.register(counts.metrics)
         inbound = InboundWebhooks(core.registry, core.bus, hosting.reconciler.hosted, self._clock)
         metrics.register(lambda: webhook_metrics(inbound))
+        metrics.register(self._background_parts.metrics)
         metrics.register(
             HostMetrics(core.registry, hosting.reconciler, core.bus, core.budget, core.log, self._egress).metrics
         )
         table = endpoints(
             Behind(
                 administration=hosting.administration,
-                alerts=Alerts(core.registry, hosting.reconciler, core.trust, core.budget),
+                alerts=Alerts(core.registry, hosting.reconciler, core.trust, core.budget, self._background_parts),
                 installation=hosting.installation,
                 audit=core.audit,
                 bus=core.bus,
-                checks=HostChecks(core.database, core.budget, core.registry, hosting.reconciler, hosting.fork_server),
+                checks=HostChecks(
+                    core.database,
+                    core.budget,
+                    core.registry,
+                    hosting.reconciler,
+                    hosting.fork_server,
+                    self._background_parts,
+                ),
                 dead_letters=DeadLetters(core.log, core.router, core.audit),
                 inbound=inbound,
                 indexes=hosting.indexes,
@@ -443,11 +471,16 @@ class _Builder:
             raise StateBusyError(f"another daemon uses {self._state}: stop it, or set storage.directory") from None
 
     def _background(
-        self, work: Any, name: str, *, before_cancel: Callable[[], Any] | None = None
+        self,
+        run: Callable[[], Awaitable[None]],
+        name: str,
+        *,
+        before_cancel: Callable[[], Awaitable[None]] | None = None,
+        ends: bool = False,
+        again: bool = True,
     ) -> asyncio.Task[None]:
-        """Run a part's own loop until the host stops; one that ends by an error ends nothing silently."""
-        task = asyncio.create_task(work, name=name)
-        task.add_done_callback(_complain)
+        """Run a part's own loop until the host stops; `ends` and `again` as in `BackgroundParts.start`."""
+        task = self._background_parts.start(name, run, ends=ends, again=again)
 
         async def end() -> None:
             if before_cancel is not None:
@@ -478,7 +511,7 @@ class _Builder:
             memory=max(limits.memory, CHECK_MEMORY),
             concurrency=limits.concurrency,
             timeout=limits.timeout,
-            data_folder=self._state / "data" / ".examined" / release.plugin,
+            data_folder=self._data / EXAMINED / release.plugin,
             dependencies=release.dependencies,
             cold_start=release.cold_start,
             digests=release.digests,
@@ -489,8 +522,3 @@ class StateBusyError(BusbarError):
     """Another daemon has the state folder."""
 
     code = "state_busy"
-
-
-def _complain(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and task.exception() is not None:
-        _log.error("part_ended", part=task.get_name(), exc_info=task.exception())

@@ -35,7 +35,7 @@ from host.routing.sqlite_log import SQLiteLog
 from host.runtime.data_watch import DataWatch
 from host.runtime.egress import EgressBroker
 from host.runtime.errors import StartFailedError
-from host.runtime.examiner import WorkerExaminer
+from host.runtime.examiner import EXAMINED, WorkerExaminer
 from host.runtime.fork_server import ForkServer
 from host.runtime.inline import InlineRuntime
 from host.runtime.process import WorkerRuntime
@@ -258,7 +258,7 @@ class DevHost:
             memory=limits.memory,
             concurrency=limits.concurrency,
             timeout=limits.timeout,
-            data_folder=self._parts.data / ".examined" / plugin,
+            data_folder=self._parts.data / EXAMINED / plugin,
         )
 
     def _record(self, source: Source, description: Description) -> PluginRecord:

@@ -11,7 +11,7 @@ import ipaddress
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
 from urllib.parse import urlsplit
@@ -44,12 +44,25 @@ class SettingsError(BusbarError):
     kind: ClassVar[ErrorKind] = ErrorKind.INVALID
 
 
+DAY: Final = 86400.0
+
+
 def _days(value: Any) -> Any:
     match = re.fullmatch(r"(\d+)\s*d", value) if isinstance(value, str) else None
-    return int(match[1]) * 86400.0 if match else value
+    return float(match[1]) * DAY if match else value
 
 
-Duration = Annotated[Seconds, BeforeValidator(_days), Field(gt=0)]
+SHORTEST: Final = 0.001
+"""A loop that waits for less does nothing but wait."""
+LONGEST: Final = 3660 * DAY
+"""Ten years: what is meant to be for ever is as good as that, and instants so far off can still be written down."""
+MOST_A_SECOND: Final = 1_000_000.0
+"""More of anything than a host does in a second."""
+
+# Every number has both ends: one that is not finite, or beyond what a part can take, is refused here and nowhere else.
+Duration = Annotated[Seconds, BeforeValidator(_days), Field(ge=SHORTEST, le=LONGEST)]
+Rate = Annotated[float, Field(gt=0, le=MOST_A_SECOND)]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class _Section(BaseModel):
@@ -62,7 +75,7 @@ class Server(_Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8700
     event_body: Annotated[Bytes, Field(ge=64 * 1024, le=MAX_EVENT_BODY)] = 2**20
-    wheel: Annotated[Bytes, Field(ge=2**20)] = 64 * 2**20
+    wheel: Annotated[Bytes, Field(ge=2**20, le=4 * 2**30)] = 64 * 2**20
     drain: Duration = 30.0
 
 
@@ -82,9 +95,9 @@ class Log(_Section):
 class Events(_Section):
     """`[events]`: how long events are kept, how fast they may come, and how many dead letters are kept."""
 
-    keep_for: Duration = 7 * 86400.0
-    keep_bytes: Annotated[Bytes, Field(ge=2**20)] = 2 * 2**30
-    rate: Annotated[float, Field(ge=0)] = 0.0
+    keep_for: Duration = 7 * DAY
+    keep_bytes: Annotated[Bytes, Field(ge=2**20, le=64 * 2**40)] = 2 * 2**30
+    rate: Annotated[float, Field(ge=0, le=MOST_A_SECOND)] = 0.0
     dead_letters: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
 
 
@@ -109,7 +122,7 @@ class SandboxSection(_Section):
 
     mode: Literal["require", "prefer", "off"] = "prefer"
     first_user: Annotated[int, Field(ge=1000, le=2**31 - 2**27)] = 1_879_048_192
-    data: Annotated[Bytes, Field(ge=2**20)] = 256 * 2**20
+    data: Annotated[Bytes, Field(ge=2**20, le=64 * 2**40)] = 256 * 2**20
     open_files: Annotated[int, Field(ge=64, le=65536)] = 256
     threads: Annotated[int, Field(ge=16, le=4096)] = 64
 
@@ -117,23 +130,23 @@ class SandboxSection(_Section):
 class LimitsSection(_Section):
     """`[limits]`: how much a plugin may ask of the host in a second, and how long it may go without reading."""
 
-    requests: Annotated[float, Field(gt=0)] = 1000.0
-    emits: Annotated[float, Field(gt=0)] = 500.0
-    writes: Annotated[float, Field(gt=0)] = 500.0
-    log_lines: Annotated[float, Field(gt=0)] = 500.0
-    messages: Annotated[float, Field(gt=0)] = 2000.0
+    requests: Rate = 1000.0
+    emits: Rate = 500.0
+    writes: Rate = 500.0
+    log_lines: Rate = 500.0
+    messages: Rate = 2000.0
     unread: Duration = 5.0
 
 
 class BreakerSection(_Section):
     """`[breaker]`: when a plugin's breaker opens and closes."""
 
-    consecutive_failures: Annotated[int, Field(ge=1)] = 5
+    consecutive_failures: Annotated[int, Field(ge=1, le=1_000_000)] = 5
     window: Duration = 10.0
-    minimum_calls: Annotated[int, Field(ge=1)] = 10
-    failure_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
+    minimum_calls: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    failure_rate: Share = 0.5
     slow_call: Duration = 5.0
-    slow_call_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    slow_call_rate: Share = 1.0
     open_for: Duration = 60.0
     longest_open: Duration = 600.0
     probes: Annotated[int, Field(ge=1, le=100)] = 3
@@ -198,10 +211,10 @@ class Supply(_Section):
 
     publishers_directory: Path | None = None
     drop_in_directory: Path | None = None
-    probation: Annotated[Duration, Field(gt=0)] = 300.0
+    probation: Duration = 300.0
     wheel_directories: Annotated[tuple[Path, ...], BeforeValidator(_listed)] = ()
     dependency_origins: Annotated[tuple[WebAddress, ...], BeforeValidator(_listed)] = ()
-    dependency_size: Annotated[Bytes, Field(ge=2**20)] = 256 * 2**20
+    dependency_size: Annotated[Bytes, Field(ge=2**20, le=64 * 2**30)] = 256 * 2**20
     dependency_timeout: Duration = 300.0
     indexes: Annotated[tuple[IndexSection, ...], BeforeValidator(_listed), Field(max_length=16)] = ()
 
@@ -220,7 +233,7 @@ class Scan(_Section):
     bandit: Literal["auto", "require", "off"] = "auto"
     bandit_dependencies: bool = False
     advisories: str = ""
-    advisories_max_age: Duration = 7 * 86400.0
+    advisories_max_age: Duration = 7 * DAY
     advisories_required: bool = False
     timeout: Duration = 120.0
 
@@ -301,16 +314,51 @@ def _problem(item: Any, path: Path | None, text: str, overridden: set[tuple[str,
         near = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else "known: " + ", ".join(sorted(known))
         return f"{source}: unknown option '{'.'.join(where)}': {hint}"
-    return f"{source}: {'.'.join(where)}: {item['msg'].removeprefix('Value error, ')}"
+    said = _range(where) if item["type"] in _OUT_OF_RANGE else item["msg"].removeprefix("Value error, ")
+    return f"{source}: {'.'.join(where)}: {said}"
 
 
-def _known(parents: list[str]) -> list[str]:
+def _known(parents: Sequence[str]) -> list[str]:
+    section = _section(parents)
+    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
+
+
+def _section(parents: Sequence[str]) -> Any:
     section: Any = Settings
     for name in parents:
         if not name.isdigit():  # a place in an array of tables
             annotation = section.model_fields[name].annotation
             section = next(iter(get_args(annotation)), annotation)
-    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
+    return section
+
+
+_OUT_OF_RANGE: Final = frozenset(
+    {"greater_than", "greater_than_equal", "less_than_equal", "finite_number", "int_parsing_size"}
+)
+
+
+def _range(where: tuple[str, ...]) -> str:
+    """How a number is written that the option takes: from where to where."""
+    *parents, option = where
+    field = _section(parents).model_fields[option]
+    bounds = {name: getattr(one, name) for one in field.metadata for name in ("gt", "ge", "le") if hasattr(one, name)}
+    written: Callable[[Any], str] = "{:.9g}".format
+    kind = "a number"
+    if field.annotation is int:
+        written, kind = str, "a whole number"
+    if any(isinstance(one, BeforeValidator) for one in field.metadata):
+        written, kind = (_as_size, "a size") if field.annotation is int else (_as_time, "a time")
+    begin = f"from {written(bounds['ge'])}" if "ge" in bounds else f"above {written(bounds['gt'])} and up"
+    return f"write {kind} {begin} to {written(bounds['le'])}"
+
+
+def _as_time(seconds: Any) -> str:
+    return f"{seconds / DAY:g}d" if seconds >= DAY else f"{seconds * 1000:g}ms"
+
+
+def _as_size(size: Any) -> str:
+    steps = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+    return next(f"{size // unit}{name}" for unit, name in steps if size >= unit)
 
 
 def _line(text: str, where: tuple[str, ...]) -> int:

@@ -20,12 +20,14 @@ from host.control.errors import (
     PluginStartFailedError,
 )
 from host.control.hosted_plugin import HostedPlugin
+from host.control.purges import Purges
 from host.control.reconciler import Reconciler
 from host.control.records import PluginRecord
 from host.control.registry import Registry
 from host.control.services import not_running
 from host.control.states import SETTLED, PluginState, PluginStatus
 from host.observe.audit import Audit
+from host.observe.logging import PluginLogs
 from host.routing.event_log import EventLog
 from host.routing.replay_store import ReplayStore
 from host.scheduling.scheduler import Scheduler
@@ -53,6 +55,8 @@ class Administration:
         log: EventLog,
         replays: ReplayStore,
         scheduler: Scheduler,
+        purges: Purges,
+        logs: PluginLogs,
         audit: Audit,
         validate_config: Callable[[Release, dict[str, Any]], Awaitable[None]],
     ) -> None:
@@ -62,20 +66,33 @@ class Administration:
         self._log = log
         self._replays = replays
         self._scheduler = scheduler
+        self._purges = purges
+        self._logs = logs
         self._audit = audit
         self._validate_config = validate_config
 
     async def uninstall(self, plugin: str, *, purge: bool, actor: str) -> None:
-        """Stop and forget a plugin and its place in the log; `purge` drops its keys, values and dead letters too."""
-        await self._registry.remove(plugin, purge=purge)
-        await self._reconciler.settled(plugin)
-        await self._scheduler.forget(plugin)
-        await self._replays.cancel_all(plugin)
-        if purge:
-            await self._log.forget(plugin)
-        else:
-            await self._log.retire(plugin, ())  # a cursor that nobody moves would hold the log for ever
-        await self._done("plugin.uninstall", plugin, actor, {"purge": purge})
+        """Stop and forget a plugin and its place in the log; `purge` drops all that is kept of it, its files too.
+
+        Raises:
+            PluginNotFoundError: it is not installed, and nothing is left of it that could be purged.
+            PluginLeavingError: somebody else uninstalls it already.
+            PurgeUnfinishedError: its data is in nobody's reach any more, but could not be removed altogether.
+        """
+        with self._registry.leaving(plugin):
+            await self._registry.remove(plugin, purge=purge)
+            await self._reconciler.settled(plugin)
+            await self._scheduler.forget(plugin)
+            await self._replays.cancel_all(plugin)
+            if purge:
+                await self._log.forget(plugin)
+                self._logs.forget(plugin)
+            else:
+                await self._log.retire(plugin, ())  # a cursor that nobody moves would hold the log for ever
+            await self._done("plugin.uninstall", plugin, actor, {"purge": purge})
+            if purge:
+                await self._purges.clear(plugin)
+                await self._purges.sweep()
 
     # -- desired state
 

@@ -9,6 +9,7 @@ from host.control.reconciler import Reconciler
 from host.control.records import PluginRecord, UpgradeOutcome
 from host.control.registry import Registry
 from host.control.states import PluginState, PluginStatus
+from host.observe.background_parts import BackgroundParts, PartTrouble
 from host.routing.log_budget import LogBudget
 from host.supply.trust_store import TrustStore
 
@@ -45,11 +46,19 @@ _OF_UPGRADE = frozenset({UpgradeOutcome.FAILED, UpgradeOutcome.ROLLED_BACK, Upgr
 class Alerts:
     """Looks at everything that may be wrong."""
 
-    def __init__(self, registry: Registry, reconciler: Reconciler, trust: TrustStore, budget: LogBudget) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        reconciler: Reconciler,
+        trust: TrustStore,
+        budget: LogBudget,
+        parts: BackgroundParts,
+    ) -> None:
         self._registry = registry
         self._reconciler = reconciler
         self._trust = trust
         self._budget = budget
+        self._parts = parts
 
     def look(self) -> list[Alert]:
         """Every alert there is now: the critical ones first, then by their ids."""
@@ -70,7 +79,20 @@ class Alerts:
             message = f"the event log is full, and publishing waits; the oldest events are held by {held}"
             mend = "have these plugins catch up, or raise events.keep_bytes"
             found.append(Alert("host/event-log", AlertSeverity.CRITICAL, "event-log", "log_full", message, mend, None))
-        return found
+        return found + [_part(trouble) for trouble in self._parts.trouble()]
+
+
+def _part(trouble: PartTrouble) -> Alert:
+    times = "" if trouble.deaths == 1 else f", {trouble.deaths} times in a row"
+    return Alert(
+        f"host/part/{trouble.name.replace(' ', '-')}",
+        AlertSeverity.CRITICAL if trouble.unfit else AlertSeverity.WARNING,
+        trouble.name,
+        "part_ended",
+        f"the host's {trouble.name} died{times}: {trouble.reason}",
+        trouble.next_action,
+        trouble.since,
+    )
 
 
 def _plugin(record: PluginRecord, status: PluginStatus) -> list[Alert]:

@@ -151,6 +151,23 @@ class PolicyRefusedError(ControlError):
     kind = ErrorKind.UNPROCESSABLE
 
 
+class PluginLeavingError(ControlError):
+    """The plugin is being uninstalled, and nothing may take its id before that is done."""
+
+    code = "plugin_leaving"
+    kind = ErrorKind.CONFLICT
+
+    def __init__(self, plugin: str) -> None:
+        super().__init__(f"{plugin} is being uninstalled: try again in a moment", retry_after=1.0)
+
+
+class PurgeUnfinishedError(ControlError):
+    """What a purged plugin left on the disk could not be removed; it is tried again."""
+
+    code = "purge_unfinished"
+    kind = ErrorKind.UNAVAILABLE
+
+
 class NothingToReplayError(ControlError):
     """The log has no event of the time that is to be replayed."""
 

@@ -12,6 +12,7 @@ from host.control.reconciler import Reconciler
 from host.control.registry import Registry
 from host.control.states import PluginState
 from host.errors import BusbarError
+from host.observe.background_parts import BackgroundParts
 from host.routing.log_budget import LogBudget
 from host.runtime.fork_server import ForkServer
 from host.storage.database import Database
@@ -43,16 +44,18 @@ class HostChecks:
         registry: Registry,
         reconciler: Reconciler,
         fork_server: ForkServer,
+        parts: BackgroundParts,
     ) -> None:
         self._database = database
         self._budget = budget
         self._registry = registry
         self._reconciler = reconciler
         self._fork_server = fork_server
+        self._parts = parts
 
     async def look(self) -> Sequence[Check]:
-        """Every part; only a database that does not answer fails the host, the others warn."""
-        return (await self._storage(), self._log(), self._plugins(), self._workers())
+        """Every part; what fails the host is a database that does not answer, and a background part that is lost."""
+        return (await self._storage(), self._log(), self._background(), self._plugins(), self._workers())
 
     async def _storage(self) -> Check:
         started = time.perf_counter()
@@ -68,6 +71,12 @@ class HostChecks:
             return Check("event-log", "pass")
         held = ", ".join(self._budget.held_by) or "nobody"
         return Check("event-log", "warn", f"it is full, and publishing waits; the oldest events are held by {held}")
+
+    def _background(self) -> Check:
+        died = self._parts.trouble()
+        said = "; ".join(f"{one.name} died ({one.reason}): {one.next_action}" for one in died)
+        unfit = any(one.unfit for one in died)
+        return Check("background", "fail" if unfit else "warn" if died else "pass", said)
 
     def _plugins(self) -> Check:
         unwell = [

@@ -49,6 +49,7 @@ class KeeperParts:
         admit: Verifies the release of a record with today's trust, and says so where it is refused.
         host: Makes the plugin of a record and its release; it is not started by that.
         forget: Removes the files of a release that no record names any more.
+        clear: Takes away the data of a plugin that was purged under this id, if any is left.
         grace: Seconds that deliveries in flight have to end in when a plugin is stopped.
         probation: Seconds after an upgrade in which the host goes back by itself.
         clock: For what is said of states, and the end of a probation.
@@ -58,6 +59,7 @@ class KeeperParts:
     admit: Callable[[PluginRecord], Awaitable[Release]]
     host: Callable[[PluginRecord, Release, Callable[[], None]], HostedPlugin]
     forget: Callable[[str], Awaitable[None]]
+    clear: Callable[[str], Awaitable[None]]
     grace: float
     probation: float
     clock: Clock
@@ -157,6 +159,7 @@ class Keeper:
         if self.hosted is not None and self._identity != wanted:
             await self._stop("the desired state changed")
         if record is None:
+            await self._clear()
             return
         if wanted is None:
             self._identity = None
@@ -194,6 +197,7 @@ class Keeper:
         self._config_revision = record.config_revision
         self._say(PluginState.STARTING, "enabled")
         try:
+            await self._parts.clear(self.plugin)
             hosted = self._parts.host(record, await self._parts.admit(record), self._changed)
             self.hosted = hosted
             await hosted.start()
@@ -213,6 +217,13 @@ class Keeper:
         self.hosted = None
         self._identity = None
         self._status = self._resting(self._registry.find(self.plugin))
+
+    async def _clear(self) -> None:
+        """Have the data of a purged plugin taken away; where it cannot be, nothing is started under the id."""
+        try:
+            await self._parts.clear(self.plugin)
+        except BusbarError as error:
+            _log.error("data_not_cleared", plugin=self.plugin, code=error.word, reason=error.message)
 
     async def _reconfigure(self, record: PluginRecord) -> None:
         hosted = self.hosted

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
 import structlog
 
-from host.control import key_values
-from host.control.errors import PluginNotFoundError, RegistryTamperedError
+from host.control import key_values, purges
+from host.control.errors import PluginLeavingError, PluginNotFoundError, RegistryTamperedError
 from host.control.records import Origin, PluginRecord, ReleaseRecord, Upgrade, UpgradeOutcome
 from host.control.registry_rows import SAVE, SELECT, record_of, row_of
 from host.storage.database import Database
@@ -56,6 +57,7 @@ class Registry:
         self._seal = Seal(database, keyring, "registry", _SEALED)
         self.tampered = ""
         self._records: dict[str, PluginRecord] = {}
+        self._leaving: set[str] = set()
         self._listeners: list[Callable[[str], None]] = []
         # A change is computed from the record it replaces, so changes go one after the other.
         self._changing = asyncio.Lock()
@@ -147,8 +149,13 @@ class Registry:
 
         A plugin that is new gets everything its manifest asks for (an administrator installed it), unless
         `granted` says otherwise; one that is replaced keeps what it had.
+
+        Raises:
+            PluginLeavingError: what was there under its id is not cleared away yet.
         """
         async with self._changing:
+            if release.plugin in self._leaving:
+                raise PluginLeavingError(release.plugin)
             record = self._next(release, description, enabled=enabled, granted=granted)
             return await self._save(replace(record, origin=origin or record.origin), remember=True)
 
@@ -298,19 +305,38 @@ class Registry:
         async with self._changing:
             return await self._save(replace(self.get(plugin), **changes))
 
+    @contextmanager
+    def leaving(self, plugin: str) -> Iterator[None]:
+        """For as long as this is open nothing is installed under this id: what is cleared away is not the next one's.
+
+        Raises:
+            PluginLeavingError: somebody else uninstalls it already.
+        """
+        if plugin in self._leaving:
+            raise PluginLeavingError(plugin)
+        self._leaving.add(plugin)
+        try:
+            yield
+        finally:
+            self._leaving.discard(plugin)
+
     async def remove(self, plugin: str, *, purge: bool) -> None:
         """Forget a plugin; `purge` drops its keys and values too, and which version and publisher it had.
 
+        Its data folder is owed to `Purges` from then on. A plugin that was uninstalled before can still be purged.
+
         Raises:
-            PluginNotFoundError: it is not installed.
+            PluginNotFoundError: it is not installed, and nothing is left of it.
         """
         async with self._changing:
-            self.get(plugin)
+            if plugin not in self._records and (not purge or await self.history(plugin) is None):
+                raise PluginNotFoundError(plugin)
 
             def write(connection: sqlite3.Connection) -> None:
                 connection.execute("DELETE FROM plugins WHERE id = ?", (plugin,))
                 if purge:
                     key_values.purge(connection, plugin)
+                    purges.owe(connection, plugin)
                     connection.execute("DELETE FROM plugin_history WHERE id = ?", (plugin,))
 
             await self._write(write)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import structlog
 
+from host.runtime.data_removal import remove_aside, set_aside
 from host.runtime.errors import StartFailedError
 from host.runtime.process import EXIT_SECONDS, WorkerRuntime
 from host.runtime.runtime import Launch
@@ -17,6 +22,10 @@ from plugin_sdk.errors import DescriptionError
 from plugin_sdk.worker.wire import Inspect, LogLine, Validate
 
 EXAMINE_SECONDS: Final = 60.0
+EXAMINED: Final = ".examined"
+"""Where the data folders of plugins are that are only looked at, among those of all plugins."""
+
+_log = structlog.get_logger(__name__)
 
 
 class WorkerExaminer:
@@ -39,6 +48,9 @@ class WorkerExaminer:
         await self._examine(launch, lambda number: Validate(number, config))
 
     async def _examine(self, launch: Launch, make: Callable[[int], Inspect | Validate]) -> bytes | None:
+        # A folder for this look alone: what a plugin writes while it is looked at is for nobody.
+        folder = launch.data_folder.with_name(f"{launch.plugin}.{secrets.token_hex(8)}")
+        launch = replace(launch, data_folder=folder)
         runtime = WorkerRuntime(launch, None, self._workshop, self._log(launch.plugin), start_hook=False)
         try:
             async with asyncio.timeout(EXAMINE_SECONDS):
@@ -51,3 +63,16 @@ class WorkerExaminer:
         finally:
             runtime.kill("stopped: it was only looked at")
             await asyncio.wait((runtime.exited,), timeout=EXIT_SECONDS)
+            await asyncio.to_thread(_discard, folder)
+
+
+def _discard(folder: Path) -> None:
+    """Remove the folder of a plugin that was looked at; what cannot be is removed at the next start."""
+    try:
+        aside = set_aside(folder.parent, folder.name)
+        left = remove_aside(folder.parent, aside) if aside else 0
+    except OSError as error:
+        _log.warning("examined_data_not_removed", folder=folder.name, reason=str(error))
+    else:
+        if left:
+            _log.warning("examined_data_not_removed", folders=left)

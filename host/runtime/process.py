@@ -19,6 +19,7 @@ from typing import Any, Final
 import structlog
 
 from host.runtime.cpu_watch import CpuWatch
+from host.runtime.data_folder import UncountableError
 from host.runtime.errors import (
     ForkServerError,
     NotRunningError,
@@ -63,6 +64,8 @@ from plugin_sdk.worker.wire import (
 )
 
 EXIT_SECONDS: Final = 5.0
+CLEARING: Final = 2**20
+"""Bytes by which a folder that is full may grow all the same, while it is cleared: folders that are rewritten."""
 DUMP_SECONDS: Final = 0.2
 """How long a worker that is about to be killed has for writing down where its threads stand."""
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
@@ -122,6 +125,7 @@ class WorkerRuntime:
         self._wire: Wire[FromWorker]
         self._open = False
         self._child: Child | None = None
+        self._watch_confined: Callable[[], None] = lambda: None
         self._cpu: CpuWatch | None = None
         self._parts: dict[str, str] = {}
         self._started = self._cold_start = ""
@@ -165,11 +169,12 @@ class WorkerRuntime:
                 mine.setblocking(False)  # noqa: FBT003 - the socket module's own signature
                 prepared = await asyncio.to_thread(self._workshop.sandbox.prepare, launch)
                 child = await self._workshop.fork_server.spawn(socket_of_worker, errors_of_worker, prepared)
-            except (ForkServerError, OSError) as error:  # the latter as where descriptors are short
+            except (ForkServerError, UncountableError, OSError) as error:  # the last as where descriptors are short
                 self.exited.set_result(ExitReason("start failed", str(error)))
                 raise StartFailedError(f"{launch.plugin} has no worker: {error}", retryable=True) from None
             unless_forked.pop_all()
         self._child = child
+        self._watch_confined = partial(self._watch_data, child.pid, mine.fileno(), prepared)
         self._cpu = CpuWatch(launch.plugin, child.pid)
         self._started, self._cold_start = ("cold" if prepared.cold_start else "forked"), prepared.cold_start
         self._wire = Wire(FromWorker, self._received, self._lost, mine.fileno())
@@ -177,7 +182,6 @@ class WorkerRuntime:
         await self._loop.create_unix_connection(lambda: self._wire, sock=mine)
         self._open = True
         self._heard_at = self._loop.time()
-        self._watch_data(prepared)
         try:
             self._wire.send(
                 Load(
@@ -200,15 +204,20 @@ class WorkerRuntime:
             await asyncio.wait((self.exited,), timeout=EXIT_SECONDS)
             raise
 
-    def _watch_data(self, prepared: Prepared) -> None:
-        """Have the data folder watched; one that is full already can only be cleared, and needs no watching."""
+    def _watch_data(self, pid: int, inbox: int, prepared: Prepared) -> None:
+        """Have what the worker keeps on the disk watched; in a folder that is full already it may add nothing."""
         quota = self._workshop.sandbox.policy.data
         watch = self._workshop.data_watch
         if prepared.confinement.clear_only:
             self._parts["data"] = f"full: over {quota} bytes; it can be cleared, and takes more after a restart"
-        elif watch is not None:
-            why = f"disk quota: over {quota} bytes in its data folder"
-            self._closing.callback(watch.add(self._launch.data_folder, quota, lambda _found: self.kill(why)))
+        if watch is not None:
+            most = quota if prepared.used <= quota else prepared.used + CLEARING
+            self._closing.callback(
+                watch.add(self._launch.data_folder, most, pid, inbox, cut=self.kill, unseen=self._data_unseen)
+            )
+
+    def _data_unseen(self, why: str) -> None:
+        self._parts["data"] = f"unavailable: {why}; what it keeps in its data folder is counted"
 
     async def stop(self, stop_hook: float, term: float) -> None:
         """Run the stop hook, then end the worker: asked to first, with TERM and KILL if it must be."""
@@ -401,6 +410,8 @@ class WorkerRuntime:
             self._broken("it says a second time how it is confined")
             return
         self._parts = {**message.parts, **self._parts}
+        # Not before: while a worker changes its user, the host may not see what it holds.
+        self._watch_confined()
         door = self._workshop.fork_server.door(self._child)
         if door is None:
             return

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from host.runtime.data_folder import give, usage
 from host.runtime.runtime import Launch
 from plugin_sdk.worker.sandbox.confinement import Confinement
 
 USERS: Final = 2**27
 """How many user ids from `first_user` on are for plugins."""
-MAX_COUNTED: Final = 20_000
-"""Entries of a data folder that are counted; one that has more is taken for full."""
 _SHARED: Final = (
     # Libraries that Python and its modules are linked with, and what the C library reads for everyone.
     "/usr/lib",
@@ -66,13 +65,14 @@ class Prepared:
     """A worker's confinement, and the folders that it imports from before all others: the plugin's, its dependencies'.
 
     `cold_start` says why these must stand there before anything of the SDK is imported: the worker starts cold then.
-    `digests` are what all files in these folders must hash to, as in `Launch`.
+    `digests` are what all files in these folders must hash to, as in `Launch`. `used` is what the data folder holds.
     """
 
     confinement: Confinement
     path: list[str]
     cold_start: str = ""
     digests: bytes = b""
+    used: int = 0
 
 
 class Sandbox:
@@ -94,6 +94,7 @@ class Sandbox:
 
         Raises:
             OSError: the folder cannot be made.
+            UncountableError: it cannot be read.
         """
         policy = self.policy
         folder = launch.data_folder
@@ -104,7 +105,8 @@ class Sandbox:
             missing = self._closed_to_others(launch)
             if not missing:
                 user = self._user(launch.plugin)
-                _give(folder, user)
+                give(folder, user)
+        used = usage(folder, mend=True)
         confinement = Confinement(
             mode=policy.mode,
             folder=str(folder),
@@ -114,13 +116,13 @@ class Sandbox:
             open_files=policy.open_files,
             threads=policy.threads,
             network=bool(launch.network),
-            clear_only=usage(folder) > policy.data,
+            clear_only=used > policy.data,
             user=user,
             user_missing=missing,
         )
         path = (launch.folder, *launch.dependencies)
         clash = launch.cold_start or self._clash(path)
-        return Prepared(confinement, list(map(str, path)), clash, launch.digests)
+        return Prepared(confinement, list(map(str, path)), clash, launch.digests, used)
 
     def _clash(self, path: tuple[Path, ...]) -> str:
         """What in these folders would find a module of the SDK's imported already; nobody need have said so."""
@@ -150,37 +152,8 @@ def _released(launch: Launch) -> tuple[Path, ...]:
     return (launch.folder, *sorted({folder.parent for folder in launch.dependencies}))
 
 
-def usage(folder: Path) -> int:
-    """Bytes in a folder on disk, all the way down; more than there can be where it has too many entries."""
-    total = counted = 0
-    waiting = [str(folder)]
-    while waiting:
-        try:
-            with os.scandir(waiting.pop()) as entries:
-                for entry in entries:
-                    counted += 1
-                    if counted > MAX_COUNTED:
-                        return 2**63
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-                    total += entry.stat(follow_symlinks=False).st_blocks * 512
-        except FileNotFoundError:
-            continue  # the plugin has just removed it
-    return total
-
-
 def _python(sdk_path: Path) -> tuple[str, ...]:
     """Where Python, the SDK and what they are linked with are read from."""
     found = {os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")}
     found |= {os.path.realpath(entry) for entry in sdk_path.iterdir()}
     return (str(sdk_path), *sorted(found), *_SHARED)
-
-
-def _give(folder: Path, user: int) -> None:
-    """Make a data folder this user's, with all that is in it; quick where it is already."""
-    if folder.stat().st_uid == user:
-        return
-    for base, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            os.chown(Path(base, name), user, user, follow_symlinks=False)
-    os.chown(folder, user, user)

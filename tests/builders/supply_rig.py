@@ -18,6 +18,7 @@ from supply_wheels import NAME, NOW, PROVIDED, Acme
 
 from host.control.installation import Installation, InstallOptions
 from host.control.keeper import KeeperParts
+from host.control.purges import Purges
 from host.control.reconciler import Reconciler
 from host.control.records import PluginRecord
 from host.control.registry import Registry
@@ -217,6 +218,7 @@ class SupplyRig:
                 # a stand-in with as much of a hosted plugin as its keeper asks for here
                 host=lambda record, _release, _changed: KeptPlugin(record),  # type: ignore[arg-type,return-value]  # above
                 forget=self.installer.forget,
+                clear=Purges(database, folder / "data").clear,
                 grace=0,
                 probation=0,
                 clock=clock,

@@ -107,35 +107,37 @@ def test_a_size_is_bytes_or_a_whole_number_of_a_unit(load: Callable[..., Setting
 # What is refused
 
 TIME = "write a time as a number and ms, s, m or h: '10s'"
+SPAN = "write a time from 1ms to 3660d"
+PORT = "write a whole number from 0 to 65535"
 SIZE = "write a size as a whole number and B, KiB, MiB or GiB: '128MiB'"
 
 WRONG: list[tuple[str, str, str]] = [
-    ("server", "port = 65536", "Input should be less than or equal to 65535"),
-    ("server", "port = -1", "Input should be greater than or equal to 0"),
+    ("server", "port = 65536", PORT),
+    ("server", "port = -1", PORT),
     ("server", 'port = "http"', "Input should be a valid integer, unable to parse string as an integer"),
     ("server", "host = 5", "Input should be a valid string"),
     ("server", 'event_body = "1MB"', SIZE),
-    ("server", 'event_body = "63KiB"', "Input should be greater than or equal to 65536"),
-    ("server", 'event_body = "4MiB"', "Input should be less than or equal to 3145728"),
-    ("server", 'wheel = "1023KiB"', "Input should be greater than or equal to 1048576"),
+    ("server", 'event_body = "63KiB"', "write a size from 64KiB to 3MiB"),
+    ("server", 'event_body = "4MiB"', "write a size from 64KiB to 3MiB"),
+    ("server", 'wheel = "1023KiB"', "write a size from 1MiB to 4GiB"),
     ("server", 'drain = "30"', TIME),
-    ("server", 'drain = "0s"', "Input should be greater than 0"),
-    ("server", "drain = -1", "Input should be greater than 0"),
-    ("server", "drain = nan", "Input should be greater than 0"),
-    ("events", 'keep_for = "0d"', "Input should be greater than 0"),
+    ("server", 'drain = "0s"', SPAN),
+    ("server", "drain = -1", SPAN),
+    ("server", "drain = nan", SPAN),
+    ("events", 'keep_for = "0d"', SPAN),
     ("events", 'keep_for = "-1d"', TIME),
-    ("events", 'keep_bytes = "1KiB"', "Input should be greater than or equal to 1048576"),
+    ("events", 'keep_bytes = "1KiB"', "write a size from 1MiB to 65536GiB"),
     ("log", 'level = "loud"', "Input should be 'debug', 'info', 'warning' or 'error'"),
     ("log", 'format = "xml"', "Input should be 'auto', 'json' or 'console'"),
-    ("runtime", "restarts = 0", "Input should be greater than or equal to 1"),
+    ("runtime", "restarts = 0", "write a whole number from 1 to 1000"),
     ("sandbox", 'mode = "on"', "Input should be 'require', 'prefer' or 'off'"),
-    ("sandbox", "first_user = 0", "Input should be greater than or equal to 1000"),
-    ("sandbox", "threads = 15", "Input should be greater than or equal to 16"),
-    ("sandbox", "open_files = 65537", "Input should be less than or equal to 65536"),
-    ("limits", "emits = 0", "Input should be greater than 0"),
-    ("breaker", "failure_rate = 1.01", "Input should be less than or equal to 1"),
-    ("breaker", "slow_call_rate = 0", "Input should be greater than 0"),
-    ("breaker", "probes = 101", "Input should be less than or equal to 100"),
+    ("sandbox", "first_user = 0", "write a whole number from 1000 to 2013265920"),
+    ("sandbox", "threads = 15", "write a whole number from 16 to 4096"),
+    ("sandbox", "open_files = 65537", "write a whole number from 64 to 65536"),
+    ("limits", "emits = 0", "write a number above 0 and up to 1000000"),
+    ("breaker", "failure_rate = 1.01", "write a number above 0 and up to 1"),
+    ("breaker", "slow_call_rate = 0", "write a number above 0 and up to 1"),
+    ("breaker", "probes = 101", "write a whole number from 1 to 100"),
     ("auth", 'public_metrics = "maybe"', "Input should be a valid boolean, unable to interpret input"),
 ]
 
@@ -244,11 +246,93 @@ def test_everything_wrong_is_said_at_once_each_with_where_it_came_from(
     with pytest.raises(SettingsError) as refused:
         load("[server]\nport = -1\n[log]\nlevle = 'info'", BUSBAR_AUTH__PUBLIC_METRICS="maybe")
     assert refused.value.errors == (
-        f"{path}, line 2: server.port: Input should be greater than or equal to 0",
+        f"{path}, line 2: server.port: {PORT}",
         f"{path}, line 4: unknown option 'log.levle': did you mean 'level'?",
         "BUSBAR_AUTH__PUBLIC_METRICS: auth.public_metrics: Input should be a valid boolean, unable to interpret input",
     )
     assert refused.value.message == "; ".join(refused.value.errors)
+
+
+# Every number there is
+
+
+def _numbers() -> list[tuple[str, str]]:
+    """Every option that is a number, by its section."""
+    return [
+        (section, option)
+        for section, model in Settings()
+        for option, field in type(model).model_fields.items()
+        if field.annotation in {int, float}
+    ]
+
+
+def test_the_table_of_numbers_is_not_empty() -> None:
+    assert {("events", "keep_for"), ("events", "rate"), ("server", "port"), ("sandbox", "data")} <= set(_numbers())
+    assert len(_numbers()) > 40
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e400", "-1e400", "1" + "0" * 18 + ".5"])
+@pytest.mark.parametrize(("section", "option"), _numbers())
+def test_no_number_is_beyond_its_range_or_no_number_at_all(
+    load: Callable[..., Settings], section: str, option: str, value: str
+) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load(f"[{section}]\n{option} = {value}")
+    assert f", line 2: {section}.{option}: " in refused.value.message
+    assert _says_how(refused.value.message)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "Infinity", "1e400", "9" * 25, "-1", "9" * 400 + "d"])
+@pytest.mark.parametrize(("section", "option"), _numbers())
+def test_nor_is_one_of_the_environment(section: str, option: str, value: str) -> None:
+    name = f"BUSBAR_{section}__{option}".upper()
+    with pytest.raises(SettingsError) as refused:
+        Settings.load(None, {name: value})
+    assert refused.value.message.startswith(f"{name}: {section}.{option}: ")
+
+
+@pytest.mark.parametrize("value", ["1" + "0" * 30, "-1" + "0" * 30])
+@pytest.mark.parametrize(("section", "option"), _numbers())
+def test_a_whole_number_that_is_too_large_is_refused_with_the_range(
+    load: Callable[..., Settings], section: str, option: str, value: str
+) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load(f"[{section}]\n{option} = {value}")
+    assert _says_how(refused.value.message)
+
+
+def _says_how(message: str) -> bool:
+    """Whether a refusal says from where to where a number goes, or that it is written in another way."""
+    return any(words in message for words in (" from ", " above 0 and up to ", "Input should be a valid integer"))
+
+
+@pytest.mark.parametrize(
+    ("line", "range_"),
+    [
+        ("keep_for = inf", "write a time from 1ms to 3660d"),
+        ("keep_for = nan", "write a time from 1ms to 3660d"),
+        ('keep_for = "4000d"', "write a time from 1ms to 3660d"),
+        (f'keep_for = "{"9" * 400}d"', "write a time from 1ms to 3660d"),
+        (f'keep_for = "{"9" * 5000}h"', "write a time from 1ms to 3660d"),
+        ("keep_for = 1e-300", "write a time from 1ms to 3660d"),
+        ("rate = nan", "write a number from 0 to 1000000"),
+        ("rate = inf", "write a number from 0 to 1000000"),
+        ("keep_bytes = 10000000000000000000000000", "write a size from 1MiB to 65536GiB"),
+        ("dead_letters = inf", "write a whole number from 1 to 1000000"),
+    ],
+)
+def test_what_is_no_number_of_the_log_is_refused_with_the_range(
+    load: Callable[..., Settings], line: str, range_: str
+) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load(f"[events]\n{line}")
+    assert refused.value.message.endswith(f": {range_}")
+
+
+@pytest.mark.parametrize("priority", ["nan", "inf", "101", "1" + "0" * 30])
+def test_a_number_in_a_table_of_an_array_has_its_range_too(load: Callable[..., Settings], priority: str) -> None:
+    with pytest.raises(SettingsError, match="write a whole number from -100 to 100"):
+        load(f'[[supply.indexes]]\nname = "main"\nurl = "https://plugins.example.org/"\npriority = {priority}')
 
 
 # The file itself

@@ -25,7 +25,6 @@ _LOAD: Final = 0x20
 _AND: Final = 0x54
 _JUMP_EQUAL: Final = 0x15
 _JUMP_AT_LEAST: Final = 0x35
-_JUMP_SET: Final = 0x45
 _RETURN: Final = 0x06
 _NUMBER_AT: Final = 0
 _MACHINE_AT: Final = 4
@@ -34,9 +33,10 @@ _ARGUMENTS_AT: Final = 16
 _AUDIT_ARCH: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32: Final = 0x40000000
 
-_CLONE_THREAD: Final = 0x00010000
+_THREAD: Final = 0x00010000 | 0x00000400
+"""CLONE_THREAD and CLONE_FILES: a thread with descriptors of its own would hold files that nobody counts."""
 _SOCKET_TYPE: Final = 0xF
-_REFUSED_PRCTL: Final = (1, 0x59616D61)  # PR_SET_PDEATHSIG, PR_SET_PTRACER
+_REFUSED_PRCTL: Final = (1, 4, 0x59616D61)  # PR_SET_PDEATHSIG, PR_SET_DUMPABLE (the host must see it), PR_SET_PTRACER
 _REFUSED_IOCTL: Final = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 
 # Number on x86_64 and on aarch64; None where the architecture has no such call.
@@ -136,6 +136,7 @@ _ONLY_ITSELF: Final[dict[str, tuple[int | None, int | None]]] = {
 }
 _CLONE: Final = (56, 220)
 _CLONE3: Final = (435, 435)
+_FALLOCATE: Final = (285, 47)
 _PRCTL: Final = (157, 167)
 _IOCTL: Final = (16, 29)
 _SOCKET: Final = (41, 198)
@@ -182,11 +183,15 @@ def _program(pid: int, *, network: bool) -> Iterator[_Instruction]:
         yield from _case(numbers[column], [(_RETURN, 0, 0, _ERRNO | errno.EPERM)])
     # The C library falls back to `clone` when there is no `clone3`, whose flags a filter cannot see.
     yield from _case(_CLONE3[column], [(_RETURN, 0, 0, _ERRNO | errno.ENOSYS)])
+    # A whole disk in one call, and past the largest file that its limits allow. As on file systems that have no such
+    # call, the C library writes instead.
+    yield from _case(_FALLOCATE[column], [(_RETURN, 0, 0, _ERRNO | errno.EOPNOTSUPP)])
     yield from _case(
         _CLONE[column],
         [
             (_LOAD, 0, 0, _ARGUMENTS_AT),
-            (_JUMP_SET, 0, 1, _CLONE_THREAD),
+            (_AND, 0, 0, _THREAD),
+            (_JUMP_EQUAL, 0, 1, _THREAD),
             (_RETURN, 0, 0, _ALLOW),
             (_RETURN, 0, 0, _ERRNO | errno.EPERM),
         ],

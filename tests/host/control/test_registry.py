@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from control_rig import release
 
-from host.control.errors import PluginNotFoundError
+from host.control.errors import PluginLeavingError, PluginNotFoundError
 from host.control.key_values import KeyValues
 from host.control.registry import Registry
 from host.storage.errors import KeyringError, StorageFailedError
@@ -227,3 +227,17 @@ async def test_plugins_are_listed_by_their_ids(rig):
     for plugin in ("shop", "desk", "a-b"):
         await rig.install(plugin)
     assert [record.id for record in rig.registry.all()] == ["a-b", "desk", "shop"]
+
+
+async def test_nothing_is_installed_under_an_id_that_is_being_cleared_away(rig):
+    await rig.install("shop")
+    with rig.registry.leaving("shop"):
+        await rig.registry.remove("shop", purge=True)
+        with pytest.raises(PluginLeavingError, match="shop is being uninstalled: try again in a moment"):
+            await rig.install("shop")
+        with pytest.raises(PluginLeavingError), rig.registry.leaving("shop"):
+            pass
+        with pytest.raises(PluginLeavingError):
+            await rig.install("shop")
+        await rig.install("desk")
+    await rig.install("shop")

@@ -7,10 +7,11 @@ import subprocess
 import pytest
 from aiohttp import web
 
+from host.runtime.data_folder import usage
 from host.runtime.egress import EgressBroker
 from host.runtime.errors import HookFailedError, StartFailedError
 from host.runtime.process import WorkerRuntime
-from host.runtime.sandbox import Sandbox, SandboxPolicy, usage
+from host.runtime.sandbox import Sandbox, SandboxPolicy
 from host.runtime.workshop import Workshop
 from plugin_sdk.calls import Delivery, EventCall, ServiceCall
 from plugin_sdk.errors import HostError

@@ -205,3 +205,57 @@ def test_a_machine_without_a_table_has_no_filter(monkeypatch):
     monkeypatch.setattr(seccomp, "MACHINE", "riscv64")
     with pytest.raises(libc.UnavailableError, match="riscv64"):
         seccomp.refuse_system_calls(1, network=False)
+
+
+def test_the_filter_leaves_no_way_to_take_a_disk_at_once_or_to_hide_what_is_open(tmp_path):
+    found = run(
+        TRY
+        + """
+import ctypes
+from plugin_sdk.worker.sandbox.privileges import drop_capabilities
+from plugin_sdk.worker.sandbox.seccomp import refuse_system_calls
+libc = ctypes.CDLL(None, use_errno=True)
+def called(name, *arguments):
+    if getattr(libc, name)(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+drop_capabilities()
+refuse_system_calls(os.getpid(), network=False)
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+size = ctypes.c_long(2**20)
+print(json.dumps({
+    "keep size": tried(lambda: called("fallocate", file, 1, ctypes.c_long(0), size)),
+    "as the library does it": tried(lambda: os.posix_fallocate(file, 0, 2**20)),
+    "size": os.fstat(file).st_size,
+    "undumpable": tried(lambda: called("prctl", 4, 0, 0, 0, 0)),
+}))
+""",
+        tmp_path / "file",
+    )
+    assert found == {
+        "keep size": ["", "OSError"],
+        "as the library does it": ["None", ""],
+        "size": 2**20,
+        "undumpable": ["", "PermissionError"],
+    }
+
+
+@pytest.mark.parametrize(("shared", "answer"), [(0x00000400, "past the filter"), (0, "PermissionError")])
+def test_a_thread_shares_its_descriptors_with_the_others(shared, answer):
+    found = run(
+        """
+import ctypes, platform
+from plugin_sdk.worker.sandbox.privileges import drop_capabilities
+from plugin_sdk.worker.sandbox.seccomp import refuse_system_calls
+drop_capabilities()
+refuse_system_calls(os.getpid(), network=False)
+libc = ctypes.CDLL(None, use_errno=True)
+number = {"x86_64": 56, "aarch64": 220}[platform.machine()]
+# CLONE_THREAD without CLONE_SIGHAND is invalid to the kernel: what passes the filter ends there, and makes no thread.
+flags = 0x00010000 | int(sys.argv[1])
+done = libc.syscall(number, ctypes.c_ulong(flags), None, None, None, ctypes.c_ulong(0))
+refused = ctypes.get_errno()
+print(json.dumps({22: "past the filter", 1: "PermissionError"}[refused]))
+""",
+        shared,
+    )
+    assert found == answer

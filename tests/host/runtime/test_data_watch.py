@@ -1,0 +1,273 @@
+"""The watch over what plugins keep on the disk: it cuts who is over, and nobody's odd folder ends it for the others."""
+
+import asyncio
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from host.runtime import data_watch
+from host.runtime.data_folder import FolderMovedError, Tally, UncountableError
+from host.runtime.data_watch import MOVES, DataWatch
+from host.runtime.held_files import HiddenError
+
+QUOTA = 2**20
+
+
+class Watched:
+    """A data folder, and what its worker was told."""
+
+    def __init__(self, watch, folder, pid, quota=QUOTA):
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self.cuts = []
+        self.unseen = []
+        self.told = asyncio.Event()
+        self.forget = watch.add(folder, quota, pid, -1, cut=self._cut, unseen=self._unseen)
+
+    def _cut(self, why):
+        self.cuts.append(why)
+        self.told.set()
+
+    def _unseen(self, why):
+        self.unseen.append(why)
+        self.told.set()
+
+    async def cut(self):
+        async with asyncio.timeout(20):
+            while not self.cuts:
+                self.told.clear()
+                await self.told.wait()
+        return self.cuts[0]
+
+    def fill(self, size=2 * QUOTA):
+        (self.folder / "file").write_bytes(bytes(size))
+
+
+@pytest.fixture
+async def watch():
+    one = DataWatch()
+    task = asyncio.create_task(one.run())
+    yield one
+    assert not task.done(), task
+    task.cancel()
+    await asyncio.wait((task,))
+
+
+@pytest.fixture
+def sleeper():
+    """A process that does nothing."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        yield process.pid
+        process.kill()
+
+
+@pytest.fixture
+def watched(watch, tmp_path, sleeper):
+    def make(name="p", pid=sleeper, **options):
+        return Watched(watch, tmp_path / name, pid, **options)
+
+    return make
+
+
+async def test_a_folder_over_its_quota_has_its_worker_cut_once_and_no_other(watched):
+    one, other = watched("one"), watched("other")
+    one.fill()
+    assert (await one.cut()).startswith("disk quota: ")
+    other.fill()
+    await other.cut()
+    assert len(one.cuts) == 1
+
+
+async def test_a_folder_within_its_quota_is_left_alone(watched):
+    within, over = watched("within"), watched("over")
+    within.fill(QUOTA // 2)
+    over.fill()
+    await over.cut()
+    assert within.cuts == within.unseen == []
+
+
+HOLDING = """
+import os, sys
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+os.unlink(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+os.write(file, bytes(2 * 2**20))
+sys.stdin.read()
+"""
+
+
+async def test_what_a_worker_removed_and_still_holds_counts_against_its_quota(watched, tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDING, tmp_path / "p-file"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        process.stdout.readline()
+        one = watched(pid=process.pid)
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        why = await one.cut()
+        process.kill()
+    assert "of them in files that it removed and still holds" in why
+
+
+async def test_workers_that_share_a_folder_share_its_quota(watched):
+    old, new, other = watched("p"), watched("p"), watched("other")
+    old.fill()
+    assert await old.cut() == await new.cut()
+    assert other.cuts == []
+
+
+async def test_who_is_forgotten_hears_no_more(watched):
+    gone, there = watched("gone"), watched("there")
+    gone.forget()
+    gone.fill()
+    there.fill()
+    await there.cut()
+    assert gone.cuts == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UncountableError("a folder cannot be read"),
+        RuntimeError("a mistake of the host's own"),
+        RecursionError("too deep"),
+        UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_one_folder_that_cannot_be_counted_is_its_own_plugins_trouble(watched, monkeypatch, error):
+    go_on = Tally.go_on
+
+    def failing(tally, most):
+        if tally.path.name == "odd":
+            raise error
+        return go_on(tally, most)
+
+    _remember_paths(monkeypatch)
+    monkeypatch.setattr(Tally, "go_on", failing)
+    odd, other = watched("odd"), watched("other")
+    assert (await odd.cut()).startswith("uncountable data: ")
+    other.fill()
+    assert (await other.cut()).startswith("disk quota: ")
+    assert len(odd.cuts) == 1
+
+
+def _remember_paths(monkeypatch):
+    class Remembering(Tally):
+        def __init__(self, path):
+            super().__init__(path)
+            self.path = path
+
+    monkeypatch.setattr(data_watch, "Tally", Remembering)
+
+
+async def test_a_host_that_is_short_of_descriptors_cuts_nobody_and_counts_again(watched, monkeypatch):
+    go_on, times = Tally.go_on, []
+
+    def short(tally, most):
+        times.append(1)
+        if len(times) == 1:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return go_on(tally, most)
+
+    monkeypatch.setattr(Tally, "go_on", short)
+    one = watched()
+    one.fill()
+    assert (await one.cut()).startswith("disk quota: ")
+    assert len(times) > 1
+
+
+async def test_folders_that_move_as_fast_as_they_are_counted_are_no_way_out(watched, monkeypatch):
+    times = []
+
+    def moving(_tally, _most):
+        times.append(1)
+        raise FolderMovedError("a folder was moved while it was counted")
+
+    monkeypatch.setattr(Tally, "go_on", moving)
+    assert (await watched().cut()).startswith("uncountable data: a folder was moved while it was counted")
+    assert len(times) == MOVES + 1
+
+
+async def test_a_folder_that_moves_once_is_counted_again(watched, monkeypatch):
+    go_on, times = Tally.go_on, []
+
+    def moving(tally, most):
+        times.append(1)
+        if len(times) == 1:
+            raise FolderMovedError("a folder was moved while it was counted")
+        return go_on(tally, most)
+
+    monkeypatch.setattr(Tally, "go_on", moving)
+    one = watched()
+    one.fill()
+    assert (await one.cut()).startswith("disk quota: ")
+
+
+async def test_where_the_host_was_never_let_see_what_a_worker_holds_it_says_so_and_counts_the_folder(
+    watched, monkeypatch
+):
+    def hidden(*_arguments, **_named):
+        raise HiddenError("hidden")
+
+    monkeypatch.setattr(data_watch, "held_bytes", hidden)
+    one = watched()
+    one.fill()
+    assert (await one.cut()).startswith("disk quota: ")
+    assert one.unseen == ["hidden"]
+
+
+async def test_a_worker_that_hides_what_was_to_be_seen_before_is_cut(watched, monkeypatch):
+    times = []
+
+    def hiding(*_arguments, **_named):
+        times.append(1)
+        if len(times) > 1:
+            raise HiddenError("the files that it has open are hidden from the host")
+        return 0
+
+    monkeypatch.setattr(data_watch, "held_bytes", hiding)
+    one = watched()
+    assert await one.cut() == "uncountable data: the files that it has open are hidden from the host"
+    assert one.unseen == []
+
+
+async def test_a_count_is_made_at_once_where_more_was_written_than_there_was_room_for(watched, monkeypatch):
+    counts, written = [], {"bytes": 0}
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    init = Tally.__init__
+
+    def counting(tally, path):
+        counts.append(path)
+        loop.call_soon_threadsafe(begun.set)
+        init(tally, path)
+
+    # Without a hurry the next count would be after the test.
+    monkeypatch.setattr(data_watch, "COUNT_SECONDS", 1000.0)
+    monkeypatch.setattr(data_watch, "LONGEST_SECONDS", 1000.0)
+    monkeypatch.setattr(data_watch, "written", lambda _pid: written["bytes"])
+    monkeypatch.setattr(Tally, "__init__", counting)
+    one = watched()
+    async with asyncio.timeout(20):
+        await begun.wait()
+    one.fill()
+    written["bytes"] = 3 * QUOTA
+    assert (await one.cut()).startswith("disk quota: ")
+    assert len(counts) == 2
+
+
+async def test_a_large_folder_is_counted_in_turns_and_delays_no_other(watched, monkeypatch):
+    monkeypatch.setattr(data_watch, "ENTRIES", 2)
+    large = watched("large")
+    for number in range(40):
+        (large.folder / str(number)).write_bytes(bytes(4096))
+    other = watched("other")
+    other.fill()
+    await other.cut()
+    large.fill()
+    assert (await large.cut()).startswith("disk quota: ")
