@@ -77,6 +77,7 @@ class Settlements:
     def __init__(self, log: EventLog) -> None:
         self._log = log
         self._waiting: list[tuple[Settler, Settlement]] = []
+        self._unwritten: list[tuple[Settler, Settlement]] = []  # the batch that is being written
         self._held = 0  # outcomes that are not durable: waiting, or being written
         self._held_bytes = 0
         self._wake = asyncio.Event()
@@ -136,7 +137,13 @@ class Settlements:
         await self._idle.wait()
 
     async def run(self) -> None:
-        """Write outcomes as they come, and idle cursors now and then, until cancelled."""
+        """Write outcomes as they come, and idle cursors now and then, until cancelled.
+
+        A second run takes up what the first one did not get written.
+        """
+        self._waiting, self._unwritten = [*self._unwritten, *self._waiting], []
+        if self._waiting:
+            self._wake.set()
         while True:
             try:
                 async with asyncio.timeout(CHECKPOINT_SECONDS):
@@ -147,8 +154,10 @@ class Settlements:
             self._wake.clear()
             while self._waiting:
                 # All of it: a cursor says that everything below it is settled, so none of that may stay behind.
-                batch, self._waiting = self._waiting, []
+                batch = self._unwritten = self._waiting
+                self._waiting = []
                 await self._write(batch, ())
+                self._unwritten = []
                 self._held -= len(batch)
                 self._held_bytes -= sum(_weight(settlement) for _, settlement in batch)
                 if self._held < MAX_WAITING and self._held_bytes < MAX_WAITING_BYTES:

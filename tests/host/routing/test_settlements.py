@@ -173,3 +173,24 @@ async def test_what_waits_for_the_disk_is_bounded_in_bytes_too():
         assert not settlements.has_room
         disk.full = False
         await settlements.room()
+
+
+async def test_a_second_run_writes_what_the_first_one_was_writing():
+    """Given a run that is ended in the middle of a batch, when there is another, then nothing of the batch is missing."""
+    disk, consumer = Disk(), Consumer()
+    disk.full = True
+    settlements = Settlements(disk)
+    settlements.attach(consumer, 0)
+    first = asyncio.create_task(settlements.run())
+    consumer.settle(settlements, 3)
+    await asyncio.sleep(0.01)
+    first.cancel()
+    await asyncio.wait((first,))
+    consumer.settle(settlements, 2)
+    disk.full = False
+    second = asyncio.create_task(settlements.run())
+    await settlements.flushed()
+    second.cancel()
+    await asyncio.wait((second,))
+    assert disk.written == [1, 2, 3, 4, 5]
+    assert settlements.has_room
