@@ -176,7 +176,7 @@ async def test_what_waits_for_the_disk_is_bounded_in_bytes_too():
 
 
 async def test_a_second_run_writes_what_the_first_one_was_writing():
-    """Given a run that is ended in the middle of a batch, when there is another, then nothing of the batch is missing."""
+    """Given a run that ended in the middle of a batch, when there is another, then nothing of the batch is missing."""
     disk, consumer = Disk(), Consumer()
     disk.full = True
     settlements = Settlements(disk)
