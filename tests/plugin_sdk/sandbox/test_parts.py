@@ -1,38 +1,12 @@
 """Each part of the sandbox, in a process of its own: what it refuses afterwards, and how it says that it cannot."""
 
-import json
 import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from alone import TRY, run
 
-ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is made of Linux's own parts")
-
-
-def run(script, *arguments):
-    """Run a script in an interpreter of its own; what it printed, as JSON."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"import json, os, sys, socket\n{script}", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-TRY = """
-def tried(what):
-    try:
-        return [str(what()), ""]
-    except OSError as error:
-        return ["", type(error).__name__]
-"""
 
 
 def test_landlock_leaves_the_paths_that_are_named_and_their_rights(tmp_path):
