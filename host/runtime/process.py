@@ -169,6 +169,11 @@ class WorkerRuntime:
             self._closing.close()
             self.exited.set_result(ExitReason("start failed", str(error)))
             raise StartFailedError(f"{launch.plugin} has no worker: {error}", retryable=True) from None
+        except StartFailedError as error:
+            mine.close()
+            self._closing.close()
+            self.exited.set_result(ExitReason("start failed", error.message))
+            raise
         except BaseException:  # a cancellation too: nothing stays open; raised again
             mine.close()
             self._closing.close()

@@ -219,7 +219,10 @@ class Supervisor:
             raise
         self._go(SupervisedState.RUNNING, "started")
         self._runs.set()
-        _log.info("plugin_running", plugin=self._plugin, pid=runtime.snapshot().pid)
+        seen = runtime.snapshot()
+        _log.info("plugin_running", plugin=self._plugin, pid=seen.pid)
+        if seen.weakened:
+            _log.warning("sandbox_weakened", plugin=self._plugin, parts=list(seen.weakened))
         return runtime
 
     async def _watch(self, runtime: Runtime) -> ExitReason:

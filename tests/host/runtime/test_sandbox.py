@@ -23,7 +23,7 @@ def sandboxed(launch, host, fork_server, sdk_path):
         one = WorkerRuntime(
             launch(entry_point),
             host,
-            Workshop(fork_server, Sandbox(SandboxPolicy(**policy), sdk_path)),
+            Workshop(fork_server, Sandbox(SandboxPolicy(**{"plugins_as_root": True, **policy}), sdk_path)),
             lambda *_: None,
         )
         await one.start()
@@ -59,7 +59,7 @@ def test_a_folder_that_others_cannot_enter_is_named_with_the_remedy(launch, sdk_
     closed = tmp_path / "release"
     closed.chmod(0o700)
     tmp_path.chmod(0o755)
-    sandbox = Sandbox(SandboxPolicy(), sdk_path)
+    sandbox = Sandbox(SandboxPolicy(plugins_as_root=True), sdk_path)
     assert "cannot be entered by other users: run `chmod o+x " in sandbox._closed_to_others(launch())
 
 
@@ -161,7 +161,7 @@ async def test_a_granted_host_is_reached_through_the_door_and_nothing_else_is(
     port = site._server.sockets[0].getsockname()[1]
     (tmp_path / "release" / "reaching.py").write_text(REACHING)
     broker = EgressBroker()
-    workshop = Workshop(fork_server, Sandbox(SandboxPolicy(), sdk_path), egress=broker)
+    workshop = Workshop(fork_server, Sandbox(SandboxPolicy(plugins_as_root=True), sdk_path), egress=broker)
     granted = dataclasses.replace(launch("reaching:Reaching"), network=(f"localhost:{port}",), timeout=20.0)
     one = WorkerRuntime(granted, host, workshop, lambda *_: None)
     await one.start()
