@@ -32,6 +32,7 @@ import plugin_sdk.loading
 import plugin_sdk.worker.main
 from plugin_sdk.worker import verified_imports
 from plugin_sdk.worker.digests import hash_files
+from plugin_sdk.worker.sandbox import seccomp
 from plugin_sdk.worker.sandbox.confinement import CONNECTION, DIGESTS, DOOR, LIFELINE, Confinement, confine, refusal
 from plugin_sdk.worker.sandbox.libc import PR_SET_PDEATHSIG, prctl
 
@@ -220,6 +221,7 @@ async def _warm_up() -> None:
     plugin = plugin_sdk.loading.LoadedPlugin("warm", Warm)
     msgspec.json.encode(plugin.describe())
     hash_files({"": b""})  # the first hash of a process is what costs memory
+    seccomp.make_ready()
 
 
 def main(descriptor: int) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import functools
 import os
 import socket
 import struct
@@ -67,6 +68,10 @@ _FCNTL: Final = (
 )
 """Without those that watch a folder, hold others off a file, or have a signal sent to any process of the same user."""
 
+_INSTRUCTION: Final = struct.Struct("=HBBI")
+_NO_PROCESS: Final = 2**32 - 1
+"""Where the process id goes, in a filter that is not yet anyone's."""
+
 _Instruction = tuple[int, int, int, int]
 _Block = tuple[_Instruction, ...]
 """Instructions that end in a return on every way through them."""
@@ -85,13 +90,32 @@ def refuse_system_calls(pid: int, *, network: bool) -> None:
     """
     if MACHINE not in _AUDIT_ARCH:
         raise UnavailableError(f"there is no table of system calls for {MACHINE}")
-    instructions = build(MACHINE, pid, network=network)
-    packed = b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)
+    packed, places = _packed(MACHINE, network=network)
     buffer = ctypes.create_string_buffer(packed, len(packed))
+    for place in places:
+        struct.pack_into("=I", buffer, place, pid)
+    program = _Program(len(packed) // _INSTRUCTION.size, ctypes.cast(buffer, ctypes.c_void_p))
     try:
-        prctl(PR_SET_SECCOMP, _MODE_FILTER, _Program(len(instructions), ctypes.cast(buffer, ctypes.c_void_p)))
+        prctl(PR_SET_SECCOMP, _MODE_FILTER, program)
     except OSError as error:
         raise UnavailableError(f"this kernel takes no seccomp filter ({error.strerror})") from None
+
+
+def make_ready() -> None:
+    """Build what is the same for all workers, before they are forked: it takes memory, and more time than the rest."""
+    if MACHINE in _AUDIT_ARCH:
+        for network in (False, True):
+            _packed(MACHINE, network=network)
+
+
+@functools.cache
+def _packed(machine: str, *, network: bool) -> tuple[bytes, tuple[int, ...]]:
+    """A filter as the kernel takes it, and where in it the process id is to be put."""
+    instructions = build(machine, _NO_PROCESS, network=network)
+    packed = b"".join(_INSTRUCTION.pack(*instruction) for instruction in instructions)
+    value_at = _INSTRUCTION.size - 4
+    places = [at * _INSTRUCTION.size + value_at for at, one in enumerate(instructions) if one[3] == _NO_PROCESS]
+    return packed, tuple(places)
 
 
 def build(machine: str, pid: int, *, network: bool) -> list[_Instruction]:
