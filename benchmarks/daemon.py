@@ -102,6 +102,8 @@ def daemon(folder: Path, settings: str = "") -> Iterator[Daemon]:
     config = folder / "busbar.toml"
     config.write_text(
         f'[server]\nport = {port}\n[storage]\ndirectory = "{folder / "var"}"\n'
+        # As root, in whatever folder: what is measured is not where it lies.
+        "[sandbox]\nplugins_as_root = true\n"
         f'[log]\nlevel = "warning"\nformat = "json"\n{settings}'
     )
     output = folder / "output.log"

@@ -46,7 +46,7 @@ async def workers(*plugins: str, concurrency: int) -> AsyncIterator[list[WorkerR
         (release / "nothing.py").write_text(PLUGIN)
         sdk_path = build_sdk_path(folder)
         fork_server = ForkServer(sdk_path)
-        workshop = Workshop(fork_server, Sandbox(SandboxPolicy(), sdk_path))
+        workshop = Workshop(fork_server, Sandbox(SandboxPolicy(plugins_as_root=True), sdk_path))
         made = [
             WorkerRuntime(
                 Launch(

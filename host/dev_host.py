@@ -40,7 +40,7 @@ from host.runtime.fork_server import ForkServer
 from host.runtime.inline import InlineRuntime
 from host.runtime.process import WorkerRuntime
 from host.runtime.runtime import Launch, Runtime
-from host.runtime.sandbox import Sandbox, SandboxPolicy
+from host.runtime.sandbox import AUTHORS_OWN, Sandbox
 from host.runtime.sdk_path import build_sdk_path
 from host.runtime.supervisor import SupervisionLimits
 from host.runtime.workshop import Workshop
@@ -143,7 +143,7 @@ class DevHost:
             stack.push_async_callback(fork_server.stop)
             workshop = Workshop(
                 fork_server,
-                await asyncio.to_thread(Sandbox, SandboxPolicy(), sdk_path),
+                await asyncio.to_thread(Sandbox, AUTHORS_OWN, sdk_path),
                 data_watch=data_watch,
                 egress=EgressBroker(),
             )

@@ -122,6 +122,7 @@ class SandboxSection(_Section):
 
     mode: Literal["require", "prefer", "off"] = "prefer"
     first_user: Annotated[int, Field(ge=1000, le=2**31 - 2**27)] = 1_879_048_192
+    plugins_as_root: bool = False
     data: Annotated[Bytes, Field(ge=2**20, le=64 * 2**40)] = 256 * 2**20
     open_files: Annotated[int, Field(ge=64, le=65536)] = 256
     threads: Annotated[int, Field(ge=16, le=4096)] = 64

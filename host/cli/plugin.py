@@ -131,6 +131,7 @@ def _about(found: dict[str, Any], health: dict[str, Any]) -> list[tuple[str, str
         ("breaker", _breakers(breaker)),
         ("worker", f"pid {worker['pid']}, {worker['rssBytes']} bytes" if worker.get("pid") else ""),
         ("cold start", worker.get("coldStartReason", "")),
+        ("sandbox", _sandbox(worker)),
         ("lag", f"{health['lag']} events" if worker else ""),
         ("restarts", str(health["restarts"] or "")),
         ("last error", health["lastError"]),
@@ -144,6 +145,14 @@ def _breakers(breaker: dict[str, Any]) -> str:
     if len(set(states.values())) > 1:
         return ", ".join(f"{share} {state}" for share, state in states.items())
     return str(breaker.get("state", ""))
+
+
+def _sandbox(worker: dict[str, Any]) -> str:
+    """Whether the worker's sandbox is whole, or which parts are not, and why."""
+    if worker.get("isolation") != "process" or not worker["sandbox"]:
+        return ""
+    parts = {name: found for name, found in worker["sandbox"].items() if found == "off" or found.startswith("un")}
+    return "; ".join(f"{name}: {found}" for name, found in parts.items()) or "whole"
 
 
 def _ask(plugin: str, verb: str) -> Answer:

@@ -18,7 +18,7 @@ from host.runtime.examiner import WorkerExaminer
 from host.runtime.fork_server import ForkServer
 from host.runtime.installed_dependencies import copy_dependencies
 from host.runtime.runtime import Launch
-from host.runtime.sandbox import Sandbox, SandboxPolicy
+from host.runtime.sandbox import AUTHORS_OWN, Sandbox
 from host.runtime.sdk_path import build_sdk_path
 from host.runtime.workshop import Workshop
 from host.supply.errors import ReleaseRefusedError
@@ -103,7 +103,7 @@ async def _described(project: Path, source: Source) -> Description:
             dependencies=dependencies,
         )
         try:
-            workshop = Workshop(fork_server, await asyncio.to_thread(Sandbox, SandboxPolicy(), sdk_path))
+            workshop = Workshop(fork_server, await asyncio.to_thread(Sandbox, AUTHORS_OWN, sdk_path))
             return await WorkerExaminer(workshop, _unheard).describe(launch)
         finally:
             await fork_server.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from host.control.hosted_plugin import HostedPlugin
 from host.control.reconciler import Reconciler
 from host.control.records import PluginRecord, UpgradeOutcome
 from host.control.registry import Registry
@@ -65,6 +66,9 @@ class Alerts:
         found = [*self._host()]
         for record in self._registry.all():
             found += _plugin(record, self._reconciler.status(record.id))
+            hosted = self._reconciler.hosted(record.id)
+            if hosted is not None:
+                found += _sandbox(hosted)
         return sorted(found, key=lambda alert: (alert.severity is not AlertSeverity.CRITICAL, alert.id))
 
     def _host(self) -> list[Alert]:
@@ -93,6 +97,23 @@ def _part(trouble: PartTrouble) -> Alert:
         trouble.next_action,
         trouble.since,
     )
+
+
+def _sandbox(hosted: HostedPlugin) -> list[Alert]:
+    seen, plugin = hosted.supervisor.snapshot(), hosted.record.id
+    if seen is None or not seen.weakened:
+        return []
+    return [
+        Alert(
+            f"plugin/{plugin}/sandbox",
+            AlertSeverity.WARNING,
+            plugin,
+            "sandbox_weakened",
+            f"the sandbox of {plugin} is not whole: {'; '.join(seen.weakened)}",
+            'mend what it says; sandbox.mode = "require" runs no plugin until then',
+            hosted.supervisor.status.since,
+        )
+    ]
 
 
 def _plugin(record: PluginRecord, status: PluginStatus) -> list[Alert]:

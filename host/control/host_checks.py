@@ -55,7 +55,14 @@ class HostChecks:
 
     async def look(self) -> Sequence[Check]:
         """Every part; what fails the host is a database that does not answer, and a background part that is lost."""
-        return (await self._storage(), self._log(), self._background(), self._plugins(), self._workers())
+        return (
+            await self._storage(),
+            self._log(),
+            self._background(),
+            self._plugins(),
+            self._workers(),
+            self._sandbox(),
+        )
 
     async def _storage(self) -> Check:
         started = time.perf_counter()
@@ -88,3 +95,12 @@ class HostChecks:
 
     def _workers(self) -> Check:
         return Check("fork-server", "pass", "" if self._fork_server.pid else "not started yet: no plugin needed it")
+
+    def _sandbox(self) -> Check:
+        held_less: dict[str, list[str]] = {}
+        for hosted in self._reconciler.all_hosted():
+            seen = hosted.supervisor.snapshot()
+            for part in seen.weakened if seen is not None else ():
+                held_less.setdefault(part, []).append(hosted.record.id)
+        output = "; ".join(f"{part}: {', '.join(sorted(plugins))}" for part, plugins in held_less.items())
+        return Check("sandbox", "warn" if output else "pass", output)

@@ -48,6 +48,12 @@ class StartFailedError(RuntimeFailedError):
         self.traceback = traceback
 
 
+class WouldBeRootError(StartFailedError):
+    """The plugin would run as root, and the settings do not say that it may."""
+
+    code = "plugin_would_be_root"
+
+
 class ReleaseModifiedError(StartFailedError):
     """A file that the plugin imports is not what was verified; its code has not run."""
 

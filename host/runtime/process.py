@@ -172,6 +172,9 @@ class WorkerRuntime:
             except (ForkServerError, UncountableError, OSError) as error:  # the last as where descriptors are short
                 self.exited.set_result(ExitReason("start failed", str(error)))
                 raise StartFailedError(f"{launch.plugin} has no worker: {error}", retryable=True) from None
+            except StartFailedError as error:
+                self.exited.set_result(ExitReason("start failed", error.message))
+                raise
             unless_forked.pop_all()
         self._child = child
         self._watch_confined = partial(self._watch_data, child.pid, mine.fileno(), prepared)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from host.runtime.exits import ExitReason
 from plugin_sdk.calls import HookCall
 from plugin_sdk.description import Description
+from plugin_sdk.worker.sandbox.confinement import OFF, UNAVAILABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,15 @@ class RuntimeSnapshot:
     overdue_for: float
     sandbox: Mapping[str, str]
     cold_start: str = ""
+
+    @property
+    def weakened(self) -> tuple[str, ...]:
+        """The parts of the sandbox that do not hold the worker, each with why; an inline plugin never had any."""
+        if self.isolation != "process":
+            return ()
+        return tuple(
+            f"{name}: {found}" for name, found in self.sandbox.items() if found == OFF or found.startswith(UNAVAILABLE)
+        )
 
 
 class Runtime(Protocol):

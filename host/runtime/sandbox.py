@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from host.runtime.data_folder import give, usage
+from host.runtime.errors import WouldBeRootError
 from host.runtime.runtime import Launch
-from plugin_sdk.worker.sandbox.confinement import Confinement
+from plugin_sdk.worker.sandbox.confinement import Confinement, would_be_root
 
 USERS: Final = 2**27
 """How many user ids from `first_user` on are for plugins."""
@@ -48,6 +49,7 @@ class SandboxPolicy:
         mode: `require` loads no plugin where a part of the sandbox is unavailable, `prefer` goes on, `off` leaves
             the sandbox out.
         first_user: Where the daemon runs as root, plugins run as users from this one on.
+        plugins_as_root: Where that cannot be had, they run as root, too; else they do not run.
         data: What a plugin may keep in its data folder.
         open_files: Descriptors of a worker.
         threads: Threads of a worker.
@@ -55,9 +57,14 @@ class SandboxPolicy:
 
     mode: Literal["require", "prefer", "off"] = "prefer"
     first_user: int = 1_879_048_192
+    plugins_as_root: bool = False
     data: int = 256 * 2**20
     open_files: int = 256
     threads: int = 64
+
+
+AUTHORS_OWN: Final = SandboxPolicy(plugins_as_root=True)
+"""For code that its author runs from source: as root, it may do what the author could do without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +101,19 @@ class Sandbox:
 
         Raises:
             OSError: the folder cannot be made.
-            UncountableError: it cannot be read.
+            UncountableError: the folder cannot be read.
+            WouldBeRootError: the daemon is root, the plugin cannot be another user, and the settings forbid it to be
+                root.
         """
         policy = self.policy
         folder = launch.data_folder
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
         folder.mkdir(exist_ok=True, mode=0o700)
-        user, missing = 0, ""
-        if os.geteuid() == 0 and policy.mode != "off":
-            missing = self._closed_to_others(launch)
-            if not missing:
-                user = self._user(launch.plugin)
-                give(folder, user)
+        user, missing = self._user_of_its_own(launch) if os.geteuid() == 0 else (0, "")
+        if missing and not policy.plugins_as_root:
+            raise WouldBeRootError(f"{launch.plugin} cannot start: {would_be_root(missing)}", retryable=False)
+        if missing:
+            give(folder, 0)  # from a user whom it had before: without its capabilities, root is one among others
         used = usage(folder, mend=True)
         confinement = Confinement(
             mode=policy.mode,
@@ -119,6 +127,7 @@ class Sandbox:
             clear_only=used > policy.data,
             user=user,
             user_missing=missing,
+            as_root=policy.plugins_as_root,
         )
         path = (launch.folder, *launch.dependencies)
         clash = launch.cold_start or self._clash(path)
@@ -129,6 +138,23 @@ class Sandbox:
         found = sorted({entry.name for folder in path for entry in folder.iterdir()} & self._provided)
         return f"it brings {', '.join(found)}" if found else ""
 
+    def _user_of_its_own(self, launch: Launch) -> tuple[int, str]:
+        """The user whom the plugin is to run as, to whom its data folder is given; or 0, and why there is none."""
+        if self.policy.mode == "off":
+            return 0, 'sandbox.mode is "off"'
+        user, missing = self._user(launch.plugin), self._closed_to_others(launch)
+        if missing:
+            return 0, missing
+        try:
+            give(launch.data_folder, user)
+        except OSError as error:
+            # Root in a container may lack the capability, or the user may have no number outside (user_namespaces(7)).
+            return 0, (
+                f"its data folder cannot be given to user {user} ({error.strerror}): give the daemon CAP_CHOWN, "
+                "and set sandbox.first_user to users that there are here (/proc/self/uid_map)"
+            )
+        return user, ""
+
     def _user(self, plugin: str) -> int:
         """The same for a plugin every time, and hardly ever that of another; the file rules do not depend on it."""
         digest = hashlib.sha256(plugin.encode()).digest()
@@ -136,14 +162,16 @@ class Sandbox:
 
     def _closed_to_others(self, launch: Launch) -> str:
         """Why another user could not run the plugin, or nothing."""
-        for path in (launch.data_folder.parent, *_released(launch), *map(Path, self._python)):
+        own = (launch.data_folder.parent, *_released(launch))
+        for path in (*own, *map(Path, self._python)):
             for step in reversed((path, *path.parents)):
                 try:
                     mode = step.stat().st_mode
                 except FileNotFoundError:
                     break
                 if stat.S_ISDIR(mode) and not mode & stat.S_IXOTH:
-                    return f"{step} cannot be entered by other users: run `chmod o+x {step}`"
+                    elsewhere = "set storage.directory" if path in own else "run the host with a Python that lies"
+                    return f"{step} cannot be entered by other users: run `chmod o+x {step}`, or {elsewhere} elsewhere"
         return ""
 
 

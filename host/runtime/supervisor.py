@@ -52,9 +52,9 @@ class SupervisionLimits:
     """All times in seconds.
 
     A runtime whose loop is silent for `silence` is killed, and so is one whose hook, that nobody else called, goes on
-    for `overdue` after its time was up; it is looked at every `heartbeat`. After a failure it is started again after `first_restart`,
-    doubled for each failure up to `longest_restart`, with jitter; `healthy_after` of running resets that. `restarts`
-    within `restart_window` are enough: it is `failed`.
+    for `overdue` after its time was up; it is looked at every `heartbeat`. After a failure it is started again after
+    `first_restart`, doubled for each failure up to `longest_restart`, with jitter; `healthy_after` of running resets
+    that. `restarts` within `restart_window` are enough: it is `failed`.
     """
 
     heartbeat: float = 0.5
@@ -225,7 +225,10 @@ class Supervisor:
             raise
         self._go(SupervisedState.RUNNING, "started")
         self._runs.set()
-        _log.info("plugin_running", plugin=self._plugin, pid=runtime.snapshot().pid)
+        seen = runtime.snapshot()
+        _log.info("plugin_running", plugin=self._plugin, pid=seen.pid)
+        if seen.weakened:
+            _log.warning("sandbox_weakened", plugin=self._plugin, parts=list(seen.weakened))
         return runtime
 
     async def _watch(self, runtime: Runtime) -> ExitReason:

@@ -32,7 +32,8 @@ import plugin_sdk.loading
 import plugin_sdk.worker.main
 from plugin_sdk.worker import verified_imports
 from plugin_sdk.worker.digests import hash_files
-from plugin_sdk.worker.sandbox.confinement import CONNECTION, DIGESTS, DOOR, LIFELINE, Confinement, confine
+from plugin_sdk.worker.sandbox import seccomp
+from plugin_sdk.worker.sandbox.confinement import CONNECTION, DIGESTS, DOOR, LIFELINE, Confinement, confine, refusal
 from plugin_sdk.worker.sandbox.libc import PR_SET_PDEATHSIG, prctl
 
 __all__ = ["Door", "Exited", "Forked", "Signal", "Spawn", "main"]
@@ -180,7 +181,7 @@ def _become_worker(request: Spawn, descriptors: list[int]) -> NoReturn:
             _start_cold(request)
         parts = confine(request.confinement, request.id)
         imports = verified_imports.install(DIGESTS)
-        plugin_sdk.worker.main.run(parts, refused=request.confinement.mode == "require", imports=imports)
+        plugin_sdk.worker.main.run(parts, refusal=refusal(request.confinement, parts), imports=imports)
     except BaseException as error:  # noqa: BLE001 - the last stop before the process ends
         os.write(2, f"worker: {type(error).__name__}: {error}\n".encode())
     finally:
@@ -216,10 +217,11 @@ async def _warm_up() -> None:
         @plugin_sdk.on_event("warm.up")
         async def warm(self, event: plugin_sdk.Event, context: plugin_sdk.Context) -> None: ...
 
-    plugin_sdk.worker.main.Worker([])
+    plugin_sdk.worker.main.Worker("")
     plugin = plugin_sdk.loading.LoadedPlugin("warm", Warm)
     msgspec.json.encode(plugin.describe())
     hash_files({"": b""})  # the first hash of a process is what costs memory
+    seccomp.make_ready()
 
 
 def main(descriptor: int) -> None:

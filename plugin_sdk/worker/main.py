@@ -27,7 +27,7 @@ from plugin_sdk.loading import LoadedPlugin
 from plugin_sdk.resumed import Resumed
 from plugin_sdk.worker.log_lines import LogHandler, Printed, delivery_id
 from plugin_sdk.worker.outcomes import raised, returned, text, trace
-from plugin_sdk.worker.sandbox.confinement import CONNECTION, missing
+from plugin_sdk.worker.sandbox.confinement import CONNECTION
 from plugin_sdk.worker.verified_imports import ReleaseModifiedError, VerifiedImports
 from plugin_sdk.worker.wire import (
     MAX_NAME,
@@ -113,12 +113,12 @@ class Worker:
     """One plugin behind one socket.
 
     Args:
-        unconfined: Parts of the sandbox that are required and unavailable, with why; a plugin is not loaded then.
+        refusal: Why no plugin may be loaded, or nothing.
         imports: What the plugin's files are held to; None where they are imported as they are.
     """
 
-    def __init__(self, unconfined: list[str], imports: VerifiedImports | None = None) -> None:
-        self._unconfined = unconfined
+    def __init__(self, refusal: str, imports: VerifiedImports | None = None) -> None:
+        self._refusal = refusal
         self._imports = imports
         self._loop = asyncio.get_running_loop()
         if imports is not None:
@@ -190,8 +190,8 @@ class Worker:
         self._heartbeat()
         retryable = False
         try:
-            if self._unconfined:
-                raise SandboxError("the sandbox is required, and not whole here: " + "; ".join(self._unconfined))
+            if self._refusal:
+                raise SandboxError(self._refusal)
             plugin = LoadedPlugin.load(message.plugin, message.entry_point)
             self._check_files()
             session = Session(plugin=message.plugin, host=RemotePort(self), secrets=message.secrets)
@@ -317,12 +317,12 @@ def _end(status: int) -> NoReturn:
     os._exit(status)
 
 
-def run(parts: dict[str, str], *, refused: bool, imports: VerifiedImports | None) -> NoReturn:
+def run(parts: dict[str, str], *, refusal: str, imports: VerifiedImports | None) -> NoReturn:
     """Serve one plugin over the worker's socket until the host ends it. Never returns.
 
     Args:
         parts: What became of each part of the sandbox.
-        refused: Whether a plugin must not be loaded where a part is unavailable.
+        refusal: Why no plugin may be loaded, or nothing.
         imports: What the plugin's files are held to.
     """
     random.seed()  # a forked generator would give every worker the same numbers
@@ -330,14 +330,14 @@ def run(parts: dict[str, str], *, refused: bool, imports: VerifiedImports | None
     faulthandler.register(DUMP_SIGNAL, all_threads=True)
     with socket.socket(fileno=CONNECTION) as connection:
         connection.setblocking(False)  # noqa: FBT003 - the socket module's own signature
-        asyncio.run(_serve(connection, parts, refused=refused, imports=imports))
+        asyncio.run(_serve(connection, parts, refusal=refusal, imports=imports))
     _end(0)
 
 
 async def _serve(
-    connection: socket.socket, parts: dict[str, str], *, refused: bool, imports: VerifiedImports | None
+    connection: socket.socket, parts: dict[str, str], *, refusal: str, imports: VerifiedImports | None
 ) -> None:
-    worker = Worker(missing(parts) if refused else [], imports)
+    worker = Worker(refusal, imports)
     loop = asyncio.get_running_loop()
     await loop.create_unix_connection(lambda: worker.wire, sock=connection)
     worker.wire.send(Confined(parts))

@@ -426,7 +426,9 @@ async def workers(sdk_path: Path, data: Path) -> AsyncIterator[Workers]:
     """Real workers, each in its sandbox, that keep their data below `data`."""
     fork_server = ForkServer(sdk_path)
     try:
-        workshop = Workshop(fork_server, Sandbox(SandboxPolicy(), sdk_path), WorkerLimits(heartbeat=0.05))
+        workshop = Workshop(
+            fork_server, Sandbox(SandboxPolicy(plugins_as_root=True), sdk_path), WorkerLimits(heartbeat=0.05)
+        )
         yield Workers(workshop, data)
     finally:
         await fork_server.stop()

@@ -19,6 +19,7 @@ from pathlib import Path
 import aiohttp
 import forked_command
 import pytest
+from footing import Footing, stand, usual
 
 ROOT = Path(__file__).parents[2]
 BUSBAR = [sys.executable, "-m", "host.cli.main"]
@@ -42,8 +43,10 @@ def busbar(*arguments, cwd=None, env=None, check=True):
 class Forked:
     """A daemon that was forked, to be handled as a `subprocess.Popen` is."""
 
-    def __init__(self, config, folder, output):
-        self._process = forked_command.WARM.Process(target=_daemon, args=(config, folder, output, dict(os.environ)))
+    def __init__(self, config, folder, output, footing):
+        self._process = forked_command.WARM.Process(
+            target=_daemon, args=(config, folder, output, dict(os.environ), footing)
+        )
         self._process.start()
         self.pid = self._process.pid
 
@@ -65,10 +68,11 @@ class Forked:
         return self.poll()
 
 
-def _daemon(config, folder, output, environment):
+def _daemon(config, folder, output, environment, footing):
     """In the forked process: what `busbar run` does."""
     from host.cli.main import main
 
+    stand(footing, folder)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
@@ -81,10 +85,14 @@ def _daemon(config, folder, output, environment):
 
 
 class Daemon:
-    """One daemon on a state folder of its own; may be killed and started again on the same state."""
+    """One daemon on a state folder of its own; may be killed and started again on the same state.
 
-    def __init__(self, folder, **options):
+    `footing` says as whom it runs; plugins run as users of their own, where the tests may arrange that.
+    """
+
+    def __init__(self, folder, *, footing=None, **options):
         self.folder = folder
+        self.footing = footing or usual()
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.token = ""
@@ -97,6 +105,8 @@ class Daemon:
             "log": {"format": "json"},
             "scan": {"bandit": "off"},  # a second for each install, and tested where it is the subject
         }
+        if footing is None and self.footing is Footing.AS_IT_IS and os.geteuid() == 0:
+            sections["sandbox"] = {"plugins_as_root": True}  # there is nobody else to be
         for section, values in options.items():
             sections.setdefault(section, {}).update(values)
         self.config.write_text(
@@ -107,7 +117,7 @@ class Daemon:
         )
 
     def start(self, *, cold=False):
-        self.process = self._command() if cold else Forked(self.config, self.folder, self.output)
+        self.process = self._command() if cold else Forked(self.config, self.folder, self.output, self.footing)
         deadline = time.monotonic() + 60
         while not self._ready():
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -126,6 +136,7 @@ class Daemon:
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                preexec_fn=lambda: stand(self.footing, self.folder),  # noqa: PLW1509 - it takes no lock of another thread
             )
 
     def _ready(self):

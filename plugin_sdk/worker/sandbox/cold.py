@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from plugin_sdk.worker.sandbox.confinement import DIGESTS, Confinement, confine
+from plugin_sdk.worker.sandbox.confinement import DIGESTS, Confinement, confine, refusal
 from plugin_sdk.worker.verified_imports import install
 
 
@@ -23,7 +23,7 @@ def start(given: dict[str, Any]) -> NoReturn:
         sys.path[:0] = given["ahead"]
         from plugin_sdk.worker.main import run  # noqa: PLC0415 - what it imports may be the plugin's own
 
-        run(parts, refused=confinement.mode == "require", imports=imports)
+        run(parts, refusal=refusal(confinement, parts), imports=imports)
     except BaseException as error:  # noqa: BLE001 - the last stop before the process ends
         os.write(2, f"worker: {type(error).__name__}: {error}\n".encode())
     finally:

@@ -53,6 +53,7 @@ class Confinement:
         clear_only: It may read and remove in its folder, but add nothing: the folder is full.
         readable: Files and folders it may read.
         user: The user to become, or 0 to stay who it is; `user_missing` says why it stays.
+        as_root: A plugin may be loaded although the process is root.
         network: Whether anything outside is granted; it is reached through the door.
         memory: Resident memory; address space is held to somewhat more.
         file_size: The largest file it may write.
@@ -71,6 +72,7 @@ class Confinement:
     clear_only: bool = False
     user: int = 0
     user_missing: str = ""
+    as_root: bool = False
 
 
 def confine(confinement: Confinement, number: int) -> dict[str, str]:
@@ -112,9 +114,22 @@ def confine(confinement: Confinement, number: int) -> dict[str, str]:
     return parts
 
 
-def missing(parts: dict[str, str]) -> list[str]:
-    """The parts that are unavailable, each with why."""
-    return [f"{name}: {found.removeprefix(UNAVAILABLE)}" for name, found in parts.items() if found.startswith("un")]
+def refusal(confinement: Confinement, parts: dict[str, str]) -> str:
+    """Why no plugin may be loaded into this process, or nothing; `parts` is what `confine` answered."""
+    lacking = [f"{name}: {found.removeprefix(UNAVAILABLE)}" for name, found in parts.items() if found.startswith("un")]
+    if confinement.mode == "require" and lacking:
+        return "the sandbox is required, and not whole here: " + "; ".join(lacking)
+    if 0 in os.getresuid() and not confinement.as_root:
+        return would_be_root(parts["user"].removeprefix(UNAVAILABLE))
+    return ""
+
+
+def would_be_root(why: str) -> str:
+    """What is said where a plugin would run as root, and may not."""
+    return (
+        f"it would run as root, because it has no user of its own: {why}. "
+        "Mend that, or say in the settings that plugins may run as root: sandbox.plugins_as_root = true"
+    )
 
 
 def _leave_session(folder: str) -> None:
@@ -159,7 +174,7 @@ def _file_rules(confinement: Confinement, *, any_network: bool) -> landlock.Rule
 
 
 def _leave_network(confinement: Confinement, number: int) -> bool:
-    own_users = leave_network()
+    own_users = leave_network(confinement.user)
     if confinement.network:
         # A `Door` of `worker.fork_server` in MessagePack; no library of the SDK's is loaded here.
         packet = b"\x92\x03\xce" + number.to_bytes(4, "big")
@@ -173,7 +188,7 @@ def _leave_network(confinement: Confinement, number: int) -> bool:
 def _become(confinement: Confinement) -> None:
     if confinement.user_missing:
         raise UnavailableError(confinement.user_missing)
-    if confinement.user:
+    if confinement.user and confinement.user not in os.getresuid():
         become(confinement.user)
 
 

@@ -13,7 +13,8 @@ import struct
 from pathlib import Path
 from typing import Final
 
-from plugin_sdk.worker.sandbox.libc import UnavailableError, unshare
+from plugin_sdk.worker.sandbox.libc import PR_SET_DUMPABLE, UnavailableError, prctl, unshare
+from plugin_sdk.worker.sandbox.privileges import become
 
 _CLONE_NEWUSER: Final = 0x10000000
 _CLONE_NEWNET: Final = 0x40000000
@@ -26,8 +27,11 @@ DOOR_PORT: Final = 3128
 BACKLOG: Final = 32
 
 
-def leave_network() -> bool:
+def leave_network(user: int = 0) -> bool:
     """Enter a network namespace in which there is nothing; whether that took a user namespace, too.
+
+    Such a namespace has one user only: where root cannot do without it, the process becomes `user` before, if that is
+    not 0.
 
     Raises:
         UnavailableError: neither the process itself nor a user namespace of its own may make one.
@@ -37,7 +41,10 @@ def leave_network() -> bool:
             unshare(_CLONE_NEWNET)
             return False
     except PermissionError:
-        pass  # root without the capability, as in many containers: a user namespace may still do
+        # Root without the capability, as in many containers: a user namespace may still do.
+        if user:
+            become(user)
+            prctl(PR_SET_DUMPABLE, 1)  # without it, its own files in /proc are root's, and it cannot write the mapping
     user, group = os.geteuid(), os.getegid()
     try:
         unshare(_CLONE_NEWUSER | _CLONE_NEWNET)

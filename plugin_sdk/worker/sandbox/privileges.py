@@ -15,6 +15,7 @@ from plugin_sdk.worker.sandbox.libc import (
     PR_CAP_AMBIENT,
     PR_CAP_AMBIENT_CLEAR_ALL,
     PR_SET_NO_NEW_PRIVS,
+    UnavailableError,
     prctl,
     syscall,
 )
@@ -32,10 +33,20 @@ class _Capabilities(ctypes.Structure):
 
 
 def become(user: int) -> None:
-    """Be this user, with a group of the same number and no others."""
-    os.setgroups([])
-    os.setresgid(user, user, user)
-    os.setresuid(user, user, user)
+    """Be this user, with a group of the same number and no others.
+
+    Raises:
+        UnavailableError: this process may not become another user, though it is root.
+    """
+    try:
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+    except OSError as error:
+        raise UnavailableError(
+            f"this process may not become user {user} ({error.strerror}): "
+            "give it the capabilities CAP_SETUID and CAP_SETGID, or run the daemon as a user other than root"
+        ) from None
 
 
 def drop_capabilities() -> None:

@@ -140,7 +140,7 @@ async def fork_server(sdk_path):
 
 @pytest.fixture
 def workshop(fork_server, sdk_path):
-    return Workshop(fork_server, Sandbox(SandboxPolicy(), sdk_path), WorkerLimits(heartbeat=0.05))
+    return Workshop(fork_server, Sandbox(SandboxPolicy(plugins_as_root=True), sdk_path), WorkerLimits(heartbeat=0.05))
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def ask(number, operation, *arguments):
 @pytest.fixture
 def attacked(launch, sdk_path):
     """A maker of a runtime and its attacker, past the greeting where `ready`."""
-    sandbox = Sandbox(SandboxPolicy(), sdk_path)
+    sandbox = Sandbox(SandboxPolicy(plugins_as_root=True), sdk_path)
     limits = WorkerLimits(unread=0.3, rates=RequestRates(requests=100_000, emits=100_000, writes=100_000))
 
     async def make(*, ready=True, lines=None, limits=limits):

@@ -231,7 +231,7 @@ from host.runtime.sandbox import Sandbox, SandboxPolicy
 
 async def main():
     release, sdk, data = map(Path, sys.argv[1:4])
-    workshop = Workshop(ForkServer(sdk), Sandbox(SandboxPolicy(), sdk))
+    workshop = Workshop(ForkServer(sdk), Sandbox(SandboxPolicy(plugins_as_root=True), sdk))
     launch = Launch("example", release, "example_plugin:Example", {}, {}, "process", 2**28, 8, 5.0, data)
     one = WorkerRuntime(launch, None, workshop, lambda *_: None)
     await one.start()

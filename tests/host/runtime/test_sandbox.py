@@ -9,8 +9,10 @@ from aiohttp import web
 
 from host.runtime.data_folder import usage
 from host.runtime.egress import EgressBroker
-from host.runtime.errors import HookFailedError, StartFailedError
+from host.runtime.errors import HookFailedError, StartFailedError, WouldBeRootError
+from host.runtime.examiner import WorkerExaminer
 from host.runtime.process import WorkerRuntime
+from host.runtime.runtime import RuntimeSnapshot
 from host.runtime.sandbox import Sandbox, SandboxPolicy
 from host.runtime.workshop import Workshop
 from plugin_sdk.calls import Delivery, EventCall, ServiceCall
@@ -24,7 +26,7 @@ def sandboxed(launch, host, fork_server, sdk_path):
         one = WorkerRuntime(
             launch(entry_point),
             host,
-            Workshop(fork_server, Sandbox(SandboxPolicy(**policy), sdk_path)),
+            Workshop(fork_server, Sandbox(SandboxPolicy(**{"plugins_as_root": True, **policy}), sdk_path)),
             lambda *_: None,
         )
         await one.start()
@@ -42,10 +44,101 @@ async def test_a_required_sandbox_that_is_not_whole_loads_no_plugin(sandboxed, m
     assert not met.value.retryable
 
 
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only a daemon that is root has plugins that might be")
+
+
+@as_root
+@pytest.mark.parametrize("mode", ["require", "prefer", "off"])
+async def test_a_plugin_that_would_be_root_does_not_start_and_nothing_waits_for_it(
+    launch, host, fork_server, sdk_path, mode, tmp_path
+):
+    tmp_path.chmod(0o700)
+    workshop = Workshop(fork_server, Sandbox(SandboxPolicy(mode=mode), sdk_path))
+    one = WorkerRuntime(launch(), host, workshop, lambda *_: None)
+    with pytest.raises(WouldBeRootError, match=r"would run as root.*sandbox\.plugins_as_root = true") as met:
+        await one.start()
+    assert not met.value.retryable
+    assert one.exited.done()
+    assert fork_server.pid is None
+    with pytest.raises(WouldBeRootError):
+        await WorkerExaminer(workshop, lambda _plugin: lambda *_: None).describe(launch())
+
+
+@as_root
+async def test_a_worker_that_finds_itself_root_loads_no_plugin_whatever_it_was_told(
+    launch, host, fork_server, sdk_path, monkeypatch
+):
+    sandbox = Sandbox(SandboxPolicy(plugins_as_root=True), sdk_path)
+    prepare = sandbox.prepare
+
+    def forgetful(given):
+        prepared = prepare(given)
+        return dataclasses.replace(
+            prepared, confinement=dataclasses.replace(prepared.confinement, user=0, user_missing="", as_root=False)
+        )
+
+    monkeypatch.setattr(sandbox, "prepare", forgetful)
+    one = WorkerRuntime(launch(), host, Workshop(fork_server, sandbox), lambda *_: None)
+    with pytest.raises(StartFailedError, match="it would run as root") as met:
+        await one.start()
+    assert not met.value.retryable
+
+
+@as_root
+async def test_a_plugin_that_may_be_root_says_that_its_sandbox_is_weaker(sandboxed, tmp_path):
+    tmp_path.chmod(0o700)
+    one = await sandboxed(plugins_as_root=True)
+    (weaker,) = one.snapshot().weakened
+    assert weaker.startswith("user: unavailable: ")
+    assert "cannot be entered by other users: run `chmod o+x " in weaker
+    await one.stop(1.0, 1.0)
+
+
+@as_root
+async def test_a_data_folder_that_was_another_users_is_roots_again_where_its_plugin_is_root(
+    sandboxed, launch, tmp_path
+):
+    tmp_path.chmod(0o700)
+    data = launch().data_folder
+    data.mkdir(mode=0o700)
+    (data / "old").write_text("old")
+    for path in (data, data / "old"):
+        os.chown(path, 1_900_000_000, 1_900_000_000)
+    (tmp_path / "release" / "reading.py").write_text(
+        "from pathlib import Path\nfrom plugin_sdk import Plugin, service\n"
+        "class Reading(Plugin):\n"
+        "    @service\n    async def read(self):\n        'Read the file.'\n        return Path('old').read_text()\n"
+    )
+    one = await sandboxed("reading:Reading", plugins_as_root=True)
+    assert await one.call(ServiceCall("read", {})) == "old"
+    await one.stop(1.0, 1.0)
+
+
+def test_a_user_that_there_is_not_in_this_container_is_said_with_the_setting(launch, sdk_path, monkeypatch):
+    sandbox = Sandbox(SandboxPolicy(), sdk_path)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(Sandbox, "_closed_to_others", lambda *_: "")
+
+    def no_such_user(*_arguments, **_options):
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "chown", no_such_user)
+    with pytest.raises(WouldBeRootError, match=r"cannot be given to user \d+ .*sandbox\.first_user"):
+        sandbox.prepare(launch())
+
+
+def test_what_is_off_or_unavailable_weakens_a_worker_and_an_inline_plugin_has_nothing_to_weaken():
+    parts = {"files": "enforced", "user": "unavailable: why", "network": "off", "data": "full: of data"}
+    seen = RuntimeSnapshot("process", "forked", 1, 1, 0, 0.0, 0.0, parts)
+    assert seen.weakened == ("user: unavailable: why", "network: off")
+    assert dataclasses.replace(seen, isolation="inline").weakened == ()
+
+
 async def test_without_a_sandbox_a_worker_says_so(sandboxed):
     one = await sandboxed(mode="off")
     assert one.snapshot().sandbox["files"] == "off"
     assert one.snapshot().sandbox["session"] == "enforced"
+    assert "files: off" in one.snapshot().weakened
     await one.stop(1.0, 1.0)
 
 
@@ -60,7 +153,7 @@ def test_a_folder_that_others_cannot_enter_is_named_with_the_remedy(launch, sdk_
     closed = tmp_path / "release"
     closed.chmod(0o700)
     tmp_path.chmod(0o755)
-    sandbox = Sandbox(SandboxPolicy(), sdk_path)
+    sandbox = Sandbox(SandboxPolicy(plugins_as_root=True), sdk_path)
     assert "cannot be entered by other users: run `chmod o+x " in sandbox._closed_to_others(launch())
 
 
@@ -162,7 +255,7 @@ async def test_a_granted_host_is_reached_through_the_door_and_nothing_else_is(
     port = site._server.sockets[0].getsockname()[1]
     (tmp_path / "release" / "reaching.py").write_text(REACHING)
     broker = EgressBroker()
-    workshop = Workshop(fork_server, Sandbox(SandboxPolicy(), sdk_path), egress=broker)
+    workshop = Workshop(fork_server, Sandbox(SandboxPolicy(plugins_as_root=True), sdk_path), egress=broker)
     granted = dataclasses.replace(launch("reaching:Reaching"), network=(f"localhost:{port}",), timeout=20.0)
     one = WorkerRuntime(granted, host, workshop, lambda *_: None)
     await one.start()

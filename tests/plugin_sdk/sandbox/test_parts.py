@@ -1,38 +1,12 @@
 """Each part of the sandbox, in a process of its own: what it refuses afterwards, and how it says that it cannot."""
 
-import json
 import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from alone import TRY, run
 
-ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is made of Linux's own parts")
-
-
-def run(script, *arguments):
-    """Run a script in an interpreter of its own; what it printed, as JSON."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"import json, os, sys, socket\n{script}", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-TRY = """
-def tried(what):
-    try:
-        return [str(what()), ""]
-    except OSError as error:
-        return ["", type(error).__name__]
-"""
 
 
 def test_landlock_leaves_the_paths_that_are_named_and_their_rights(tmp_path):
@@ -186,6 +160,51 @@ print(json.dumps([os.getresuid(), os.getgroups(), tried(lambda: os.setuid(0)), s
 """
     )
     assert found == [[1900000000] * 3, [], ["", "PermissionError"], "0" * 16, "0" * 16, "1"]
+
+
+WITHOUT = """
+import ctypes
+from plugin_sdk.worker.sandbox.libc import MACHINE, UnavailableError, syscall
+from plugin_sdk.worker.sandbox.privileges import _CAPSET, _Capabilities, _Header, become
+
+def without(*numbers):
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    kept = int(status["CapPrm"], 16) & ~sum(1 << number for number in numbers)
+    low, high = kept & 2**32 - 1, kept >> 32
+    syscall(_CAPSET[MACHINE], _Header(0x20080522, 0), _Capabilities((ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has capabilities to lose")
+def test_root_that_may_make_no_namespace_makes_one_as_the_plugins_user():
+    found = run(
+        TRY
+        + WITHOUT
+        + """
+from plugin_sdk.worker.sandbox.namespaces import leave_network
+without(21)  # CAP_SYS_ADMIN
+import encodings.ascii  # afterwards, Python may lie where this user cannot look
+own = leave_network(1900000000)
+print(json.dumps([own, os.getresuid(), [name for _, name in socket.if_nameindex()], tried(lambda: os.setuid(0))[1]]))
+"""
+    )
+    assert found == [True, [1900000000] * 3, ["lo"], "OSError"]  # there is no user 0 in that namespace
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has capabilities to lose")
+def test_root_that_may_become_nobody_else_says_which_capabilities_it_lacks():
+    found = run(
+        WITHOUT
+        + """
+without(6, 7)  # CAP_SETGID, CAP_SETUID
+try:
+    become(1900000000)
+except UnavailableError as error:
+    print(json.dumps(str(error)))
+"""
+    )
+    assert "may not become user 1900000000" in found
+    assert "CAP_SETUID" in found
 
 
 def test_a_kernel_without_landlock_is_said_to_have_none(monkeypatch):
