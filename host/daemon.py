@@ -14,6 +14,7 @@ from typing import Any, Final
 import structlog
 
 from host.api.app import Routes, Server
+from host.api.refusals import Refusals
 from host.api.table import Behind, endpoints
 from host.control.access import Tokens
 from host.control.administration import Administration
@@ -383,7 +384,10 @@ class _Builder:
         """The API over everything; from here on requests come in."""
         settings = self._settings
         metrics, counts = Metrics(), RequestCounts()
-        metrics.register(counts.metrics)
+        refusals = Refusals(core.audit)
+        self._background(refusals.run(), "refusals", before_cancel=refusals.write)
+        for provider in (counts.metrics, refusals.metrics, core.tokens.guesses.metrics):
+            metrics.register(provider)
         inbound = InboundWebhooks(core.registry, core.bus, hosting.reconciler.hosted, self._clock)
         metrics.register(lambda: webhook_metrics(inbound))
         metrics.register(
@@ -420,7 +424,7 @@ class _Builder:
             )
         )
         secret = await core.tokens.bootstrap()
-        server = Server(Routes(table, core.tokens, counts), settings.server.host, settings.server.port)
+        server = Server(Routes(table, core.tokens, counts, refusals), settings.server.host, settings.server.port)
         self._stack.push_async_callback(server.stop)
         await server.start()
         self._stack.callback(self._drain, core.bus)

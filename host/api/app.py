@@ -15,6 +15,7 @@ from aiohttp import web
 
 from host.api.endpoint import PARTS, Endpoint, RawHandler, served
 from host.api.middlewares import edge
+from host.api.refusals import Refusals
 from host.control.access import Tokens
 from host.observe.metrics import RequestCounts
 
@@ -28,12 +29,20 @@ _PART: Final = re.compile(r"\{(\w+)(?::([^{}]+))?\}")
 class Routes:
     """Hands each request to its endpoint; whatever is not in the table is answered with 404 or 405."""
 
-    def __init__(self, endpoints: Sequence[Endpoint], tokens: Tokens, counts: RequestCounts) -> None:
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        tokens: Tokens,
+        counts: RequestCounts,
+        refusals: Refusals | None = None,
+    ) -> None:
         self._fixed: dict[tuple[str, str], RawHandler] = {}
         self._patterns: list[tuple[re.Pattern[str], str, RawHandler]] = []
         self._methods: dict[str, set[str]] = {}
         for endpoint in endpoints:
-            handler = edge(counts, served(endpoint, tokens), quiet=endpoint.quiet)
+            handler = edge(
+                counts, served(endpoint, tokens), quiet=endpoint.quiet, route=endpoint.path, refusals=refusals
+            )
             if "{" in endpoint.path:
                 self._patterns.append((_pattern(endpoint.path), endpoint.method, handler))
             else:

@@ -14,9 +14,11 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from host.api.endpoint import TRACE
+from host.api.endpoint import TOKEN, TRACE
 from host.api.envelope import failure, refusal
-from host.errors import BusbarError
+from host.api.refusals import Refusals, Refused
+from host.control.guesses import TooManyAttemptsError
+from host.errors import BusbarError, ErrorKind
 from host.observe.metrics import RequestCounts
 from plugin_sdk.errors import DescriptionError, InvalidEventError
 
@@ -30,14 +32,28 @@ _CODES: Final = {
     413: ("body_too_large", "the body is larger than this host takes"),
     415: ("unsupported_media_type", "this content type is not read here"),
 }
+_REFUSED: Final = frozenset({ErrorKind.UNAUTHENTICATED, ErrorKind.FORBIDDEN})
 _numbers = random.Random()  # noqa: S311 - trace ids are no secrets
 _log = structlog.get_logger("api")
 
 
 def edge(
-    counts: RequestCounts, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], *, quiet: bool
+    counts: RequestCounts,
+    handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+    *,
+    quiet: bool,
+    route: str = "",
+    refusals: Refusals | None = None,
 ) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
-    """The handler with the edge around it; `quiet` leaves its requests out of the log."""
+    """The handler with the edge around it.
+
+    Args:
+        counts: Where its requests are counted.
+        handler: What serves them.
+        quiet: Leaves them out of the log.
+        route: The path of its endpoint, for the audit trail.
+        refusals: Told of those that are refused for want of permission.
+    """
 
     async def edged(request: web.BaseRequest) -> web.StreamResponse:
         started = time.perf_counter()
@@ -52,7 +68,7 @@ def edge(
                 userAgent=request.headers.get("User-Agent", "")[:200],
                 ip=request.remote,
             )
-        response = await _answer(request, handler, trace)
+        response = await _answer(request, handler, trace, route, refusals)
         duration = time.perf_counter() - started
         counts.count(request.method, response.status, duration)
         if not response.prepared:
@@ -77,12 +93,22 @@ def edge(
 
 
 async def _answer(
-    request: web.BaseRequest, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], trace: str
+    request: web.BaseRequest,
+    handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+    trace: str,
+    route: str,
+    refusals: Refusals | None,
 ) -> web.StreamResponse:
     try:
         return await handler(request)
     except BusbarError as error:
-        return refusal(error, trace)
+        response = refusal(error, trace)
+        guessed = isinstance(error, TooManyAttemptsError)
+        if guessed:
+            response.force_close()  # the next guess costs a connection
+        if refusals is not None and (guessed or error.kind in _REFUSED):
+            await refusals.note(_refused(request, error, route))
+        return response
     except InvalidEventError as error:
         return failure(error.code, str(error), trace, status=400, errors=(error.attribute,))
     except DescriptionError as error:
@@ -99,6 +125,23 @@ async def _answer(
             trace,
             status=500,
         )
+
+
+def _refused(request: web.BaseRequest, error: BusbarError, route: str) -> Refused:
+    token = request.get(TOKEN)
+    actor = "anonymous" if token is None else f"token:{token.name}"
+    if token is None and "Authorization" in request.headers:
+        actor = "unknown"
+    return Refused(
+        actor=actor,
+        remote=request.remote,
+        method=request.method,
+        route=route,
+        path=request.path,
+        status=error.kind.value,
+        code=error.word,
+        token="" if token is None else token.id,
+    )
 
 
 def _trace_id(request: web.BaseRequest) -> str:

@@ -31,6 +31,7 @@ class RenderedResponse(web.Response):
             or len(body) > SMALL
             or request.version != HttpVersion11
             or not request.keep_alive
+            or self.keep_alive is False
             or request.method == hdrs.METH_HEAD
             or self.status not in _STATUS_LINES
         ):
