@@ -5,8 +5,6 @@ It wraps the handlers themselves instead of being an aiohttp middleware: those c
 
 from __future__ import annotations
 
-import random
-import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -17,13 +15,12 @@ from aiohttp import web
 from host.api.endpoint import TOKEN, TRACE
 from host.api.envelope import failure, refusal
 from host.api.refusals import Refusals, Refused
+from host.api.trace import trace_of
 from host.control.guesses import TooManyAttemptsError
 from host.errors import BusbarError, ErrorKind
 from host.observe.metrics import RequestCounts
 from plugin_sdk.errors import DescriptionError, InvalidEventError
 
-TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
-"""W3C Trace Context, section 3.2."""
 _CODES: Final = {
     400: ("bad_request", "the request is malformed"),
     404: ("not_found", "there is nothing at this path: GET /api/openapi.json lists what there is"),
@@ -33,7 +30,6 @@ _CODES: Final = {
     415: ("unsupported_media_type", "this content type is not read here"),
 }
 _REFUSED: Final = frozenset({ErrorKind.UNAUTHENTICATED, ErrorKind.FORBIDDEN})
-_numbers = random.Random()  # noqa: S311 - trace ids are no secrets
 _log = structlog.get_logger("api")
 
 
@@ -57,7 +53,7 @@ def edge(
 
     async def edged(request: web.BaseRequest) -> web.StreamResponse:
         started = time.perf_counter()
-        trace = request[TRACE] = _trace_id(request)
+        trace = request[TRACE] = trace_of(request)
         if not quiet:
             structlog.contextvars.bind_contextvars(trace_id=trace)
             _log.info(
@@ -142,15 +138,3 @@ def _refused(request: web.BaseRequest, error: BusbarError, route: str) -> Refuse
         code=error.word,
         token="" if token is None else token.id,
     )
-
-
-def _trace_id(request: web.BaseRequest) -> str:
-    """The trace id of a valid `traceparent`; else a new one."""
-    parent = request.headers.get("traceparent")
-    if parent:
-        match = TRACEPARENT.fullmatch(parent)
-        if match and match[1].strip("0") and match[2].strip("0"):
-            return match[1]
-    # A version 4 UUID (RFC 9562, section 5.4), from a generator that costs no system call: it names, and keeps nothing.
-    digits = f"{_numbers.getrandbits(128):032x}"
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
