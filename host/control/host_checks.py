@@ -13,6 +13,7 @@ from host.control.registry import Registry
 from host.control.states import PluginState
 from host.errors import BusbarError
 from host.observe.background_parts import BackgroundParts
+from host.observe.descriptors import Descriptors
 from host.routing.log_budget import LogBudget
 from host.runtime.fork_server import ForkServer
 from host.storage.database import Database
@@ -45,6 +46,7 @@ class HostChecks:
         reconciler: Reconciler,
         fork_server: ForkServer,
         parts: BackgroundParts,
+        descriptors: Descriptors,
     ) -> None:
         self._database = database
         self._budget = budget
@@ -52,6 +54,7 @@ class HostChecks:
         self._reconciler = reconciler
         self._fork_server = fork_server
         self._parts = parts
+        self._descriptors = descriptors
 
     async def look(self) -> Sequence[Check]:
         """Every part; what fails the host is a database that does not answer, and a background part that is lost."""
@@ -62,6 +65,7 @@ class HostChecks:
             self._plugins(),
             self._workers(),
             self._sandbox(),
+            self._files(),
         )
 
     async def _storage(self) -> Check:
@@ -104,3 +108,9 @@ class HostChecks:
                 held_less.setdefault(part, []).append(hosted.record.id)
         output = "; ".join(f"{part}: {', '.join(sorted(plugins))}" for part, plugins in held_less.items())
         return Check("sandbox", "warn" if output else "pass", output)
+
+    def _files(self) -> Check:
+        few, opened = self._descriptors, self._descriptors.open_now()
+        if opened >= few.ceiling:
+            return Check("descriptors", "warn", f"{opened} of {few.limit} are open: new connections are refused")
+        return Check("descriptors", "warn" if few.scarce else "pass", few.scarce)
