@@ -68,7 +68,8 @@ class Server:
     """Listens on one address."""
 
     def __init__(self, routes: Routes, host: str, port: int) -> None:
-        server = web.Server(routes, access_log=None, keepalive_timeout=KEEPALIVE_SECONDS)
+        # Whoever reads a body undoes its coding, within the bound of its endpoint: see `host.api.body`.
+        server = web.Server(routes, access_log=None, keepalive_timeout=KEEPALIVE_SECONDS, auto_decompress=False)
         self._runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_SECONDS)
         self._host = host
         self._port = port

@@ -4,29 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
-import msgspec
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from host.api.body import read_bounded
 from host.api.envelope import success
 from host.api.errors import (
     BadRequestError,
-    BodyTooLargeError,
     ForbiddenError,
     UnauthenticatedError,
     UnsupportedMediaError,
 )
 from host.control.access import Role, Token, Tokens
+from plugin_sdk.strict_json import MAX_DEPTH, StrictJsonError, loads
 
 MAX_JSON: Final = 2**20
 """Bytes of a JSON body of the management API."""
+MAX_BODY_DEPTH: Final = MAX_DEPTH + 2
+"""How deep a body may nest: an event may stand in one, with data of its own depth."""
 TRACE: Final[web.RequestKey[str]] = web.RequestKey("trace", str)
 TOKEN: Final[web.RequestKey[Token]] = web.RequestKey("token", Token)
+_LATEST: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 PARTS: Final[web.RequestKey[dict[str, str]]] = web.RequestKey("parts", dict[str, str])
 """The named parts of the path."""
+
+
+def _in_years(value: datetime) -> datetime:
+    try:
+        found = value.astimezone(UTC)
+    except OverflowError:
+        found = None
+    if found is None or found > _LATEST:
+        raise ValueError("it must lie in the years 1 to 9999, in UTC")
+    return value
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(_in_years)]
+"""A time with an offset that can be written in UTC again, in every answer and row that it gets into."""
 
 
 class View(BaseModel):
@@ -194,7 +212,7 @@ def _query(endpoint: Endpoint, request: web.BaseRequest) -> Any:
         return None
     if len(found) != len(request.query):
         raise BadRequestError("a name stands twice in the query", code="query_invalid")
-    return _validated(model, found, "query_invalid", "the query is not what this takes")
+    return validated(model, found, "query_invalid", "the query is not what this takes")
 
 
 async def _body(endpoint: Endpoint, request: web.BaseRequest) -> Any:
@@ -208,14 +226,14 @@ async def _body(endpoint: Endpoint, request: web.BaseRequest) -> Any:
         raise UnsupportedMediaError(f"send {wanted}, not {request.content_type[:100]}")
     raw = await read_bounded(request, MAX_JSON)
     try:
-        found = msgspec.json.decode(raw or b"{}")
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequestError(f"the body is no JSON: {error}", code="body_invalid") from None
+        found = loads(raw or b"{}", depth=MAX_BODY_DEPTH)
+    except StrictJsonError as error:
+        raise BadRequestError(f"the body is no strict JSON: {error}", code="body_invalid") from None
     if not isinstance(found, dict):
         raise BadRequestError("the body must be a JSON object", code="body_invalid")
     if not issubclass(model, BaseModel):
         return found
-    return _validated(model, found, "body_invalid", "the body is not what this takes")
+    return validated(model, found, "body_invalid", "the body is not what this takes")
 
 
 def header_text(value: str) -> str:
@@ -227,24 +245,12 @@ def header_text(value: str) -> str:
     return value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
-async def read_bounded(request: web.BaseRequest, limit: int) -> bytes:
-    """The whole body, of at most `limit` bytes.
+def validated(model: type[BaseModel], found: dict[str, Any], code: str, message: str) -> Any:
+    """What was found as the model.
 
     Raises:
-        BodyTooLargeError: it has more.
+        BadRequestError: it is not what the model takes, with a sentence for each field.
     """
-    if (request.content_length or 0) <= limit:
-        body = bytearray()
-        async for chunk in request.content.iter_any():
-            body += chunk
-            if len(body) > limit:
-                break
-        else:
-            return bytes(body)
-    raise BodyTooLargeError(f"the body has more than {limit} bytes")
-
-
-def _validated(model: type[BaseModel], found: dict[str, Any], code: str, message: str) -> Any:
     try:
         return model.model_validate(found)
     except ValidationError as error:

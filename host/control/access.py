@@ -25,6 +25,8 @@ from plugin_sdk.clock import Clock
 PREFIX: Final = "bbt_"
 MAX_TOKENS: Final = 1000
 MAX_NAME: Final = 200
+LATEST: Final = 253_402_300_799.0
+"""The last second that RFC 3339 can write: a token that expires later could not be shown."""
 
 _log = structlog.get_logger(__name__)
 
@@ -81,12 +83,11 @@ class Tokens:
     async def load(self) -> None:
         """Read what the database holds; call once, before anything else."""
         for row in await self._database.read("SELECT * FROM tokens"):
-            token = Token(row["id"], row["name"], Role(row["role"]), row["created_at"], row["expires_at"])
-            hashed = bytes(row["hash"])
-            if hmac.compare_digest(bytes(row["mac"]), self._mac(token, hashed)):
+            token, hashed = _read(row), bytes(row["hash"])
+            if token is not None and hmac.compare_digest(bytes(row["mac"]), self._mac(token, hashed)):
                 self._by_hash[hashed] = token
             else:
-                _log.error("token_not_believed", token=token.id, reason="this host did not write it as it is")
+                _log.error("token_not_believed", token=row["id"], reason="this host did not write it as it is")
 
     def find(self, secret: str) -> Token | None:
         """The token with this secret, unless it has expired.
@@ -114,6 +115,8 @@ class Tokens:
             raise TokenRefusedError(f"a token's name is printable, with 1 to {MAX_NAME} characters")
         if expires_at is not None and expires_at <= now:
             raise TokenRefusedError("expiresAt is in the past")
+        if expires_at is not None and not expires_at <= LATEST:  # NaN included
+            raise TokenRefusedError("expiresAt is after the year 9999, which nobody could be shown")
         if len(self._by_hash) >= MAX_TOKENS:
             raise TokenRefusedError(f"there are {MAX_TOKENS} tokens already: revoke some")
         secret = PREFIX + secrets.token_urlsafe(32)
@@ -161,6 +164,14 @@ class Tokens:
     def _row(self, token: Token, hashed: bytes) -> tuple[Any, ...]:
         mac = self._mac(token, hashed)
         return (token.id, token.name, token.role.value, hashed, token.created_at, token.expires_at, mac)
+
+
+def _read(row: sqlite3.Row) -> Token | None:
+    """A row as a token; None where it is none, which only someone else can have made of it."""
+    try:
+        return Token(row["id"], row["name"], Role(row["role"]), row["created_at"], row["expires_at"])
+    except ValueError:
+        return None
 
 
 def _insert(connection: sqlite3.Connection, row: tuple[Any, ...]) -> None:

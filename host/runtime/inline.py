@@ -16,7 +16,14 @@ from typing import Any, Final
 
 import structlog
 
-from host.runtime.errors import HookFailedError, NotRunningError, ReleaseModifiedError, StartFailedError
+from host.runtime.answers import checked
+from host.runtime.errors import (
+    HookAnswerError,
+    HookFailedError,
+    NotRunningError,
+    ReleaseModifiedError,
+    StartFailedError,
+)
 from host.runtime.exits import ExitReason
 from host.runtime.loop_watch import LoopWatch
 from host.runtime.runtime import Launch, RuntimeSnapshot
@@ -116,8 +123,8 @@ class InlineRuntime:
             raise NotRunningError(f"{self._launch.plugin} is not loaded")
         self._in_flight += 1
         try:
-            return await self._plugin.run(call, self._session)
-        except (Verdict, HostError, asyncio.CancelledError):
+            return checked(call, await self._plugin.run(call, self._session))
+        except (Verdict, HostError, HookAnswerError, asyncio.CancelledError):
             raise
         except BaseException as error:  # whatever a plugin raises is its failure, and raised as one
             raise HookFailedError(type(error).__name__, str(error), _traceback(error)) from error

@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import structlog
 
+from host.runtime.answers import decoded
 from host.runtime.cpu_watch import CpuWatch
 from host.runtime.errors import (
     ForkServerError,
@@ -35,7 +35,7 @@ from host.runtime.runtime import Launch, RuntimeSnapshot
 from host.runtime.sandbox import Prepared
 from host.runtime.worker_lines import WorkerLines
 from host.runtime.workshop import Workshop
-from plugin_sdk.calls import Health, HealthCall, HookCall, Request, Response, StopCall
+from plugin_sdk.calls import HookCall, StopCall
 from plugin_sdk.context import HostPort
 from plugin_sdk.errors import (
     DeadLetter,
@@ -292,9 +292,7 @@ class WorkerRuntime:
         except asyncio.CancelledError:
             self._give_up(number)
             raise
-        if value is None:
-            return None
-        return _decoded(call, value)
+        return decoded(call, value)
 
     def begin(self, call: HookCall, ended: Callable[[BaseException | None], None]) -> Callable[[], None] | None:
         """Enter a hook whose answer nobody needs; as `Runtime.begin`."""
@@ -470,15 +468,6 @@ def _load_error(plugin: str, message: LoadFailed) -> StartFailedError:
     return StartFailedError(
         f"{plugin} could not be loaded: {sentence}", retryable=message.retryable, traceback=message.traceback
     )
-
-
-def _decoded(call: HookCall, value: bytes) -> Any:
-    """A hook's answer in the shape that the hook promises."""
-    shape: Any = Health if isinstance(call, HealthCall) else Response if isinstance(call, Request) else Any
-    try:
-        return msgspec.json.decode(value, type=shape)
-    except msgspec.MsgspecError as error:
-        raise HookFailedError("TypeError", f"the hook's answer has the wrong shape: {error}") from None
 
 
 def _rss(pid: int | None) -> int | None:

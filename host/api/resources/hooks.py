@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from host.api.endpoint import PARTS, TRACE, Endpoint, header_text, read_bounded
+from host.api.body import read_bounded
+from host.api.endpoint import PARTS, TRACE, Endpoint, header_text
 from host.api.envelope import success
 from host.api.resources.plugin_routes import DROPPED
 from host.control.inbound_webhooks import InboundWebhooks, Received
@@ -43,7 +44,8 @@ class Hooks:
         headers: dict[str, list[str]] = {}
         for name, value in request.headers.items():
             headers.setdefault(name.lower(), []).append(header_text(value))
-        received = Received(request.method, dict(request.query), headers, body, request.remote or "")
+        query = {header_text(name): header_text(value) for name, value in request.query.items()}
+        received = Received(request.method, query, headers, body, request.remote or "")
         parts = request[PARTS]
         taken = await self._inbound.receive(parts["plugin"], parts["name"], received)
         if isinstance(taken, Response):

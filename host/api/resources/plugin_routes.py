@@ -6,13 +6,14 @@ from typing import Final
 
 from aiohttp import web
 
-from host.api.endpoint import PARTS, Endpoint, header_text, read_bounded
+from host.api.body import read_bounded
+from host.api.endpoint import PARTS, Endpoint, header_text
 from host.api.errors import NotFoundError
 from host.control.administration import Administration
 from host.control.errors import CallFailedError
-from host.runtime.errors import HookFailedError
+from host.runtime.errors import HookAnswerError, HookFailedError
 from plugin_sdk.calls import Request, Response
-from plugin_sdk.errors import HostError
+from plugin_sdk.errors import HostError, Verdict
 
 MAX_BODY: Final = 2**20
 DROPPED: Final = frozenset(
@@ -60,8 +61,8 @@ class PluginRoutes:
             raise NotFoundError(f"{plugin} serves no routes")
         found = Request(
             method=request.method,
-            path="/" + request[PARTS]["path"],
-            query=dict(request.query),
+            path="/" + header_text(request[PARTS]["path"]),
+            query={header_text(name): header_text(value) for name, value in request.query.items()},
             headers={
                 name.lower(): header_text(value)
                 for name, value in request.headers.items()
@@ -71,11 +72,14 @@ class PluginRoutes:
         )
         try:
             answer: Response = await hosted.serve(found, "handle_request")
-        except (HookFailedError, HostError) as error:
-            raise CallFailedError(f"{plugin} failed at this request: {type(error).__name__}") from None
+        except (HookFailedError, HostError, Verdict) as error:
+            # Whoever asks may be a stranger: he hears that it failed, and the plugin's log has how.
+            invalid = isinstance(error, HookAnswerError | Verdict)
+            raise CallFailedError(
+                f"{plugin} failed at this request: {type(error).__name__}",
+                code=HookAnswerError.code if invalid else None,
+            ) from None
         headers = {name: value for name, value in answer.headers.items() if name.lower() not in DROPPED}
-        if not 200 <= answer.status <= 599:  # noqa: PLR2004 - final statuses of HTTP
-            raise CallFailedError(f"{plugin} answered with the status {answer.status}, which is none")
         # A plugin's page must not run with the host's origin.
         headers["Content-Security-Policy"] = "sandbox"
         return web.Response(status=answer.status, headers=headers, body=answer.body)

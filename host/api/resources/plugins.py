@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from host.api.endpoint import Answer, Call, Endpoint, PageQuery, View
+from host.api.endpoint import Answer, Call, Endpoint, PageQuery, View, validated
 from host.api.envelope import rfc3339, written
 from host.control.access import Role
 from host.control.administration import Administration
@@ -266,7 +266,8 @@ class Plugins:
 
     async def grant(self, call: Call) -> Answer:
         """Say what it is allowed."""
-        granted = Permissions.model_validate(call.body.model_dump())
+        self._registry.get(call.path("id"))
+        granted = validated(Permissions, call.body.model_dump(), "grants_invalid", "these are no permissions")
         record = await self._administration.grant(call.path("id"), granted, actor=call.actor)
         return Answer(_permissions(record.granted))
 
