@@ -6,6 +6,7 @@ does not count them. Every other exception out of a hook is a failure and is ret
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 from typing import ClassVar
 
@@ -30,13 +31,28 @@ class Retry(Verdict):
     Args:
         after: Seconds or a timedelta to wait; None for the subscription's own back-off.
         reason: Kept with the attempt.
+
+    Raises:
+        TypeError: `after` is no number, as where the reason was given first.
+        ValueError: `after` is no finite number.
     """
 
     code = "retry"
 
     def __init__(self, after: float | timedelta | None = None, reason: str = "") -> None:
         super().__init__(reason)
-        self.after = after.total_seconds() if isinstance(after, timedelta) else after
+        self.after = _seconds(after)
+
+
+def _seconds(after: float | timedelta | None) -> float | None:
+    if isinstance(after, timedelta):
+        return after.total_seconds()
+    if after is not None:
+        if not isinstance(after, int | float):
+            raise TypeError(f"Retry takes seconds first, not {after!r}: write Retry(after=5, reason='…')")
+        if not math.isfinite(after):
+            raise ValueError(f"Retry(after={after!r}): it must be a finite number of seconds")
+    return after
 
 
 class Drop(Verdict):

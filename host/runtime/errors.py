@@ -41,8 +41,8 @@ class HookAnswerError(HookFailedError):
 
     code = "plugin_answer_invalid"
 
-    def __init__(self, hook: str, why: str) -> None:
-        super().__init__("TypeError", f"the answer of {hook} has the wrong shape: {why}")
+    def __init__(self, why: str) -> None:
+        super().__init__("TypeError", f"the hook's answer has the wrong shape: {why}")
 
 
 class StartFailedError(RuntimeFailedError):

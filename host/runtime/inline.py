@@ -10,32 +10,26 @@ import asyncio
 import contextlib
 import logging
 import sys
-import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 import structlog
 
-from host.runtime.answers import checked
-from host.runtime.errors import (
-    HookAnswerError,
-    HookFailedError,
-    NotRunningError,
-    ReleaseModifiedError,
-    StartFailedError,
-)
+from host.runtime.errors import HookFailedError, NotRunningError, ReleaseModifiedError, StartFailedError
 from host.runtime.exits import ExitReason
+from host.runtime.hook_outcomes import error_of, value_of
 from host.runtime.loop_watch import LoopWatch
 from host.runtime.runtime import Launch, RuntimeSnapshot
 from plugin_sdk.calls import HookCall, StopCall
 from plugin_sdk.context import HostPort, Session
-from plugin_sdk.errors import DescriptionError, HostError, Verdict
+from plugin_sdk.errors import DescriptionError, HostError
 from plugin_sdk.loading import LoadedPlugin
 from plugin_sdk.worker.digests import unpack
+from plugin_sdk.worker.log_lines import line_of
+from plugin_sdk.worker.outcomes import encoded, raised
 from plugin_sdk.worker.verified_imports import VerifiedImports
 from plugin_sdk.worker.wire import LogLine
 
-MAX_TRACEBACK: Final = 16384
 _PARTS: Final = ("session", "descriptors", "limits", "files", "network", "user", "privileges", "systemCalls")
 
 _log = structlog.get_logger(__name__)
@@ -106,11 +100,12 @@ class InlineRuntime:
                     f"{launch.plugin} could not be loaded: {imports.modified}", retryable=False
                 ) from None
             known = isinstance(error, DescriptionError | HostError)
-            sentence = str(error) if known else f"{type(error).__name__}: {error}"
+            what = raised(0, error)
+            sentence = what.reason if known else f"{what.name}: {what.reason}"
             raise StartFailedError(
                 f"{launch.plugin} could not be loaded: {sentence}",
                 retryable=retryable and not known,
-                traceback="" if known else _traceback(error),
+                traceback="" if known else what.traceback,
             ) from None
         self._plugin, self._session = plugin, session
 
@@ -123,11 +118,17 @@ class InlineRuntime:
             raise NotRunningError(f"{self._launch.plugin} is not loaded")
         self._in_flight += 1
         try:
-            return checked(call, await self._plugin.run(call, self._session))
-        except (Verdict, HostError, HookAnswerError, asyncio.CancelledError):
+            value = await self._plugin.run(call, self._session)
+            # As it would come from a worker: the host's own parts never hold a plugin's objects.
+            return None if value is None else value_of(call, encoded(value))
+        except HookFailedError:
             raise
         except BaseException as error:  # whatever a plugin raises is its failure, and raised as one
-            raise HookFailedError(type(error).__name__, str(error), _traceback(error)) from error
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
+            frames = error.__traceback__ and error.__traceback__.tb_next  # from the plugin's side on
+            raise error_of(raised(0, error.with_traceback(frames))) from None
         finally:
             self._in_flight -= 1
 
@@ -204,8 +205,4 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Hand on one record."""
-        self._take([LogLine(record.created, record.levelname.lower(), self.format(record)[:8192])], 0)
-
-
-def _traceback(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))[-MAX_TRACEBACK:]
+        self._take([line_of(record)], 0)

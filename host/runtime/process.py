@@ -18,11 +18,9 @@ from typing import Any, Final
 
 import structlog
 
-from host.runtime.answers import decoded
 from host.runtime.cpu_watch import CpuWatch
 from host.runtime.errors import (
     ForkServerError,
-    HookFailedError,
     NotRunningError,
     ReleaseModifiedError,
     StartFailedError,
@@ -30,19 +28,15 @@ from host.runtime.errors import (
 )
 from host.runtime.exits import ExitReason, decode
 from host.runtime.fork_server import Child
+from host.runtime.hook_outcomes import error_of, value_of
 from host.runtime.requests import Requests
 from host.runtime.runtime import Launch, RuntimeSnapshot
 from host.runtime.sandbox import Prepared
 from host.runtime.worker_lines import WorkerLines
 from host.runtime.workshop import Workshop
-from plugin_sdk.calls import HookCall, StopCall
+from plugin_sdk.calls import EventCall, FiringCall, HookCall, StopCall
 from plugin_sdk.context import HostPort
-from plugin_sdk.errors import (
-    DeadLetter,
-    Drop,
-    HostError,
-    Retry,
-)
+from plugin_sdk.errors import DeadLetter, HostError
 from plugin_sdk.resilience import TokenBucket
 from plugin_sdk.worker.main import DUMP_SIGNAL
 from plugin_sdk.worker.wire import (
@@ -63,6 +57,7 @@ from plugin_sdk.worker.wire import (
     Ready,
     Reply,
     Shutdown,
+    UncarriableError,
     Validate,
     Wire,
 )
@@ -156,26 +151,23 @@ class WorkerRuntime:
     async def start(self) -> None:
         """Fork the worker, load the plugin and run its start hook; errors as in `Runtime.start`."""
         launch = self._launch
-        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        errors, their_errors = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._closing.callback(os.close, errors)
-        self._lines.listen_to(errors)
-        try:
-            mine.setblocking(False)  # noqa: FBT003 - the socket module's own signature
-            prepared = await asyncio.to_thread(self._workshop.sandbox.prepare, launch)
-            child = await self._workshop.fork_server.spawn(theirs, their_errors, prepared)
-        except (ForkServerError, OSError) as error:
-            mine.close()
-            self._closing.close()
-            self.exited.set_result(ExitReason("start failed", str(error)))
-            raise StartFailedError(f"{launch.plugin} has no worker: {error}", retryable=True) from None
-        except BaseException:  # a cancellation too: nothing stays open; raised again
-            mine.close()
-            self._closing.close()
-            raise
-        finally:
-            theirs.close()
-            os.close(their_errors)
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as unless_forked:
+            unless_forked.callback(self._closing.close)
+            try:
+                mine, socket_of_worker = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+                unless_forked.callback(mine.close)
+                theirs.callback(socket_of_worker.close)
+                errors, errors_of_worker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+                self._closing.callback(os.close, errors)
+                theirs.callback(os.close, errors_of_worker)
+                self._lines.listen_to(errors)
+                mine.setblocking(False)  # noqa: FBT003 - the socket module's own signature
+                prepared = await asyncio.to_thread(self._workshop.sandbox.prepare, launch)
+                child = await self._workshop.fork_server.spawn(socket_of_worker, errors_of_worker, prepared)
+            except (ForkServerError, OSError) as error:  # the latter as where descriptors are short
+                self.exited.set_result(ExitReason("start failed", str(error)))
+                raise StartFailedError(f"{launch.plugin} has no worker: {error}", retryable=True) from None
+            unless_forked.pop_all()
         self._child = child
         self._cpu = CpuWatch(launch.plugin, child.pid)
         self._started, self._cold_start = ("cold" if prepared.cold_start else "forked"), prepared.cold_start
@@ -185,19 +177,23 @@ class WorkerRuntime:
         self._open = True
         self._heard_at = self._loop.time()
         self._watch_data(prepared)
-        self._wire.send(
-            Load(
-                launch.plugin,
-                launch.entry_point,
-                [] if prepared.cold_start else prepared.path,
-                launch.config,
-                launch.secrets,
-                self._start_hook,
-                self._limits.heartbeat,
-            )
-        )
         try:
+            self._wire.send(
+                Load(
+                    launch.plugin,
+                    launch.entry_point,
+                    [] if prepared.cold_start else prepared.path,
+                    launch.config,
+                    launch.secrets,
+                    self._start_hook,
+                    self._limits.heartbeat,
+                )
+            )
             await self._ready
+        except UncarriableError as error:
+            self.kill("stopped: it could not be told what to load")
+            await asyncio.wait((self.exited,), timeout=EXIT_SECONDS)
+            raise StartFailedError(f"{launch.plugin} cannot be told its config: {error}", retryable=False) from None
         except BaseException:  # a cancellation too: no worker is left behind; raised again
             self.kill("stopped: it did not start")
             await asyncio.wait((self.exited,), timeout=EXIT_SECONDS)
@@ -282,27 +278,35 @@ class WorkerRuntime:
     async def _ask_worker(self, call: HookCall) -> Any:
         if not self._open:
             raise NotRunningError(f"{self._launch.plugin} has no worker now")
-        self._number += 1
-        number = self._number
         answer: asyncio.Future[Any] = self._loop.create_future()
-        self._calls[number] = answer
-        self._wire.send(Call(number, call))
+        number = self._send_call(call, answer)
         try:
             value = await answer
         except asyncio.CancelledError:
             self._give_up(number)
             raise
-        return decoded(call, value)
+        return value_of(call, value)
 
     def begin(self, call: HookCall, ended: Callable[[BaseException | None], None]) -> Callable[[], None] | None:
         """Enter a hook whose answer nobody needs; as `Runtime.begin`."""
         if not self._open:
             raise NotRunningError(f"{self._launch.plugin} has no worker now")
+        return partial(self._give_up, self._send_call(call, _Told(ended)))
+
+    def _send_call(self, call: HookCall, answer: asyncio.Future[Any] | _Told) -> int:
+        """Send a call, and have its answer told; the call's number."""
         self._number += 1
         number = self._number
-        self._calls[number] = _Told(ended)
-        self._wire.send(Call(number, call))
-        return partial(self._give_up, number)
+        try:
+            self._wire.send(Call(number, call))
+        except UncarriableError as error:
+            if isinstance(call, EventCall | FiringCall):
+                raise DeadLetter(f"it cannot be handed to a worker: {error}") from None
+            raise HostError(
+                f"the call cannot be handed to {self._launch.plugin}: {error}", "call_not_carried"
+            ) from None
+        self._calls[number] = answer
+        return number
 
     def _give_up(self, number: int) -> None:
         """Cancel a call; its answer still comes, unless the hook does not heed the cancellation."""
@@ -315,9 +319,12 @@ class WorkerRuntime:
         if not self._open:
             raise NotRunningError(f"{self._launch.plugin} has no worker now")
         self._number += 1
+        try:
+            self._wire.send(make(self._number))
+        except UncarriableError as error:
+            raise HostError(f"{self._launch.plugin} cannot be asked: {error}", "call_not_carried") from None
         answer: asyncio.Future[Any] = self._loop.create_future()
         self._calls[self._number] = answer
-        self._wire.send(make(self._number))
         found: bytes | None = await answer
         return found
 
@@ -333,7 +340,7 @@ class WorkerRuntime:
         if isinstance(message, Raised):
             answer = self._answered(message.id)
             if answer is not None:
-                answer.set_exception(_error(message))
+                answer.set_exception(error_of(message))
             return
         if not self._messages.take():
             self._slow_down()
@@ -366,7 +373,10 @@ class WorkerRuntime:
         return None if answer is None or answer.done() else answer
 
     def _answer(self, answer: Answer) -> None:
-        self._wire.send(answer)
+        try:
+            self._wire.send(answer)
+        except UncarriableError as error:
+            self._wire.send(Answer(answer.id, None, f"the answer cannot be sent: {error}", "answer_not_carried"))
 
     def _confined(self, message: Confined) -> None:
         if "session" in self._parts or self._child is None:
@@ -426,35 +436,25 @@ class WorkerRuntime:
     async def _watch_exit(self, exited: asyncio.Future[int | None]) -> None:
         status = await exited
         self._open = False
-        self._wire.close()
-        self._lines.hear_errors()
-        reason = decode(status, self._killed_for, self._lines.last_words)
-        self._closing.close()
-        self._requests.close()
-        calls, self._calls = self._calls, {}
-        self._given_up.clear()
-        for answer in calls.values():
-            if not answer.done():
-                answer.set_exception(WorkerDiedError(f"{self._launch.plugin}: {reason.evidence}"))
-        if not self._ready.done():
-            failed = StartFailedError(f"{self._launch.plugin}: {reason.evidence} before it was ready", retryable=True)
-            self._ready.set_exception(failed)
-            self._ready.exception()  # seen: `start` may have been cancelled
-        self.exited.set_result(reason)
-
-
-def _error(message: Raised) -> Exception:
-    match message.kind:
-        case "retry":
-            return Retry(message.after, message.reason)
-        case "drop":
-            return Drop(message.reason)
-        case "dead-letter":
-            return DeadLetter(message.reason)
-        case "host":
-            return HostError(message.reason, message.name)
-        case _:
-            return HookFailedError(message.name, message.reason, message.traceback)
+        reason = decode(status, self._killed_for, "")
+        try:
+            self._wire.close()
+            self._lines.hear_errors()
+            reason = decode(status, self._killed_for, self._lines.last_words)
+            self._closing.close()
+            self._requests.close()
+            calls, self._calls = self._calls, {}
+            self._given_up.clear()
+            for answer in calls.values():
+                if not answer.done():
+                    answer.set_exception(WorkerDiedError(f"{self._launch.plugin}: {reason.evidence}"))
+        finally:
+            # Whatever the cleaning up met: those who wait for the end are told that it has come.
+            if not self._ready.done():
+                sentence = f"{self._launch.plugin}: {reason.evidence} before it was ready"
+                self._ready.set_exception(StartFailedError(sentence, retryable=True))
+                self._ready.exception()  # seen: `start` may have been cancelled
+            self.exited.set_result(reason)
 
 
 def _load_error(plugin: str, message: LoadFailed) -> StartFailedError:

@@ -119,7 +119,7 @@ class Requests:
             return
         try:
             arguments = decoder.decode(message.arguments)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             self._broken(f"'{message.operation}' with wrong arguments: {error}")
             return
         request = _Request(message.id, message.operation, arguments, size)

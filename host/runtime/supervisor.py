@@ -187,10 +187,16 @@ class Supervisor:
         if ready is not None:
             await ready()
         while True:
-            started = await self._start_once()
-            if started is None:
-                return
-            reason = started if isinstance(started, ExitReason) else await self._watch(started)
+            try:
+                started = await self._start_once()
+                if started is None:
+                    return
+                reason = started if isinstance(started, ExitReason) else await self._watch(started)
+            except Exception as error:  # noqa: BLE001 - logged; nobody else would ever move the plugin on from here
+                _log.exception("plugin_not_supervised", plugin=self._plugin)
+                reason = ExitReason("host error", f"the host could not look after it: {type(error).__name__}: {error}")
+                if self._runtime is not None:
+                    self._runtime.kill("stopped: the host could not look after it")
             self._runs.clear()
             self._runtime = None
             self.last_error, self.last_stack = reason.evidence, reason.stack

@@ -9,15 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import faulthandler
-import io
 import logging
 import os
 import random
 import signal
 import socket
 import sys
-import time
-import traceback
 from collections.abc import Coroutine
 from typing import Any, Final, NoReturn
 
@@ -25,21 +22,15 @@ import msgspec
 
 from plugin_sdk.calls import EventCall, FiringCall
 from plugin_sdk.context import Session
-from plugin_sdk.errors import (
-    DeadLetter,
-    DescriptionError,
-    Drop,
-    HostError,
-    InvalidEventError,
-    PermissionDeniedError,
-    Retry,
-    SandboxError,
-)
+from plugin_sdk.errors import DescriptionError, HostError, PermissionDeniedError, SandboxError
 from plugin_sdk.loading import LoadedPlugin
 from plugin_sdk.resumed import Resumed
+from plugin_sdk.worker.log_lines import LogHandler, Printed, delivery_id
+from plugin_sdk.worker.outcomes import raised, returned, text, trace
 from plugin_sdk.worker.sandbox.confinement import CONNECTION, missing
 from plugin_sdk.worker.verified_imports import ReleaseModifiedError, VerifiedImports
 from plugin_sdk.worker.wire import (
+    MAX_NAME,
     MAX_PAYLOAD,
     Answer,
     Ask,
@@ -50,10 +41,7 @@ from plugin_sdk.worker.wire import (
     Inspect,
     Load,
     LoadFailed,
-    LogLine,
-    LogLines,
     Modified,
-    Raised,
     Ready,
     Reply,
     Shutdown,
@@ -64,16 +52,10 @@ from plugin_sdk.worker.wire import (
 
 MAX_ASKS: Final = 64
 """Requests to the host that may be in flight; further ones wait their turn in the plugin."""
-LOG_LINES_PER_SECOND: Final = 500
-MAX_LINE: Final = 8192
-MAX_TRACEBACK: Final = 16384
-
 READ_BYTES: Final = 16 * 1024
 """What a worker reads at once: little, because every worker has it."""
 DUMP_SIGNAL: Final = signal.SIGUSR1
 """Makes a worker write the stacks of all its threads to its standard error."""
-
-_delivery: contextvars.ContextVar[str] = contextvars.ContextVar("busbar_delivery", default="")
 
 
 class RemotePort:
@@ -148,7 +130,7 @@ class Worker:
         self._asks: dict[int, asyncio.Future[Any]] = {}
         self._asked = 0
         self._beat = 0.5
-        self._lines: _LogHandler | None = None
+        self._lines: LogHandler | None = None
 
     async def ask(self, operation: str, arguments: list[Any]) -> Any:
         """Send a request to the host and wait for its answer."""
@@ -198,12 +180,12 @@ class Worker:
 
     async def _load(self, message: Load) -> None:
         sys.path[:0] = message.path
-        handler = self._lines = _LogHandler(self.wire)
+        handler = self._lines = LogHandler(self.wire.send, lambda: self.wire.paused_at is not None)
         root = logging.getLogger()
         root.addHandler(handler)
         root.setLevel(logging.INFO)
-        sys.stdout = _Printed(handler, logging.INFO)
-        sys.stderr = _Printed(handler, logging.WARNING)
+        sys.stdout = Printed(handler, logging.INFO)
+        sys.stderr = Printed(handler, logging.WARNING)
         self._beat = message.heartbeat
         self._heartbeat()
         retryable = False
@@ -229,14 +211,14 @@ class Worker:
     def _load_failed(self, error: BaseException, *, retryable: bool) -> LoadFailed:
         if self._imports is not None and self._imports.modified:
             # Whatever the plugin made of it: this is why.
-            return LoadFailed(ReleaseModifiedError.__name__, self._imports.modified, "", retryable=False)
+            return LoadFailed(ReleaseModifiedError.__name__, text(self._imports.modified), "", retryable=False)
         known = isinstance(error, DescriptionError | SandboxError) or (
             isinstance(error, HostError) and error.word == "config_invalid"
         )
         return LoadFailed(
-            type(error).__name__,
-            str(error)[:MAX_LINE],
-            "" if known else _traceback(error),
+            text(type(error).__name__, MAX_NAME),
+            text(error),
+            "" if known else trace(error),
             retryable and not known,
         )
 
@@ -247,7 +229,7 @@ class Worker:
 
     def _file_modified(self, sentence: str) -> None:
         """Tell the host, before it hears what came of it; called in the thread that imports."""
-        message = Modified(sentence[:MAX_LINE])
+        message = Modified(text(sentence))
         if asyncio._get_running_loop() is self._loop:  # noqa: SLF001 - documented: None instead of an error
             self.wire.send(message)
         else:
@@ -264,7 +246,7 @@ class Worker:
                 plugin.parse_config(message.config)
                 self.wire.send(Reply(message.id))
         except BaseException as error:  # noqa: BLE001 - the plugin's own code runs here
-            self.wire.send(_raised(message.id, error))
+            self.wire.send(raised(message.id, error))
         finally:
             self._tasks.pop(message.id, None)
 
@@ -289,14 +271,14 @@ class Worker:
     async def _call(self, message: Call) -> None:
         call = message.call
         if isinstance(call, EventCall | FiringCall):
-            _delivery.set(call.delivery.id)
+            delivery_id.set(call.delivery.id)
         try:
             if self._plugin is None or self._session is None:
                 raise HostError("the plugin is not loaded", "not_loaded")
             value = await self._plugin.run(call, self._session)
-            self.wire.send(Reply(message.id, None if value is None else _encoded(value)))
+            self.wire.send(returned(message.id, value))
         except BaseException as error:  # noqa: BLE001 - SystemExit in a hook is that hook's failure, too
-            self.wire.send(_raised(message.id, error))
+            self.wire.send(raised(message.id, error))
         finally:
             del self._tasks[message.id]
 
@@ -328,97 +310,6 @@ class _Begun:
         """The body of the task."""
         if not self.done:
             await Resumed(self._call, self._waiting)
-
-
-class _LogHandler(logging.Handler):
-    """Sends log lines to the host, so many a second; more are counted and dropped."""
-
-    def __init__(self, wire: Wire[ToWorker]) -> None:
-        super().__init__()
-        self._wire = wire
-        self._second = 0
-        self._sent = 0
-        self._dropped = 0
-        self._loop = asyncio.get_running_loop()
-        self.setFormatter(logging.Formatter("%(message)s"))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Queue one line; may be called from a hook's thread."""
-        line = LogLine(record.created, record.levelname.lower(), self.format(record)[:MAX_LINE], _delivery.get())
-        second = int(record.created)
-        if second != self._second:
-            self._second, self._sent = second, 0
-        if self._sent >= LOG_LINES_PER_SECOND or self._wire.paused_at is not None:
-            self._dropped += 1
-            return
-        self._sent += 1
-        self._loop.call_soon_threadsafe(self._wire.send, LogLines([line]))
-
-    def tell_of_dropped(self) -> None:
-        """Say how many lines were dropped, where no later line has said so."""
-        if self._dropped:
-            dropped, self._dropped = self._dropped, 0
-            self._wire.send(LogLines([], dropped))
-
-
-class _Printed(io.TextIOBase):
-    """What a plugin prints, as lines of its log."""
-
-    def __init__(self, handler: _LogHandler, level: int) -> None:
-        super().__init__()
-        self._handler = handler
-        self._level = level
-        self._line = ""
-
-    def writable(self) -> bool:
-        """Text can be written."""
-        return True
-
-    def write(self, text: str) -> int:
-        """Log every whole line."""
-        *lines, self._line = (self._line + text).split("\n")
-        self._line = self._line[-MAX_LINE:]
-        for line in lines:
-            record = logging.LogRecord("print", self._level, "", 0, line, None, None)
-            record.created = time.time()
-            self._handler.emit(record)
-        return len(text)
-
-
-def _encoded(value: Any) -> bytes:
-    try:
-        encoded = msgspec.json.encode(value)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise TypeError(f"a hook must return a JSON value: {error}") from None
-    if len(encoded) > MAX_PAYLOAD:
-        raise ValueError(f"an answer of {len(encoded)} bytes is more than {MAX_PAYLOAD}")
-    return encoded
-
-
-def _raised(number: int, error: BaseException) -> Raised:
-    reason = str(error)[:MAX_LINE]
-    match error:
-        case Retry():
-            return Raised(number, "retry", reason, error.after)
-        case Drop():
-            return Raised(number, "drop", reason)
-        case DeadLetter():
-            return Raised(number, "dead-letter", reason)
-        case HostError():
-            return Raised(number, "host", reason, name=error.word, traceback=_traceback(error))
-        case InvalidEventError():
-            return Raised(number, "host", reason, name=error.code, traceback=_traceback(error))
-        case _:
-            return Raised(number, "failure", reason, name=type(error).__name__, traceback=_traceback(error))
-
-
-def _traceback(error: BaseException) -> str:
-    """The traceback from the author's first line on: what lies above is the worker's own."""
-    frames = error.__traceback__
-    while frames is not None and "/plugin_sdk/" in frames.tb_frame.f_code.co_filename and frames.tb_next:
-        frames = frames.tb_next
-    text = "".join(traceback.format_exception(type(error), error, frames))
-    return text[-MAX_TRACEBACK:]
 
 
 def _end(status: int) -> NoReturn:

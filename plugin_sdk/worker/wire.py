@@ -3,6 +3,9 @@
 A frame is four bytes of big-endian length and a MessagePack array of messages. Either side may have many
 calls in flight, and whatever is sent within one turn of the loop leaves as one frame: under load, most of the
 cost of a call is shared by its neighbours.
+
+A message is encoded by itself, when it is sent: one that cannot be carried is its sender's failure, and costs no
+other message its place. What comes is held to the bounds of its type, whoever sent it.
 """
 
 from __future__ import annotations
@@ -10,11 +13,13 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from typing import Annotated, Any, Final, Generic, TypeVar, cast
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar, cast
 
 import msgspec
+from msgspec import Meta
 
 from plugin_sdk.calls import HookCall
+from plugin_sdk.worker.wide_numbers import narrowed, widened
 
 MAX_FRAME: Final = 8 * 2**20
 """Bytes of one frame; a larger one ends the connection."""
@@ -24,16 +29,41 @@ MAX_MESSAGES: Final = 256
 """Messages that one frame carries."""
 MAX_LINES: Final = 64
 """Log lines that one message carries."""
+MAX_LINE: Final = 8192
+"""Characters of a log line, or of a reason."""
+MAX_TRACEBACK: Final = 16_384
+MAX_NAME: Final = 256
+"""Characters of a name: of an exception, a request, a part of the sandbox."""
+MAX_LEVEL: Final = 16
+MAX_DELIVERY: Final = 512
+"""Characters of a delivery's id: plugin, subscription, and the place in the log."""
 MAX_PARTS: Final = 32
+MAX_WAIT: Final = 366 * 86_400.0
+"""Seconds that a plugin can ask to be left alone for; what a subscription allows is less."""
+LAST_INSTANT: Final = 253_402_300_799.0
+"""The end of the year 9999, in seconds since the epoch: the last instant that can be written as a date."""
 READ_BYTES: Final = 64 * 1024
 """What is read at once: a bound on the loop's time that one turn of reading may take."""
 _HEAD: Final = 4
+_FIXED_ARRAY: Final = 16
+"""MessagePack's arrays of fewer messages have their length in their first byte."""
 
 Message = TypeVar("Message")
+Number = Annotated[int, Meta(ge=0)]
+Name = Annotated[str, Meta(max_length=MAX_NAME)]
+Line = Annotated[str, Meta(max_length=MAX_LINE)]
+Traceback = Annotated[str, Meta(max_length=MAX_TRACEBACK)]
+Payload = Annotated[bytes, Meta(max_length=MAX_PAYLOAD)]
+Instant = Annotated[float, Meta(ge=0, le=LAST_INSTANT)]
+"""Neither infinite nor no number: both are out of the range."""
 
 
 class ProtocolError(Exception):
     """The other side sent something that is no frame, or no message of this protocol."""
+
+
+class UncarriableError(Exception):
+    """A message cannot be sent: it holds what MessagePack has no form for, or is larger than a frame."""
 
 
 # -- from the host to the worker
@@ -101,28 +131,28 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag=1):
 class LoadFailed(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """The plugin could not be loaded or started: `name` is the exception's; `retryable` where another try may do."""
 
-    name: str
-    message: str
-    traceback: str
+    name: Name
+    message: Line
+    traceback: Traceback
     retryable: bool
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """What a hook returned, as JSON; None for nothing."""
 
-    id: int
-    value: bytes | None = None
+    id: Number
+    value: Payload | None = None
 
 
 class Raised(msgspec.Struct, frozen=True, array_like=True, tag=4):
     """What a hook raised: `kind` is retry, drop, dead-letter, host or failure, `name` the exception's or the code."""
 
-    id: int
-    kind: str
-    reason: str
-    after: float | None = None
-    name: str = ""
-    traceback: str = ""
+    id: Number
+    kind: Literal["retry", "drop", "dead-letter", "host", "failure"]
+    reason: Line
+    after: Annotated[float, Meta(ge=0, le=MAX_WAIT)] | None = None
+    name: Name = ""
+    traceback: Traceback = ""
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True, tag=5):
@@ -131,37 +161,37 @@ class Ask(msgspec.Struct, frozen=True, array_like=True, tag=5):
     They are decoded by the host when it knows of which types they must be.
     """
 
-    id: int
-    operation: str
+    id: Number
+    operation: Name
     arguments: msgspec.Raw
 
 
 class LogLine(msgspec.Struct, frozen=True, array_like=True):
     """One line of the plugin's log; `delivery` is empty outside of one."""
 
-    at: float
-    level: str
-    message: str
-    delivery: str = ""
+    at: Instant
+    level: Annotated[str, Meta(max_length=MAX_LEVEL)]
+    message: Line
+    delivery: Annotated[str, Meta(max_length=MAX_DELIVERY)] = ""
 
 
 class LogLines(msgspec.Struct, frozen=True, array_like=True, tag=6):
     """Lines of the plugin's log; `dropped` were too many to send."""
 
-    lines: Annotated[list[LogLine], msgspec.Meta(max_length=MAX_LINES)]
-    dropped: int = 0
+    lines: Annotated[list[LogLine], Meta(max_length=MAX_LINES)]
+    dropped: Annotated[int, Meta(ge=0, le=2**32)] = 0
 
 
 class Confined(msgspec.Struct, frozen=True, array_like=True, tag=8):
     """The first message: what became of each part of the worker's sandbox."""
 
-    parts: Annotated[dict[str, str], msgspec.Meta(max_length=MAX_PARTS)]
+    parts: Annotated[dict[Name, Line], Meta(max_length=MAX_PARTS)]
 
 
 class Modified(msgspec.Struct, frozen=True, array_like=True, tag=9):
     """A file of the plugin is not what the host hashed; it was not imported."""
 
-    message: str
+    message: Line
 
 
 class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag=7):
@@ -195,7 +225,7 @@ class Wire(asyncio.BufferedProtocol, Generic[Message]):
         read_bytes: int = READ_BYTES,
     ) -> None:
         self._decoder: msgspec.msgpack.Decoder[list[Message]] = msgspec.msgpack.Decoder(
-            Annotated[list[incoming], msgspec.Meta(max_length=MAX_MESSAGES)]
+            Annotated[list[incoming], Meta(max_length=MAX_MESSAGES)], ext_hook=widened
         )
         self._encode = msgspec.msgpack.Encoder().encode
         self._received = received
@@ -205,7 +235,7 @@ class Wire(asyncio.BufferedProtocol, Generic[Message]):
         self._chunk = bytearray(read_bytes)
         self._begun = bytearray()
         self._needed = 0
-        self._outgoing: list[Any] = []
+        self._outgoing: list[bytes] = []
         self._in_burst = False
         self._descriptor = descriptor
         self._failure: Exception | None = None
@@ -218,16 +248,30 @@ class Wire(asyncio.BufferedProtocol, Generic[Message]):
         The first message of a turn of the loop leaves at once, so that a single call waits for nothing; what
         is sent in the same turn after it leaves as one frame at the turn's end. What is sent while received
         messages are being handled leaves as one frame when they all are.
+
+        Raises:
+            UncarriableError: the message cannot be encoded, or is too large; nothing of it was sent.
         """
+        encoded = self._encoded(message)
         if self._in_burst:
-            self._outgoing.append(message)
+            self._outgoing.append(encoded)
             return
         self._in_burst = True
         self._loop.call_soon(self._end_burst)
         if self._transport is not None:
-            frame = bytearray()
-            self._frame([message], frame)
-            self._write_now(self._transport, frame)
+            self._write_now(self._transport, _frame([encoded]))
+
+    def _encoded(self, message: Any) -> bytes:
+        try:
+            try:
+                encoded = self._encode(message)
+            except OverflowError:  # an integer beyond 64 bits, which JSON has and MessagePack has not
+                encoded = self._encode(narrowed(message))
+        except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise UncarriableError(f"{type(message).__name__} cannot be sent: {error}") from None
+        if len(encoded) > MAX_FRAME - _HEAD:
+            raise UncarriableError(f"{type(message).__name__} has {len(encoded)} bytes; a frame has {MAX_FRAME}")
+        return encoded
 
     def _write_now(self, transport: asyncio.Transport, frame: bytearray) -> None:
         """Write past the transport where nothing waits in it: uvloop's would hold the frame to the turn's end."""
@@ -303,10 +347,10 @@ class Wire(asyncio.BufferedProtocol, Generic[Message]):
                 if end - at - _HEAD < size:
                     self._needed = _HEAD + size
                     break
-                for message in self._decoder.decode(view[at + _HEAD : at + _HEAD + size]):
+                for message in self._decoded(view[at + _HEAD : at + _HEAD + size]):
                     self._received(message)
                 at += _HEAD + size
-        except (msgspec.MsgspecError, ProtocolError, RecursionError) as error:
+        except ProtocolError as error:
             self.fail(str(error))
             return
         finally:
@@ -315,6 +359,12 @@ class Wire(asyncio.BufferedProtocol, Generic[Message]):
             self._flush()
         if at < end:
             self._begun += view[at:end]
+
+    def _decoded(self, frame: memoryview) -> list[Message]:
+        try:
+            return self._decoder.decode(frame)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # text that is no UTF-8 is a ValueError
+            raise ProtocolError(str(error)) from None
 
     def fail(self, why: str) -> None:
         """End the connection at once, with this as the reason."""
@@ -343,17 +393,18 @@ class Wire(asyncio.BufferedProtocol, Generic[Message]):
         self._outgoing = []
         if self._transport is None:
             return
-        frames = bytearray()
-        for start in range(0, len(outgoing), MAX_MESSAGES):
-            self._frame(outgoing[start : start + MAX_MESSAGES], frames)
-        self._transport.write(frames)
+        first = size = 0
+        for at, encoded in enumerate(outgoing):
+            size += len(encoded)
+            if at - first == MAX_MESSAGES or size > MAX_FRAME - _HEAD:
+                self._transport.write(_frame(outgoing[first:at]))
+                first, size = at, len(encoded)
+        self._transport.write(_frame(outgoing[first:]))
 
-    def _frame(self, messages: list[Any], frames: bytearray) -> None:
-        payload = self._encode(messages)
-        if len(payload) > MAX_FRAME and len(messages) > 1:
-            half = len(messages) // 2
-            self._frame(messages[:half], frames)
-            self._frame(messages[half:], frames)
-            return
-        frames += len(payload).to_bytes(_HEAD, "big")
-        frames += payload
+
+def _frame(messages: list[bytes]) -> bytearray:
+    """A frame of messages that are encoded already."""
+    count = len(messages)
+    head = bytes((0x90 | count,)) if count < _FIXED_ARRAY else b"\xdc" + count.to_bytes(2, "big")
+    payload = b"".join((head, *messages))
+    return bytearray(len(payload).to_bytes(_HEAD, "big") + payload)

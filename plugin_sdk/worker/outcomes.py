@@ -1,0 +1,96 @@
+"""What came of a hook, as a message: what it returned, or what it raised. Used by both runtimes.
+
+A plugin's exceptions are its own objects, with attributes and methods that it may have changed: what leaves here is
+plain, finite, encodable and bounded, whatever they are.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+from typing import Final
+
+from plugin_sdk.errors import DeadLetter, Drop, HostError, InvalidEventError, Retry
+from plugin_sdk.strict_json import StrictJsonError, dumps
+from plugin_sdk.worker.wire import MAX_LINE, MAX_NAME, MAX_PAYLOAD, MAX_TRACEBACK, MAX_WAIT, Raised, Reply
+
+_SDK: Final = "/plugin_sdk/"
+
+
+def returned(number: int, value: object) -> Reply:
+    """The answer of a hook that returned a JSON value, or nothing.
+
+    Raises:
+        TypeError: it is no JSON value.
+        ValueError: it is larger than an answer may be.
+    """
+    return Reply(number, None if value is None else encoded(value))
+
+
+def encoded(value: object) -> bytes:
+    """A hook's answer as JSON; errors as of `returned`."""
+    try:
+        found = dumps(value)
+    except StrictJsonError as error:
+        raise TypeError(f"a hook must return a JSON value: {error}") from None
+    if len(found) > MAX_PAYLOAD:
+        raise ValueError(f"an answer of {len(found)} bytes is more than {MAX_PAYLOAD}")
+    return found
+
+
+def raised(number: int, error: BaseException) -> Raised:
+    """What a hook raised."""
+    try:
+        return _raised(number, error)
+    except Exception:  # noqa: BLE001 - code of the plugin's exception ran, and whatever that raises says only this
+        return Raised(number, "failure", "the exception cannot be described: its own methods raise", name="Exception")
+
+
+def _raised(number: int, error: BaseException) -> Raised:
+    match error:
+        case Retry():
+            after = seconds(error.after)
+            if after is None and error.after is not None:
+                reason = f"Retry was raised with after={error.after!r}: it is a finite number of seconds"
+                return Raised(number, "failure", text(reason), name="ValueError", traceback=trace(error))
+            return Raised(number, "retry", text(error.reason), after)
+        case Drop():
+            return Raised(number, "drop", text(error.reason))
+        case DeadLetter():
+            return Raised(number, "dead-letter", text(error.reason))
+        case HostError():
+            word = text(error.word, MAX_NAME)
+            return Raised(number, "host", text(error), name=word, traceback=trace(error))
+        case InvalidEventError():
+            return Raised(number, "host", text(error), name=error.code, traceback=trace(error))
+        case _:
+            name = text(type(error).__name__, MAX_NAME)
+            return Raised(number, "failure", text(error), name=name, traceback=trace(error))
+
+
+def seconds(wait: object) -> float | None:
+    """A wait that a plugin asks for, as seconds from 0 to `MAX_WAIT`; None where it is no finite number."""
+    if not isinstance(wait, int | float):
+        return None
+    try:
+        found = float(wait)
+    except OverflowError:
+        return MAX_WAIT if wait > 0 else 0.0
+    return min(max(found, 0.0), MAX_WAIT) if math.isfinite(found) else None
+
+
+def text(value: object, longest: int = MAX_LINE) -> str:
+    """A text of a plugin's as at most so many characters that can be encoded; lone surrogates stand as escapes."""
+    found = str.__str__(str(value))[:longest]  # of a subclass of str, too: its own slices may be anything
+    if not found.isascii():
+        found = found.encode("utf-8", "backslashreplace").decode()[:longest]
+    return found
+
+
+def trace(error: BaseException) -> str:
+    """The traceback from the author's first line on: what lies above is the worker's own."""
+    frames = error.__traceback__
+    while frames is not None and _SDK in frames.tb_frame.f_code.co_filename and frames.tb_next:
+        frames = frames.tb_next
+    found = "".join(traceback.format_exception(type(error), error, frames))
+    return text(found[-MAX_TRACEBACK:], MAX_TRACEBACK)
