@@ -78,10 +78,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def hops(self) -> int:
-        """Through how many plugins it came; 0 where nobody said so in a way that counts."""
+        """Through how many plugins it came; 0 where nobody said so in a way that counts.
+
+        It is text where it came in a header, and may be any number there; more than an integer attribute may be is as
+        good as that.
+        """
         found = self.extensions.get("hops", 0)
         try:
-            return max(0, int(found))  # text where it came in a header
+            return min(max(0, int(found)), _INT32.stop - 1)
         except ValueError:
             return 0
 

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from host.api.endpoint import PARTS, Endpoint, RawHandler, served
+from host.api.endpoint import ANY, ANY_METHODS, PARTS, Endpoint, RawHandler, served
 from host.api.middlewares import edge
 from host.control.access import Tokens
 from host.observe.metrics import RequestCounts
@@ -21,7 +21,6 @@ from host.observe.metrics import RequestCounts
 KEEPALIVE_SECONDS: Final = 75.0
 SHUTDOWN_SECONDS: Final = 5.0
 """How long open connections may take to end when the server stops."""
-ANY: Final = "*"
 _PART: Final = re.compile(r"\{(\w+)(?::([^{}]+))?\}")
 
 
@@ -51,13 +50,14 @@ class Routes:
         path = request.rel_url.raw_path
         allowed = set(self._methods.get(path, ()))
         for pattern, method, handler in self._patterns:
-            match = pattern.fullmatch(path)
+            # A path that has a row of its own is no name in another one's.
+            match = None if path in self._methods else pattern.fullmatch(path)
             if match is None:
                 continue
-            if method in {ANY, request.method}:
+            if method == request.method or (method == ANY and request.method in ANY_METHODS):
                 request[PARTS] = {name: unquote(value) for name, value in match.groupdict().items()}
                 return handler
-            allowed.add(method)
+            allowed.update(ANY_METHODS if method == ANY else (method,))
         if not allowed:
             return self._not_found
         request[PARTS] = {"allowed": ", ".join(sorted(allowed))}

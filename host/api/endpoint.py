@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 from aiohttp import web
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from host.api.body import read_bounded
@@ -28,9 +29,17 @@ MAX_BODY_DEPTH: Final = MAX_DEPTH + 2
 """How deep a body may nest: an event may stand in one, with data of its own depth."""
 TRACE: Final[web.RequestKey[str]] = web.RequestKey("trace", str)
 TOKEN: Final[web.RequestKey[Token]] = web.RequestKey("token", Token)
+_INSTANT: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _LATEST: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 PARTS: Final[web.RequestKey[dict[str, str]]] = web.RequestKey("parts", dict[str, str])
 """The named parts of the path."""
+
+
+def _read(value: Any) -> datetime:
+    """An instant as RFC 3339 writes it; pydantic would take numbers, dates and week dates, too."""
+    if not (isinstance(value, str) and _INSTANT.fullmatch(value)):
+        raise ValueError("it must be an RFC 3339 timestamp, such as '2026-11-20T10:00:00Z'")
+    return datetime.fromisoformat(value.upper())
 
 
 def _in_years(value: datetime) -> datetime:
@@ -43,7 +52,7 @@ def _in_years(value: datetime) -> datetime:
     return value
 
 
-Instant = Annotated[AwareDatetime, AfterValidator(_in_years)]
+Instant = Annotated[datetime, BeforeValidator(_read), AfterValidator(_in_years)]
 """A time with an offset that can be written in UTC again, in every answer and row that it gets into."""
 
 
@@ -102,6 +111,10 @@ class Call:
         """Who asks, for the audit trail."""
         return "anonymous" if self.token is None else f"token:{self.token.name}"
 
+
+ANY: Final = "*"
+ANY_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+"""What `*` stands for in the table; TRACE and CONNECT are a server's own (RFC 9110, section 9.3)."""
 
 Handler = Callable[[Call], Awaitable[Answer]]
 RawHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -233,7 +246,8 @@ async def _body(endpoint: Endpoint, request: web.BaseRequest) -> Any:
         raise BadRequestError("the body must be a JSON object", code="body_invalid")
     if not issubclass(model, BaseModel):
         return found
-    return validated(model, found, "body_invalid", "the body is not what this takes")
+    # As JSON and strictly: a number is no boolean there, and a text no number.
+    return validated(model, raw or b"{}", "body_invalid", "the body is not what this takes")
 
 
 def header_text(value: str) -> str:
@@ -245,14 +259,16 @@ def header_text(value: str) -> str:
     return value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
-def validated(model: type[BaseModel], found: dict[str, Any], code: str, message: str) -> Any:
-    """What was found as the model.
+def validated(model: type[BaseModel], found: dict[str, Any] | bytes, code: str, message: str) -> Any:
+    """What was found as the model: names and texts of a query, or JSON that was read before.
 
     Raises:
         BadRequestError: it is not what the model takes, with a sentence for each field.
     """
     try:
-        return model.model_validate(found)
+        return (
+            model.model_validate_json(found, strict=True) if isinstance(found, bytes) else model.model_validate(found)
+        )
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, item['loc'])) or 'body'}: {item['msg']}" for item in error.errors()]
         raise BadRequestError(f"{message}: {lines[0]}", errors=lines, code=code) from None

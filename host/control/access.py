@@ -83,11 +83,12 @@ class Tokens:
     async def load(self) -> None:
         """Read what the database holds; call once, before anything else."""
         for row in await self._database.read("SELECT * FROM tokens"):
-            token, hashed = _read(row), bytes(row["hash"])
-            if token is not None and hmac.compare_digest(bytes(row["mac"]), self._mac(token, hashed)):
+            token = Token(row["id"], row["name"], Role(row["role"]), row["created_at"], row["expires_at"])
+            hashed = bytes(row["hash"])
+            if hmac.compare_digest(bytes(row["mac"]), self._mac(token, hashed)):
                 self._by_hash[hashed] = token
             else:
-                _log.error("token_not_believed", token=row["id"], reason="this host did not write it as it is")
+                _log.error("token_not_believed", token=token.id, reason="this host did not write it as it is")
 
     def find(self, secret: str) -> Token | None:
         """The token with this secret, unless it has expired.
@@ -164,14 +165,6 @@ class Tokens:
     def _row(self, token: Token, hashed: bytes) -> tuple[Any, ...]:
         mac = self._mac(token, hashed)
         return (token.id, token.name, token.role.value, hashed, token.created_at, token.expires_at, mac)
-
-
-def _read(row: sqlite3.Row) -> Token | None:
-    """A row as a token; None where it is none, which only someone else can have made of it."""
-    try:
-        return Token(row["id"], row["name"], Role(row["role"]), row["created_at"], row["expires_at"])
-    except ValueError:
-        return None
 
 
 def _insert(connection: sqlite3.Connection, row: tuple[Any, ...]) -> None:

@@ -10,7 +10,7 @@ from host.runtime.errors import HookAnswerError, HookFailedError
 from plugin_sdk.calls import Health, HealthCall, HookCall, Request, Response
 from plugin_sdk.errors import DeadLetter, Drop, HostError, Retry
 from plugin_sdk.strict_json import loads
-from plugin_sdk.worker.outcomes import text
+from plugin_sdk.worker.outcomes import AnswerError, text
 from plugin_sdk.worker.wire import Raised
 
 MAX_HEALTH_REASON: Final = 2048
@@ -28,6 +28,8 @@ def error_of(message: Raised) -> Exception:
             return DeadLetter(message.reason)
         case "host":
             return HostError(message.reason, message.name)
+        case "failure" if message.name == AnswerError.__name__:
+            return HookAnswerError(message.reason)
         case _:
             return HookFailedError(message.name, message.reason, message.traceback)
 

@@ -17,12 +17,15 @@ from plugin_sdk.worker.wire import MAX_LINE, MAX_NAME, MAX_PAYLOAD, MAX_TRACEBAC
 _SDK: Final = "/plugin_sdk/"
 
 
+class AnswerError(TypeError):
+    """A hook returned what is no answer; its name tells the host so."""
+
+
 def returned(number: int, value: object) -> Reply:
     """The answer of a hook that returned a JSON value, or nothing.
 
     Raises:
-        TypeError: it is no JSON value.
-        ValueError: it is larger than an answer may be.
+        AnswerError: it is no JSON value, or larger than an answer may be.
     """
     return Reply(number, None if value is None else encoded(value))
 
@@ -32,9 +35,9 @@ def encoded(value: object) -> bytes:
     try:
         found = dumps(value)
     except StrictJsonError as error:
-        raise TypeError(f"a hook must return a JSON value: {error}") from None
+        raise AnswerError(f"a hook must return a JSON value: {error}") from None
     if len(found) > MAX_PAYLOAD:
-        raise ValueError(f"an answer of {len(found)} bytes is more than {MAX_PAYLOAD}")
+        raise AnswerError(f"an answer of {len(found)} bytes is more than {MAX_PAYLOAD}")
     return found
 
 

@@ -159,7 +159,7 @@ class Events:
         if origin is not None:
             headers["WebHook-Allowed-Origin"] = origin
             headers["WebHook-Allowed-Rate"] = request.headers.get("WebHook-Request-Rate", "*")
-        return web.Response(status=200, headers=headers)
+        return web.Response(status=200, headers=headers, text="")
 
     async def list(self, call: Call) -> Answer:
         """A page of the log."""

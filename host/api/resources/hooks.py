@@ -44,8 +44,7 @@ class Hooks:
         headers: dict[str, list[str]] = {}
         for name, value in request.headers.items():
             headers.setdefault(name.lower(), []).append(header_text(value))
-        query = {header_text(name): header_text(value) for name, value in request.query.items()}
-        received = Received(request.method, query, headers, body, request.remote or "")
+        received = Received(request.method, dict(request.query), headers, body, request.remote or "")
         parts = request[PARTS]
         taken = await self._inbound.receive(parts["plugin"], parts["name"], received)
         if isinstance(taken, Response):

@@ -61,8 +61,8 @@ class PluginRoutes:
             raise NotFoundError(f"{plugin} serves no routes")
         found = Request(
             method=request.method,
-            path="/" + header_text(request[PARTS]["path"]),
-            query={header_text(name): header_text(value) for name, value in request.query.items()},
+            path="/" + request[PARTS]["path"],
+            query=dict(request.query),
             headers={
                 name.lower(): header_text(value)
                 for name, value in request.headers.items()
