@@ -135,6 +135,7 @@ class Endpoint:
         request: Model of the JSON body, or `dict` for any object.
         response: Model of the answer's data; `many` for a list of it.
         status: Of an answer that went well.
+        also: Other statuses that such an answer may have, as where nobody waits for the outcome.
         form: Names of the parts of a multipart body, which the handler reads; beside `request`, either may come.
         raw: Gets the aiohttp request as it came and answers it whole: for what is no JSON in an envelope,
             and for the one path where every microsecond counts.
@@ -154,6 +155,7 @@ class Endpoint:
     response: type[BaseModel] | None = None
     many: bool = False
     status: int = 200
+    also: tuple[int, ...] = ()
     form: tuple[str, ...] = ()
     raw: RawHandler | None = None
     consumes: str = ""

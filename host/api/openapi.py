@@ -148,6 +148,9 @@ def _responses(endpoint: Endpoint, schemas: dict[type[BaseModel], dict[str, Any]
         }
     failed = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}}}
     return {
-        str(endpoint.status): {"description": endpoint.summary, "content": content},
+        **{
+            str(status): {"description": endpoint.summary, "content": content}
+            for status in (endpoint.status, *endpoint.also)
+        },
         "default": {"description": "What is wrong, and how to mend it.", **failed},
     }

@@ -332,6 +332,34 @@ async def test_no_value_in_a_header_is_a_crash(host, operations):
     assert not host.logged("request_crashed")
 
 
+async def test_grants_that_are_none_are_refused_and_change_nothing(host):
+    before = (await host.ask("GET", "/api/v1/plugins/subject/grants"))[1]["data"]
+    odd = (
+        [""],
+        ["\0"],
+        ["x" * 65],
+        ["*"],
+        ["a", "a"],
+        ["é"],
+        [" own"],
+        ["own\n"],
+        [None],
+        [1],
+        [["own"]],
+        "own",
+        None,
+        {},
+    )
+    for field, given in before.items():
+        for value in odd if isinstance(given, list) else (None, 0, 1, "true", []):
+            body = {**before, field: value}
+            status, answer = await host.ask("PUT", "/api/v1/plugins/subject/grants", json_body=body)
+            assert (status, answer["code"]) in {(400, "grants_invalid"), (400, "body_invalid")}, (body, answer)
+            status, answer = await host.ask("PUT", "/api/v1/plugins/none/grants", json_body=body)
+            assert (status, answer["code"]) in {(404, "plugin_not_found"), (400, "body_invalid")}, (body, answer)
+    assert (await host.ask("GET", "/api/v1/plugins/subject/grants"))[1]["data"] == before
+
+
 INVALID, FAILED = (502, "plugin_answer_invalid"), (502, "plugin_call_failed")
 OF_SERVICE = {
     **dict.fromkeys(("none", "number"), (200, None)),

@@ -22,8 +22,7 @@ CONFIG = """[parameters]
 "path.id" = "none"
 
 [[operations]]
-include-method = "GET"
-include-path-regex = "/api/v1/plugins/.*"
+include-operation-id-regex = "^(show|list)"
 [operations.parameters]
 "path.id" = "teamwork"
 "path.name" = "created"
@@ -71,7 +70,7 @@ def test_the_daemon_answers_as_its_openapi_document_says(host, tmp_path):
         text=True,
         timeout=170,
     )
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert done.returncode == 0, done.stdout[-30000:] + done.stderr[-2000:]
     assert "No issues found" in done.stdout, done.stdout[-2000:]
     assert not host.logged("request_crashed")
     status, answer = asyncio.run(host.ask("GET", "/api/v1/plugins/teamwork"))

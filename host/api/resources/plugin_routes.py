@@ -81,7 +81,9 @@ class PluginRoutes:
             ) from None
         headers = {name: value for name, value in answer.headers.items() if name.lower() not in DROPPED}
         if not 200 <= answer.status <= 599:  # noqa: PLR2004 - final statuses of HTTP
-            raise CallFailedError(f"{plugin} answered with the status {answer.status}, which is none")
+            raise CallFailedError(
+                f"{plugin} answered with the status {answer.status}, which is none", code=HookAnswerError.code
+            )
         # A plugin's page must not run with the host's origin.
         headers["Content-Security-Policy"] = "sandbox"
         return web.Response(status=answer.status, headers=headers, body=answer.body)

@@ -144,6 +144,7 @@ class Plugins:
                 self.enable,
                 query=Wait,
                 response=PluginView,
+                also=(202,),
             ),
             Endpoint(
                 "POST",
@@ -154,6 +155,7 @@ class Plugins:
                 self.disable,
                 query=Wait,
                 response=PluginView,
+                also=(202,),
             ),
             Endpoint(
                 "POST",
@@ -164,6 +166,7 @@ class Plugins:
                 self.restart,
                 query=Wait,
                 response=PluginView,
+                also=(202,),
             ),
             Endpoint(
                 "GET",

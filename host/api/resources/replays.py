@@ -80,6 +80,7 @@ class ReplayResource:
                 request=ReplayRequest,
                 response=ReplayView,
                 status=202,
+                also=(200,),
             ),
             Endpoint(
                 "GET",

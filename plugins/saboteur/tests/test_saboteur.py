@@ -31,5 +31,12 @@ async def test_a_command_misbehaves_once(mode):
         assert (await plugin.deliver("saboteur.command", data={"mode": mode})).outcome == "failed"
 
 
+@pytest.mark.parametrize("mode", ["nonsense", "malformed"])
+async def test_what_is_no_json_is_refused_wherever_it_is_handed_over(mode):
+    async with PluginHarness(Saboteur) as plugin:
+        assert (await plugin.deliver("saboteur.command", data={"mode": mode})).outcome == "delivered"
+        assert plugin.emitted == []
+
+
 def test_every_mode_is_listed():
     assert {"raise", "hang", "block", "spin", "exit", "segfault", "leak", "flood", "chatter"} <= set(MODES)
