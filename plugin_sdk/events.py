@@ -144,8 +144,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def from_attributes(cls, found: dict[str, Any]) -> Event:
         """Check a decoded JSON object and make it an event; errors as in `from_json`."""
         event = cls._ordinary(found) or cls._checked(found)
-        data = event.data
-        if too_deep(data, MAX_DEPTH):
+        if too_deep(event.data, MAX_DEPTH):
             _refuse("data", f"nests deeper than {MAX_DEPTH} levels: flatten it")
         return event
 

@@ -27,6 +27,9 @@ cheap; the time for more grows with their square."""
 MAX_LOOKED: Final = 100_000
 """Values that are looked at to say where a fault is; what has more is refused without that, for the loop's sake."""
 
+_decode: Final = msgspec.json.Decoder().decode
+_encode: Final = msgspec.json.Encoder().encode
+
 Path = tuple[str | int, ...]
 
 _ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
@@ -62,8 +65,10 @@ def loads(text: bytes | str, *, depth: int | None = MAX_DEPTH) -> Any:
     """
     raw = _bytes(text)
     try:
-        found = msgspec.json.decode(raw)
-        sure = not (_may_repeat(raw, found) or _may_be_endless(raw))
+        found = _decode(raw)
+        again = _encode(found)
+        # Of equal names msgspec keeps the last without a word. Where it writes the same bytes again, none was lost.
+        sure = (again == raw or not _may_repeat(raw, again)) and not _may_be_endless(raw)
     except _REFUSALS:
         sure = False
     if not sure:
@@ -107,7 +112,7 @@ def dumps(value: Any, *, depth: int | None = MAX_DEPTH) -> bytes:
         StrictJsonError: it has a part that JSON has no form for, or that `loads` refuses.
     """
     try:
-        raw = msgspec.json.encode(value)
+        raw = _encode(value)
         if b"null" in raw or _may_be_endless(raw):  # a number that is not finite is written as null
             plain = msgspec.to_builtins(value, str_keys=True)
             for fault in _faults(plain, math.inf):
@@ -118,7 +123,7 @@ def dumps(value: Any, *, depth: int | None = MAX_DEPTH) -> bytes:
         raise StrictJsonError(f"nests deeper than {MAX_DEPTH} levels: flatten it") from None
     except _REFUSALS as error:
         raise next(_faults(value, MAX_LOOKED), StrictJsonError(f"is no JSON value: {error}")) from None
-    if depth is not None and raw.count(b"[") + raw.count(b"{") > depth and too_deep(msgspec.json.decode(raw), depth):
+    if depth is not None and raw.count(b"[") + raw.count(b"{") > depth and too_deep(_decode(raw), depth):
         raise StrictJsonError(f"nests deeper than {depth} levels: flatten it")
     return raw
 
@@ -147,13 +152,9 @@ def _bytes(text: bytes | str) -> bytes:
     return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
 
 
-def _may_repeat(raw: bytes, found: Any) -> bool:
-    """Whether a name may stand twice in an object; msgspec keeps the last one without a word.
-
-    Where its own writing gives the same bytes again, but for blanks, nothing was hidden. Else the names are counted.
-    """
-    again = msgspec.json.encode(found)
-    if again == raw or again.translate(None, _BLANKS) == raw.translate(None, _BLANKS):
+def _may_repeat(raw: bytes, again: bytes) -> bool:
+    """Whether a name may stand twice in an object: not where only blanks differ, else the names are counted."""
+    if again.translate(None, _BLANKS) == raw.translate(None, _BLANKS):
         return False
     try:
         _UNIQUE.decode(raw.decode())
@@ -233,7 +234,7 @@ _LENIENT: Final = json.JSONDecoder(
 def _fault(value: Any, most: int = MAX_LOOKED) -> StrictJsonError | None:
     """What is at fault in a value that was read with its faults; where, if `most` values are enough to find it."""
     try:
-        msgspec.json.encode(value)
+        _encode(value)
     except _REFUSALS:
         return next(_faults(value, most), StrictJsonError("holds a value that readers of JSON disagree on"))
     return None
