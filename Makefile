@@ -7,7 +7,7 @@ STAMP := $(VENV)/.locked
 # Every daemon and every command of the tests would compile the whole host anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup run test lint format bench crash lock clean
+.PHONY: setup run test lint format bench crash soak lock clean
 
 setup: $(STAMP)
 
@@ -41,6 +41,10 @@ bench: $(STAMP)
 # The crash test of the suite, a thousand times instead of sixty; some half an hour.
 crash: $(STAMP)
 	CRASH_ROUNDS=1000 $(BIN)/python -m pytest tests/e2e/test_crash.py --timeout 7200
+
+# The soak of the suite, ten minutes instead of twenty seconds.
+soak: $(STAMP)
+	SOAK_SECONDS=600 $(BIN)/python -m pytest tests/e2e/test_soak.py --timeout 3600 -s
 
 # The locks hold versions and hashes and name no index host.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

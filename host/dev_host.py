@@ -127,7 +127,7 @@ class DevHost:
             database = await Database.open(folder / "busbar.db", clock=clock)
             stack.push_async_callback(database.close)
             log = await SQLiteLog.open(database, clock)
-            log.listen(lambda events: _tell_emitted(events, tell))
+            log.listen(lambda _after, events: _tell_emitted(events, tell))
             settlements = _ToldSettlements(log, tell)
             data_watch = DataWatch()
             group = await stack.enter_async_context(asyncio.TaskGroup())

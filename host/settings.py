@@ -33,6 +33,8 @@ from plugin_sdk.manifest import Bytes, Seconds
 PREFIX: Final = "BUSBAR_"
 CLIENT_NAMES: Final = frozenset({"BUSBAR_URL", "BUSBAR_TOKEN", "BUSBAR_SIGNING_KEY", "BUSBAR_KEY_PASSPHRASE"})
 """Variables of the command line that are no settings of the daemon."""
+MAX_EVENT_BODY: Final = 3 * 2**20
+"""What an event may have as JSON at most: as MessagePack it may take more than twice as much, and a frame has 8 MiB."""
 
 
 class SettingsError(BusbarError):
@@ -59,7 +61,7 @@ class Server(_Section):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8700
-    event_body: Annotated[Bytes, Field(ge=64 * 1024)] = 2**20
+    event_body: Annotated[Bytes, Field(ge=64 * 1024, le=MAX_EVENT_BODY)] = 2**20
     wheel: Annotated[Bytes, Field(ge=2**20)] = 64 * 2**20
     drain: Duration = 30.0
 

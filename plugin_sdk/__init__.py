@@ -8,6 +8,7 @@ from plugin_sdk.calls import Delivery, Firing, Health, Request, Response
 from plugin_sdk.context import Context
 from plugin_sdk.description import Description, Schedule, Service, Subscription
 from plugin_sdk.errors import (
+    ArgumentsError,
     DeadLetter,
     Drop,
     HostError,
@@ -22,6 +23,7 @@ from plugin_sdk.plugin import Plugin, at, cron, every, on_event, service
 from plugin_sdk.webhooks.endpoint import Webhook
 
 __all__ = [
+    "ArgumentsError",
     "Context",
     "DeadLetter",
     "Delivery",

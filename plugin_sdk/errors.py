@@ -109,6 +109,18 @@ class HostError(PluginError):
         self.word = word
 
 
+class ArgumentsError(HostError):
+    """What a caller gave does not fit the service: his mistake, which the callee's breaker does not count.
+
+    The SDK raises it where arguments do not fit a method's signature. Raise it for what a signature cannot say.
+    """
+
+    code = "arguments_invalid"
+
+    def __init__(self, message: str, word: str = "arguments_invalid") -> None:
+        super().__init__(message, word)
+
+
 class PermissionDeniedError(HostError):
     """The plugin asked for something outside its grants."""
 

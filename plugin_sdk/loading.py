@@ -16,6 +16,7 @@ import pluggy
 from pydantic import BaseModel, ValidationError
 
 from plugin_sdk import hookspecs
+from plugin_sdk.arguments import told
 from plugin_sdk.calls import (
     ConfigCall,
     EventCall,
@@ -30,7 +31,8 @@ from plugin_sdk.context import Context, Session
 from plugin_sdk.description import Description
 from plugin_sdk.errors import DescriptionError, HostError
 from plugin_sdk.filters import CompiledFilters, compile_filters
-from plugin_sdk.plugin import in_thread
+from plugin_sdk.plugin import Plugin
+from plugin_sdk.threads import Threads
 from plugin_sdk.webhooks.endpoint import OWN
 
 HOOKS: Final = tuple(name for name, value in vars(hookspecs).items() if hasattr(value, f"{hookspecs.PROJECT}_spec"))
@@ -49,6 +51,7 @@ class LoadedPlugin:
         self.manager = pluggy.PluginManager(hookspecs.PROJECT)
         self.manager.add_hookspecs(hookspecs)
         instance = target() if inspect.isclass(target) else target
+        self._threads = instance.busbar_threads if isinstance(instance, Plugin) else Threads()
         self._config_model = _config_model(instance)
         self._filters: dict[str, CompiledFilters] = {}
         try:
@@ -135,11 +138,7 @@ class LoadedPlugin:
         try:
             return self._config_model.model_validate(config)
         except ValidationError as error:
-            lines = [
-                ": ".join(filter(None, (".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, "))))
-                for item in error.errors()
-            ]
-            raise HostError("; ".join(lines), "config_invalid") from None
+            raise HostError("; ".join(told(error)), "config_invalid") from None
 
     def run(self, call: HookCall, session: Session) -> Awaitable[Any]:
         """Enter the hook that `call` is for and answer what it returns; whatever it raises comes out."""
@@ -193,7 +192,7 @@ class LoadedPlugin:
         if caller is None:
             return _nothing()
         if hook in self._plain:
-            return in_thread(caller, **arguments)
+            return self._threads.of(hook).run(caller, **arguments)
         found: Awaitable[Any] = caller(**arguments)
         return found
 

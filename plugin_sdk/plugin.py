@@ -6,7 +6,6 @@ subclass can override a handler and an instance carries no hidden global state.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -14,13 +13,15 @@ from typing import Any, ClassVar, Final, TypeVar, Unpack
 
 from pydantic import BaseModel
 
+from plugin_sdk.arguments import ServiceMethod
 from plugin_sdk.context import Context, Firing, Health, Request, Response, joined
 from plugin_sdk.delivery import PolicyOptions
 from plugin_sdk.description import Description, Service, Subscription
-from plugin_sdk.errors import DeadLetter, DescriptionError, HostError
+from plugin_sdk.errors import ArgumentsError, DeadLetter, DescriptionError
 from plugin_sdk.events import Event
 from plugin_sdk.hookspecs import hookimpl
 from plugin_sdk.schedule import Schedule, ScheduleOptions, fields_of
+from plugin_sdk.threads import HookThreads, Threads
 from plugin_sdk.webhooks.endpoint import OWN, Webhook
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -88,7 +89,8 @@ def _scheduled(rule: dict[str, Any], options: ScheduleOptions) -> Callable[[F], 
 def service(method: F) -> F:
     """Let others call the method as `plugin.method`; arguments and answer are JSON values.
 
-    The method takes the caller's arguments by name and, if it names it, `context`.
+    The method takes the caller's arguments by name and, if it names it, `context`. What does not fit its signature and
+    annotations is refused before the method runs (`arguments_invalid`); what fits comes in the annotated types.
     """
     summary = (inspect.getdoc(method) or "").partition("\n")[0]
     return _marked(method, Service(name=method.__name__, summary=summary))
@@ -109,20 +111,21 @@ class Plugin:
     def __init__(self) -> None:
         self._handlers: dict[str, _Handler] = {}
         self._firings: dict[str, _Handler] = {}
-        self._services: dict[str, Callable[..., Any]] = {}
+        self._services: dict[str, ServiceMethod] = {}
+        self.busbar_threads = Threads()
         subscriptions: list[Subscription] = []
         schedules: list[Schedule] = []
         services: list[Service] = []
         for method, mark in self._marks():
             if isinstance(mark, Subscription):
                 subscriptions.append(mark)
-                self._handlers[mark.name] = _Handler(method)
+                self._handlers[mark.name] = _Handler(method, self.busbar_threads.deliveries)
             elif isinstance(mark, Schedule):
                 schedules.append(mark)
-                self._firings[mark.name] = _Handler(method)
+                self._firings[mark.name] = _Handler(method, self.busbar_threads.deliveries)
             else:
                 services.append(mark)
-                self._services[mark.name] = method
+                self._services[mark.name] = ServiceMethod(method)
         self._description = Description(
             subscriptions=tuple(subscriptions),
             schedules=tuple(schedules),
@@ -179,17 +182,13 @@ class Plugin:
         """Hand a call to the service method of that name."""
         handler = self._services.get(method)
         if handler is None:
-            raise HostError(f"Method {method} not found on plugin {context.plugin}", "method_not_found")
-        wanted = inspect.signature(handler)
-        if "context" in wanted.parameters:
-            arguments = {**arguments, "context": context}
-        try:
-            wanted.bind(**arguments)
-        except TypeError as error:
-            raise HostError(f"{context.plugin}.{method}: {error}", "arguments_invalid") from None
-        if inspect.iscoroutinefunction(handler):
-            return await handler(**arguments)
-        return await in_thread(handler, **arguments)
+            raise ArgumentsError(f"Method {method} not found on plugin {context.plugin}", "method_not_found")
+        fitted = handler.fitted(f"{context.plugin}.{method}", arguments)
+        if handler.takes_context:
+            fitted["context"] = context
+        if handler.awaits:
+            return await handler.function(**fitted)
+        return await self.busbar_threads.calls.run(handler.function, **fitted)
 
     @hookimpl
     async def handle_request(self, request: Request, context: Context) -> Response:  # noqa: ARG002 - the hook's own
@@ -219,10 +218,11 @@ class Plugin:
 class _Handler:
     """A decorated method with what is known of it beforehand: which arguments it names, and whether it awaits."""
 
-    __slots__ = ("_awaits", "_method", "_takes")
+    __slots__ = ("_awaits", "_method", "_takes", "_threads")
 
-    def __init__(self, method: Callable[..., Any]) -> None:
+    def __init__(self, method: Callable[..., Any], threads: HookThreads) -> None:
         self._method = method
+        self._threads = threads
         self._takes: tuple[str, ...] = method.busbar_takes  # type: ignore[attr-defined]  # set by `_takes`
         self._awaits = inspect.iscoroutinefunction(method)
 
@@ -233,13 +233,7 @@ class _Handler:
         if self._awaits:
             found: Awaitable[None] = self._method(**offered)
             return found
-        return in_thread(self._method, **offered)
-
-
-async def in_thread(function: Callable[..., Any], **arguments: Any) -> Any:
-    """Call a plain function in a thread; what it answers is awaited where it must be, as behind a plain wrapper."""
-    found = await asyncio.to_thread(function, **arguments)
-    return await found if inspect.isawaitable(found) else found
+        return self._threads.run(self._method, **offered)
 
 
 def _schema(model: object) -> dict[str, Any] | None:

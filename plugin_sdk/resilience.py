@@ -11,16 +11,33 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from plugin_sdk.clock import Clock
 
 BUCKETS: Final = 10
 """Parts of the sliding window; outcomes leave it a part at a time, so memory does not grow with calls."""
+
+
+Growth = Literal["exponential", "linear"]
+
+
+def _check(policy: object, name: str, least: float, most: float = math.inf, *, above: bool = False) -> None:
+    """Refuse a policy whose field is no finite number from `least` (or only above it) to `most`."""
+    _number(name, getattr(policy, name), least, most, above=above)
+
+
+def _number(name: str, value: Any, least: float, most: float = math.inf, *, above: bool = False) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} is a finite number, not {value!r}")
+    if value < least or (above and value == least) or value > most:
+        bounds = f"{'above' if above else 'at least'} {least:g}" + (f" and at most {most:g}" if most < math.inf else "")
+        raise ValueError(f"{name} is {bounds}, not {value!r}")
 
 
 class BreakerState(Enum):
@@ -70,7 +87,8 @@ class BreakerPolicy:
         open_for: The first open time; doubles each time that probes fail, up to `longest_open`.
         longest_open: The bound of the open time.
         probes: Calls that half-open admits; it is judged when all have ended.
-        half_open_for: Probes that have not ended by then count as failed.
+        half_open_for: Probes that have not ended by then count as failed; counted from when the first of them was let
+            through, so that a breaker whose plugin is called rarely closes, too.
         jitter: Share by which an open time is lengthened at random, so that breakers do not probe in step.
     """
 
@@ -85,6 +103,16 @@ class BreakerPolicy:
     probes: int = 3
     half_open_for: float = 60.0
     jitter: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse with a `ValueError` what would be found out only when a breaker has to open, or never closes."""
+        for name in ("consecutive_failures", "minimum_calls", "probes"):
+            _check(self, name, 1)
+        for name in ("window", "slow_call", "open_for", "longest_open", "half_open_for"):
+            _check(self, name, 0, above=True)
+        for name in ("failure_rate", "slow_call_rate"):
+            _check(self, name, 0, 1, above=True)
+        _check(self, "jitter", 0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +224,8 @@ class Breaker:
             return self._round
         self.turn()
         if self.state is BreakerState.HALF_OPEN and self._probes_free > 0:
+            if not self._probes_out:
+                self._deadline = self._clock.monotonic() + self.policy.half_open_for
             self._probes_free -= 1
             return self._round
         self._rejected += 1
@@ -241,8 +271,13 @@ class Breaker:
         now = self._clock.monotonic()
         if self.state is BreakerState.OPEN and now >= self._deadline:
             self._go(BreakerState.HALF_OPEN, "the open time is over")
-        elif self.state is BreakerState.HALF_OPEN and now >= self._deadline:
+        elif self.state is BreakerState.HALF_OPEN and now >= self._deadline and self._probes_out:
             self._open(f"probes did not end within {self.policy.half_open_for:g} s")
+
+    @property
+    def _probes_out(self) -> int:
+        """Probes that were let through and have not ended: a half-open breaker nobody calls is not at fault."""
+        return self.policy.probes - self._probes_free - self._probes_good - self._probes_failed
 
     def wait_hint(self) -> float | None:
         """Seconds until time alone changes something; None where it does not."""
@@ -355,6 +390,7 @@ class Bulkhead:
     __slots__ = ("_free", "_tickets", "_waiting", "limit")
 
     def __init__(self, limit: int) -> None:
+        _number("limit", limit, 1)
         self.limit = limit
         self._free = limit
         self._tickets = itertools.count()
@@ -412,6 +448,8 @@ class TokenBucket:
     __slots__ = ("_full_at", "_now", "burst", "rate")
 
     def __init__(self, rate: float, burst: float, now: Callable[[], float]) -> None:
+        _number("rate", rate, 0, above=True)
+        _number("burst", burst, 0)
         self.rate = rate
         self.burst = burst
         self._now = now
@@ -424,11 +462,12 @@ class TokenBucket:
     def reserve(self, longest: float, count: float = 1.0) -> float | None:
         """Take `count` that will be there within `longest` seconds; the seconds to wait for them, or None."""
         now = self._now()
-        full_at = max(self._full_at, now) + count / self.rate
-        wait = max(0.0, full_at - now - self.burst / self.rate)
+        ahead = max(0.0, self._full_at - now)
+        # In one division: a full bucket must give all of its burst, whatever rounding makes of the clock's seconds.
+        wait = max(0.0, ahead + (count - self.burst) / self.rate)
         if wait > longest:
             return None
-        self._full_at = full_at
+        self._full_at = now + ahead + count / self.rate
         return wait
 
 
@@ -446,8 +485,20 @@ class RetryPolicy:
     longest: float = 3600.0
     factor: float = 2.0
     jitter: float = 0.2
-    growth: Literal["exponential", "linear"] = "exponential"
+    growth: Growth = "exponential"
     delays: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse with a `ValueError` what is no wait, or no number of attempts."""
+        _check(self, "attempts", 1)
+        for name in ("first", "longest"):
+            _check(self, name, 0)
+        _check(self, "factor", 1)
+        _check(self, "jitter", 0, 1)
+        if self.growth not in get_args(Growth):
+            raise ValueError(f"growth is {' or '.join(get_args(Growth))}, not {self.growth!r}")
+        for wait in self.delays:
+            _number("delays", wait, 0)
 
     def delay(self, attempt: int, *, rng: random.Random | None = None) -> float:
         """Seconds to wait after attempt number `attempt` (from 1) failed."""

@@ -128,7 +128,7 @@ def _about(found: dict[str, Any], health: dict[str, Any]) -> list[tuple[str, str
         ("upgrade", told_upgrade(found)),
         ("probation", f"{found['version']} until {probation}" if probation else ""),
         ("previous", f"{previous}: 'busbar plugin rollback {found['id']}' goes back to it" if previous else ""),
-        ("breaker", breaker.get("state", "")),
+        ("breaker", _breakers(breaker)),
         ("worker", f"pid {worker['pid']}, {worker['rssBytes']} bytes" if worker.get("pid") else ""),
         ("cold start", worker.get("coldStartReason", "")),
         ("lag", f"{health['lag']} events" if worker else ""),
@@ -136,6 +136,14 @@ def _about(found: dict[str, Any], health: dict[str, Any]) -> list[tuple[str, str
         ("last error", health["lastError"]),
         ("missing", ", ".join(found["missingGrants"])),
     ]
+
+
+def _breakers(breaker: dict[str, Any]) -> str:
+    """The breakers' states: one where all are in the same, else each by its share."""
+    states = {share: found["state"] for share, found in breaker.get("shares", {}).items()}
+    if len(set(states.values())) > 1:
+        return ", ".join(f"{share} {state}" for share, state in states.items())
+    return str(breaker.get("state", ""))
 
 
 def _ask(plugin: str, verb: str) -> Answer:

@@ -1,4 +1,8 @@
-"""What one hosted plugin is delivered: a consumer for each subscription, and some for each replay that runs."""
+"""What one hosted plugin is delivered: a consumer for each subscription, and some for each replay that runs.
+
+A consumer that cannot go on, because of a mistake of the host's or a damaged row, is this plugin's trouble: its state
+says so, and the consumer is made anew from what is durable, after a while that grows.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
@@ -22,8 +27,24 @@ from host.routing.subscriptions import SCHEDULES, BoundSubscription, bind
 from plugin_sdk.clock import Clock
 from plugin_sdk.errors import DescriptionError
 from plugin_sdk.filters import compile_filters
+from plugin_sdk.resilience import RetryPolicy
+
+AGAIN: Final = RetryPolicy(attempts=2**31, first=1.0, longest=60.0, jitter=0.2)
+"""Waits before a consumer that failed is made anew."""
+FORGIVEN_SECONDS: Final = 600.0
+"""A consumer that went on for so long has its next failure counted as the first."""
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A subscription that is not delivered now. Times are seconds since the epoch."""
+
+    reason: str
+    since: float
+    again_at: float
+    failures: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +70,19 @@ class Deliveries:
         target: The plugin's runtime.
         timeout: Seconds a hook may take where its subscription names none.
         note_first: As for a `Consumer`.
+        changed: Called whenever a subscription broke, or is delivered again.
     """
 
     def __init__(
-        self, plugin: str, parts: DeliveryParts, *, guard: Guard, target: Target, timeout: float, note_first: bool
+        self,
+        plugin: str,
+        parts: DeliveryParts,
+        *,
+        guard: Guard,
+        target: Target,
+        timeout: float,
+        note_first: bool,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._plugin = plugin
         self._parts = parts
@@ -63,7 +93,13 @@ class Deliveries:
         self._bound: tuple[BoundSubscription, ...] = ()
         self._replays: dict[int, list[Consumer]] = {}
         self._ending: set[asyncio.Task[None]] = set()
+        self._stopped = False
+        self._changed = changed
+        self._mending: set[asyncio.Task[None]] = set()
+        self._failures: dict[str, Broken] = {}
         self.consumers: tuple[Consumer, ...] = ()
+        self.broken: dict[str, Broken] = {}
+        """The subscriptions, and replays of them, that are not delivered now, by id."""
 
     async def start(self, record: PluginRecord, *, keep_others: bool = False) -> None:
         """Take up every cursor, and every replay that has not ended.
@@ -82,6 +118,8 @@ class Deliveries:
 
     async def stop(self, grace: float) -> None:
         """Take nothing more, and let what is in flight end within `grace` seconds."""
+        self._stopped = True
+        await self._mend_no_more()
         replayed = [consumer for consumers in self._replays.values() for consumer in consumers]
         self._replays.clear()
         async with asyncio.TaskGroup() as group:
@@ -92,6 +130,7 @@ class Deliveries:
 
     async def change_policies(self, record: PluginRecord, grace: float) -> None:
         """Go on under other policies; the plugin itself runs on."""
+        await self._mend_no_more(replays=False)
         async with asyncio.TaskGroup() as group:
             for consumer in self.consumers:
                 group.create_task(consumer.stop(grace))
@@ -140,7 +179,7 @@ class Deliveries:
         ended: Callable[[], None] = lambda: None  # noqa: E731 - a subscription has no end
         if replay is not None:
             ended = lambda: self._ended(replay.id, subscription.id)  # noqa: E731 - bound to this consumer
-        return Consumer(
+        consumer = Consumer(
             subscription,
             log=parts.log,
             router=parts.router,
@@ -153,7 +192,58 @@ class Deliveries:
             max_dead_letters=parts.max_dead_letters,
             stretch=None if replay is None else (replay.first, replay.last),
             ended=ended,
+            failed=lambda error: self._consumer_failed(consumer, replay, error),
         )
+        return consumer
+
+    # -- consumers that failed
+
+    def _consumer_failed(self, consumer: Consumer, replay: ReplayRecord | None, error: Exception) -> None:
+        if self._stopped:
+            return
+        now = self._parts.clock.now().timestamp()
+        before = self._failures.get(consumer.key)
+        failures = 1 if before is None or now - before.since > FORGIVEN_SECONDS else before.failures + 1
+        wait = AGAIN.delay(failures, rng=self._parts.rng)
+        reason = error.message if isinstance(error, BusbarError) else f"{type(error).__name__}: {error}"
+        self._failures[consumer.key] = self.broken[consumer.key] = Broken(reason, now, now + wait, failures)
+        mending = asyncio.create_task(self._mend(consumer, replay, wait), name=f"mend {consumer.key}")
+        self._mending.add(mending)
+        mending.add_done_callback(self._mending.discard)
+        self._changed()
+
+    async def _mend(self, failed: Consumer, replay: ReplayRecord | None, wait: float) -> None:
+        """Put a fresh consumer in the place of one that failed, unless it has lost its place meanwhile."""
+        await failed.stop(0)
+        await asyncio.sleep(wait)
+        fresh = self._consumer(failed.subscription, replay)
+        if replay is None:
+            if failed not in self.consumers:
+                return
+            self.consumers = tuple(fresh if one is failed else one for one in self.consumers)
+        else:
+            running = self._replays.get(replay.id, [])
+            if failed not in running:
+                return
+            running[running.index(failed)] = fresh
+        try:
+            await fresh.start()
+        except Exception as error:  # noqa: BLE001 - logged there, and tried again after a longer while
+            fresh.fail(error)
+            return
+        self.broken.pop(fresh.key, None)
+        _log.info("consumer_mended", subscription=fresh.key)
+        self._changed()
+
+    async def _mend_no_more(self, *, replays: bool = True) -> None:
+        """Give up what would put fresh consumers in the place of others: these are about to be stopped."""
+        mending = [one for one in self._mending if replays or "#" not in one.get_name()]
+        for one in mending:
+            one.cancel()
+        if mending:
+            await asyncio.wait(mending)
+        for subscription in [one for one in self.broken if replays or "#" not in one]:
+            del self.broken[subscription]
 
     def _ended(self, replay: int, subscription: str) -> None:
         """One of a replay's consumers has delivered everything; with the last of them the replay is done."""

@@ -108,6 +108,13 @@ class CallFailedError(ControlError):
     kind = ErrorKind.UPSTREAM
 
 
+class ArgumentsRefusedError(ControlError):
+    """A service does not take these arguments; the sentence says which, and what it takes."""
+
+    code = "arguments_invalid"
+    kind = ErrorKind.UNPROCESSABLE
+
+
 class KeyValueRefusedError(ControlError):
     """A key or value outside its bounds."""
 

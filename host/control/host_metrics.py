@@ -65,12 +65,12 @@ class HostMetrics:
 
     def _hosted(self) -> Iterator[Metric]:
         breakers = GaugeMetricFamily(
-            "busbar_breaker_state", "1 for the state a breaker is in.", labels=("plugin", "state")
+            "busbar_breaker_state", "1 for the state a breaker is in.", labels=("plugin", "share", "state")
         )
         rejected = CounterMetricFamily(
-            "busbar_breaker_rejections", "Calls a breaker did not let through.", labels=("plugin",)
+            "busbar_breaker_rejections", "Calls a breaker did not let through.", labels=("plugin", "share")
         )
-        in_use = GaugeMetricFamily("busbar_bulkhead_in_use", "Calls in flight.", labels=("plugin",))
+        in_use = GaugeMetricFamily("busbar_bulkhead_in_use", "Calls in flight.", labels=("plugin", "share"))
         lag = GaugeMetricFamily(
             "busbar_delivery_lag_events",
             "Events a subscription has not settled.",
@@ -80,11 +80,12 @@ class HostMetrics:
         resident = GaugeMetricFamily("busbar_worker_resident_bytes", "Resident memory of a worker.", labels=("plugin",))
         for hosted in self._reconciler.all_hosted():
             plugin = hosted.record.id
-            breaker = hosted.guard.breaker.snapshot()
-            for state in BreakerState:
-                breakers.add_metric((plugin, state.value), int(state is breaker.state))
-            rejected.add_metric((plugin,), breaker.rejected)
-            in_use.add_metric((plugin,), hosted.guard.bulkhead.in_use)
+            for share, guard in hosted.guards:
+                breaker = guard.breaker.snapshot()
+                for state in BreakerState:
+                    breakers.add_metric((plugin, share.value, state.value), int(state is breaker.state))
+                rejected.add_metric((plugin, share.value), breaker.rejected)
+                in_use.add_metric((plugin, share.value), guard.bulkhead.in_use)
             for consumer in hosted.deliveries.consumers:
                 lag.add_metric((plugin, consumer.subscription.name), consumer.lag)
             restarts.add_metric((plugin,), hosted.supervisor.restarts)
@@ -119,9 +120,10 @@ class HostMetrics:
             "busbar_hook_duration_seconds", "Duration of hook calls.", labels=("plugin", "hook")
         )
         for hosted in self._reconciler.all_hosted():
-            for hook, measures in hosted.guard.measures.items():
+            every = (found for _, guard in hosted.guards for found in guard.measures.items())
+            for hook, measures in every:
                 labels = (hosted.record.id, hook)
-                for outcome in ("succeeded", "failed", "timed_out", "decided", "cancelled"):
+                for outcome in ("succeeded", "failed", "timed_out", "decided", "callers", "cancelled"):
                     calls.add_metric((*labels, outcome), getattr(measures, outcome))
                 total = 0
                 buckets: list[tuple[str, float]] = []

@@ -1,4 +1,4 @@
-"""One release of one plugin while it is meant to run: guard, supervised runtime, deliveries and schedules."""
+"""One release of one plugin while it is meant to run: guards, supervised runtime, deliveries and schedules."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from host.control.states import PluginState, PluginStatus
 from host.errors import BusbarError
 from host.observe.logging import PluginLogs
 from host.routing.bus import Bus
+from host.routing.caller_guard import CallerGuard
 from host.routing.guard import Guard
+from host.routing.shares import Guards, Share
 from host.runtime.runtime import Launch, Runtime
 from host.runtime.supervisor import SupervisedState, SupervisionLimits, Supervisor
 from host.scheduling.scheduler import Scheduler
 from host.supply.installer import Release
-from plugin_sdk.calls import ConfigCall, Health, HealthCall, HookCall
+from plugin_sdk.calls import ConfigCall, Health, HealthCall, HookCall, ServiceCall
 from plugin_sdk.clock import Clock
 from plugin_sdk.context import HostPort
-from plugin_sdk.resilience import Breaker, BreakerPolicy, BreakerState, Bulkhead
+from plugin_sdk.resilience import BreakerPolicy, BreakerState
 
 HEALTH_SECONDS: Final = 30.0
 """How often a plugin is asked how it is."""
 HEALTH_TIMEOUT: Final = 2.0
 PREPARE_SECONDS: Final = 80.0
 """How long a new release may take until it runs; its own start has the limit of every start within this."""
-PLACE_SECONDS: Final = 1.0
-"""How long a call waits for a place in the bulkhead."""
 MAX_ANNOUNCEMENTS: Final = 16
 
 _log = structlog.get_logger(__name__)
@@ -77,14 +77,15 @@ class HostedPlugin:
         self._changed = changed
         self._stirred = asyncio.Event()
         limits = release.manifest.runtime
-        self.guard = Guard(
+        self.guards = Guards(
             record.id,
-            breaker=Breaker(parts.breaker, clock=parts.clock, rng=parts.rng),
-            bulkhead=Bulkhead(limits.concurrency),
+            policy=parts.breaker,
+            concurrency=limits.concurrency,
             clock=parts.clock,
+            rng=parts.rng,
+            changed=self._breaker_changed,
         )
-        self.guard.breaker.listen(self._breaker_changed)
-        self._port = parts.make_port(record, self.guard)
+        self._port = parts.make_port(record, self.guards.deliveries)
         self.supervisor = Supervisor(
             record.id,
             make_runtime=self._make_runtime,
@@ -97,10 +98,11 @@ class HostedPlugin:
         self.deliveries = Deliveries(
             record.id,
             parts.deliveries,
-            guard=self.guard,
+            guard=self.guards.deliveries,
             target=self,
             timeout=limits.timeout,
             note_first=limits.isolation == "inline",
+            changed=self._changed,
         )
         self.health = Health()
         self._health_task: asyncio.Task[None] | None = None
@@ -162,6 +164,7 @@ class HostedPlugin:
         if self.delivering:
             await self.hand_over(grace)
         await self.supervisor.stop()
+        await self.guards.stop()
         if self._announcements:
             await asyncio.wait(tuple(self._announcements))
 
@@ -184,17 +187,20 @@ class HostedPlugin:
         """Enter a hook without waiting for its end, as `Runtime.begin`; the caller stands inside the guard already."""
         return self.supervisor.begin(call, ended)
 
-    async def serve(self, call: HookCall, hook: str, longest: float | None = None) -> Any:
-        """Enter a hook for someone who waits (`longest` seconds): refused soon where breaker or bulkhead refuse.
+    async def serve(self, call: HookCall, hook: str, longest: float | None = None, *, caller: str) -> Any:
+        """Enter a hook for a caller who waits (`longest` seconds): refused soon where breaker or bulkhead refuse.
 
         Raises:
             BreakerOpenError, BulkheadFullError, HookTimeoutError, NotRunningError, and what the hook raises.
         """
-        timeout = self.release.manifest.runtime.timeout
-        if longest is not None:
-            timeout = min(timeout, longest)
-        permit = await self.guard.admit_soon(min(timeout, PLACE_SECONDS))
-        return await self.guard.run(permit, lambda: self.supervisor.call(call), hook, timeout)
+        guard = self.guards.calls if isinstance(call, ServiceCall) else self.guards.requests
+        return await guard.serve(
+            lambda: self.supervisor.call(call),
+            hook,
+            caller=caller,
+            timeout=self.release.manifest.runtime.timeout,
+            longest=longest,
+        )
 
     async def reconfigure(self, record: PluginRecord) -> None:
         """Hand new config to the running plugin."""
@@ -209,17 +215,8 @@ class HostedPlugin:
         await self.deliveries.change_policies(record, grace)
 
     def apply_breaker(self, wanted: str) -> None:
-        """Override the breaker (`open`, `closed`, `disabled`), or let it be (`auto`)."""
-        breaker = self.guard.breaker
-        match wanted:
-            case "open":
-                breaker.force_open("forced open by an operator")
-            case "disabled":
-                breaker.disable("disabled by an operator")
-            case "closed":
-                breaker.close("closed by an operator")
-            case _:
-                breaker.auto("released by an operator")
+        """Override the breakers (`open`, `closed`, `disabled`), or let them be (`auto`)."""
+        self.guards.override(wanted)
 
     # -- what it is doing
 
@@ -235,15 +232,18 @@ class HostedPlugin:
             SupervisedState.RUNNING: PluginState.RUNNING,
         }[supervised.state]
         if state is PluginState.RUNNING:
-            breaker = self.guard.breaker.snapshot()
-            if breaker.state not in {BreakerState.CLOSED, BreakerState.DISABLED}:
+            refusing = self._refusing()
+            if refusing is not None:
+                return refusing
+            if self.deliveries.broken:
+                name, broken = min(self.deliveries.broken.items(), key=lambda one: one[1].again_at)
                 return PluginStatus(
                     PluginState.DEGRADED,
-                    since=breaker.since,
-                    cause=f"breaker is {breaker.state.value}",
-                    evidence=breaker.reason,
-                    next_action="probe" if breaker.next_attempt_at else "",
-                    next_action_at=breaker.next_attempt_at,
+                    since=broken.since,
+                    cause=f"nothing is delivered to {name}",
+                    evidence=broken.reason,
+                    next_action="begin anew from the last cursor",
+                    next_action_at=broken.again_at,
                 )
             unmet = self._unmet()
             if unmet:
@@ -283,6 +283,30 @@ class HostedPlugin:
             self._stirred.clear()
             await self._stirred.wait()
 
+    def _refusing(self) -> PluginStatus | None:
+        """That a share lets nothing through, and why: the deliveries' before the others'."""
+        for share, guard in self.guards:
+            breaker = guard.breaker.snapshot()
+            if breaker.state not in {BreakerState.CLOSED, BreakerState.DISABLED}:
+                whose = "breaker" if share is Share.DELIVERIES else f"breaker of {share.value}"
+                return PluginStatus(
+                    PluginState.DEGRADED,
+                    since=breaker.since,
+                    cause=f"{whose} is {breaker.state.value}",
+                    evidence=breaker.reason,
+                    next_action="probe" if breaker.next_attempt_at else "",
+                    next_action_at=breaker.next_attempt_at,
+                )
+            if isinstance(guard, CallerGuard) and guard.overstaying >= guard.bulkhead.limit:
+                return PluginStatus(
+                    PluginState.DEGRADED,
+                    since=breaker.since,
+                    cause=f"no place for {share.value}",
+                    evidence=f"{guard.overstaying} {share.value} go on in the plugin although their time was up",
+                    next_action="restart the plugin, if they do not end",
+                )
+        return None
+
     def _unmet(self) -> tuple[str, ...]:
         dependencies, requires = self._parts.dependencies, self.release.manifest.plugin.requires
         return dependencies.unmet(requires) if dependencies is not None and requires else ()
@@ -318,18 +342,18 @@ class HostedPlugin:
         )
         return self._parts.make_runtime(launch, self._port)
 
-    def _breaker_changed(self, old: BreakerState, new: BreakerState, reason: str) -> None:
+    def _breaker_changed(self, share: Share, old: BreakerState, new: BreakerState, reason: str) -> None:
         plugin = self.record.id
-        _log.warning("breaker_changed", plugin=plugin, old=old.value, new=new.value, reason=reason)
+        _log.warning("breaker_changed", plugin=plugin, share=share.value, old=old.value, new=new.value, reason=reason)
         self._changed()
         # A bound: a breaker that flaps must not fill memory while the disk refuses.
         if len(self._announcements) < MAX_ANNOUNCEMENTS:
-            announcement = asyncio.create_task(self._announce(new, reason), name=f"announce {plugin}")
+            announcement = asyncio.create_task(self._announce(share, new, reason), name=f"announce {plugin}")
             self._announcements.add(announcement)
             announcement.add_done_callback(self._announcements.discard)
 
-    async def _announce(self, state: BreakerState, reason: str) -> None:
-        data = {"plugin": self.record.id, "state": state.value, "reason": reason}
+    async def _announce(self, share: Share, state: BreakerState, reason: str) -> None:
+        data = {"plugin": self.record.id, "share": share.value, "state": state.value, "reason": reason}
         try:
             await self._parts.bus.announce(f"breaker.{state.value}", subject=self.record.id, data=data)
         except BusbarError as error:

@@ -20,6 +20,7 @@ from host.control.records import PluginRecord
 from host.control.registry import Registry
 from host.control.services import Callee
 from host.routing.bus import Bus
+from host.routing.caller_guard import party
 from host.routing.event_log import Appended
 from host.runtime.errors import HookFailedError
 from plugin_sdk.calls import Request, Response
@@ -133,7 +134,7 @@ class InboundWebhooks:
             received.method, f"/hooks/{webhook.name}", dict(received.query), received.single, received.body
         )
         try:
-            answer = await hosted.serve(request, "handle_request")
+            answer = await hosted.serve(request, "handle_request", caller=party(received.remote))
         except (HookFailedError, HostError, Verdict) as error:
             raise self._refuse(record.id, webhook.name, f"plugin_failed: {type(error).__name__}: {error}") from None
         if not isinstance(answer, Response) or not 200 <= answer.status < 300:  # noqa: PLR2004 - HTTP's own numbers

@@ -375,7 +375,8 @@ class Keeper:
 
 def _unwell(hosted: HostedPlugin) -> str:
     """Why a release on probation is to be taken back, or nothing."""
-    breaker = hosted.guard.breaker.snapshot()
+    # What it is delivered decides alone: whoever may call it, or reach its routes, must not bring an old release back.
+    breaker = hosted.guards.deliveries.breaker.snapshot()
     if breaker.state is BreakerState.OPEN:
         return f"its breaker opened: {breaker.reason}"
     supervised = hosted.supervisor.status

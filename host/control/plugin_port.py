@@ -133,7 +133,7 @@ class PluginPort:
             method,
             found,
             chain=[*chain, self._plugin],
-            timeout=min(max(timeout, 0.001), LONGEST_CALL),
+            timeout=min(max(0.001, timeout), LONGEST_CALL),  # in this order, what is no number is the least
             traceparent=traceparent,
         )
         return msgspec.json.encode(await _asked(answer))

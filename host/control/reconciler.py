@@ -9,9 +9,13 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+import structlog
+
 from host.control.hosted_plugin import HostedPlugin
 from host.control.keeper import Keeper, KeeperParts
 from host.control.states import PluginState, PluginStatus
+
+_log = structlog.get_logger(__name__)
 
 
 class Reconciler:
@@ -109,4 +113,7 @@ class Reconciler:
 
     def _state_changed(self, plugin: str) -> None:
         for listener in tuple(self._listeners):
-            listener(plugin)
+            try:
+                listener(plugin)
+            except Exception:  # noqa: BLE001 - logged with its traceback; the plugin's own life must not end by it
+                _log.exception("state_listener_failed", plugin=plugin)

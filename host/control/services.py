@@ -1,4 +1,4 @@
-"""Services: methods of plugins that other plugins and administrators call, behind the callee's own guard."""
+"""Services: methods of plugins that other plugins and administrators call, behind the callee's guard of calls."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
-from host.control.errors import CallCycleError, CallFailedError, MethodNotFoundError, PluginNotRunningError
+from host.control.errors import (
+    ArgumentsRefusedError,
+    CallCycleError,
+    CallFailedError,
+    MethodNotFoundError,
+    PluginNotRunningError,
+)
 from host.control.registry import Registry
 from host.control.states import PluginStatus
 from host.runtime.errors import HookAnswerError, HookFailedError
 from plugin_sdk.calls import HookCall, ServiceCall
-from plugin_sdk.errors import HostError, Verdict
+from plugin_sdk.errors import ArgumentsError, HostError, Verdict
 
 MAX_CHAIN: Final = 8
 """Plugins that one call may go through."""
@@ -27,8 +33,8 @@ class Callee(Protocol):
         """Whether a call would reach the plugin now."""
         ...
 
-    async def serve(self, call: HookCall, hook: str, longest: float | None = None) -> Any:
-        """Enter a hook for someone who waits, for at most `longest` seconds."""
+    async def serve(self, call: HookCall, hook: str, longest: float | None = None, *, caller: str) -> Any:
+        """Enter a hook for a caller who waits, for at most `longest` seconds; a caller holds part of the places."""
         ...
 
 
@@ -60,6 +66,7 @@ class Services:
         chain: Sequence[str] = (),
         timeout: float | None = None,  # noqa: ASYNC109 - handed on to the guard and to the callee
         traceparent: str = "",
+        actor: str = "",
     ) -> Any:
         """Call a service of a plugin; what it answers.
 
@@ -70,12 +77,14 @@ class Services:
             chain: The plugins that the call came through, the first caller first; empty for an administrator.
             timeout: Seconds that the caller waits; the callee's own limit counts in any case.
             traceparent: The trace that the call belongs to.
+            actor: Which administrator calls, where it is no plugin.
 
         Raises:
             PluginNotFoundError, MethodNotFoundError, PluginNotRunningError: there is nothing to call.
             CallCycleError: the plugin waits for this very call, or the call has come through too many.
             BreakerOpenError, BulkheadFullError, HookTimeoutError: the callee's guard does not let it through, or
                 its time was up.
+            ArgumentsRefusedError: the service does not take these arguments.
             CallFailedError: the service raised; the sentence has its type and message, no traceback. With the code
                 `plugin_answer_invalid`, where it returned what is no JSON value, or decided on a delivery.
         """
@@ -89,7 +98,9 @@ class Services:
             raise not_running(plugin, self._status(plugin))
         call = ServiceCall(method, arguments, chain[-1] if chain else "api", traceparent, tuple(chain), timeout or 0.0)
         try:
-            return await hosted.serve(call, "call", timeout)
+            return await hosted.serve(call, "call", timeout, caller=chain[-1] if chain else f"api:{actor}")
+        except ArgumentsError as error:
+            raise ArgumentsRefusedError(str(error), code=error.word) from None
         except HostError as error:
             raise CallFailedError(str(error), code=word_of(error)) from None
         except HookFailedError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Final
 
 from host.errors import BusbarError
@@ -13,7 +13,8 @@ from host.routing.admission import Target
 from host.routing.event_log import Outcome, Settlement, StoredEvent
 from host.routing.guard import BegunCall, Guard, Permit
 from host.routing.subscriptions import BoundSubscription
-from host.runtime.errors import NotRunningError
+from host.runtime.errors import HookFailedError, NotRunningError
+from plugin_sdk.calls import HookCall
 from plugin_sdk.clock import Clock
 from plugin_sdk.errors import DeadLetter, Drop, Retry
 
@@ -75,17 +76,16 @@ class Attempts:
     async def make(self, stored: StoredEvent, attempt: int, permit: Permit, *, noted: bool) -> Settlement:
         """Call the hook; the outcome, `noted` among it. Only a cancellation is raised."""
         subscription = self._subscription
-        delivery, call = subscription.call_for(stored, attempt)
         started_at = self._clock.now().timestamp()
         started = self._clock.monotonic()
         failure: Exception | None = None
         try:
             await self._guard.run(
                 permit,
-                partial(self._target.call, call),
+                lambda: self._target.call(self._call(stored, attempt)),
                 subscription.hook,
                 subscription.timeout_of(stored),
-                delivery.id,
+                subscription.delivery_id(stored),
             )
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises is an outcome, never the host's end
             failure = error
@@ -97,27 +97,40 @@ class Attempts:
         attempt: int,
         permit: Permit,
         ended: Callable[[Settlement], None],
+        failed: Callable[[Exception], None],
         *,
         noted: bool,
     ) -> BegunCall | None:
-        """As `make`, without a task: `ended` gets the outcome. None where the runtime takes one: nothing was begun."""
+        """As `make`, without a task: `ended` gets the outcome. None where the runtime takes one: nothing was begun.
+
+        `failed` hears what goes wrong in the host while the outcome is made or taken: nobody else would.
+        """
         subscription = self._subscription
-        delivery, call = subscription.call_for(stored, attempt)
         started_at = self._clock.now().timestamp()
         started = self._clock.monotonic()
 
         def settle(error: BaseException | None) -> None:
             duration = self._clock.monotonic() - started
-            ended(self._outcome(stored, attempt, error, started_at, duration, noted=noted))
+            try:
+                ended(self._outcome(stored, attempt, error, started_at, duration, noted=noted))
+            except Exception as mistake:  # noqa: BLE001 - the host's own; logged by whoever hears of it
+                failed(mistake)
 
         return self._guard.begin(
             permit,
-            partial(self._target.begin, call),
+            lambda end: self._target.begin(self._call(stored, attempt), end),
             subscription.hook,
             subscription.timeout_of(stored),
-            delivery.id,
+            subscription.delivery_id(stored),
             settle,
         )
+
+    def _call(self, stored: StoredEvent, attempt: int) -> HookCall:
+        """The hook call that hands the event over; made within the guard, where whatever it raises is an outcome."""
+        try:
+            return self._subscription.call_for(stored, attempt)
+        except Exception as error:  # noqa: BLE001 - said in the dead letter; the events behind it go on
+            raise DeadLetter(f"no call can be made of this event: {type(error).__name__}: {error}") from None
 
     def _outcome(
         self,
@@ -150,6 +163,12 @@ class Attempts:
         if outcome is Outcome.RETRIED and attempt >= self._policy.attempts:
             outcome, reason = Outcome.DEAD_LETTERED, f"gave up after {attempt} attempts: {reason}"
         return self._settled(stored, attempt, outcome, reason, traceback, started_at, duration, asked, noted=noted)
+
+    def cancelled(self, stored: StoredEvent, attempt: int, *, noted: bool) -> Settlement:
+        """The outcome of an attempt whose hook cancelled the task that it ran in, which only an inline one can."""
+        now = self._clock.now().timestamp()
+        error = HookFailedError("CancelledError", "the hook cancelled its own task")
+        return self._outcome(stored, attempt, error, now, 0.0, noted=noted)
 
     def give_up(self, stored: StoredEvent, attempts: int, reason: str, *, noted: bool) -> Settlement:
         """The outcome of a delivery that is not tried (again), after `attempts` attempts."""

@@ -1,8 +1,8 @@
 """A consumer: one subscription following the log, delivering through the guard, settling what comes of it.
 
-It is fed from memory by the commit that just happened while it keeps up, and reads batches from the log
-while it does not; both ways are bounded. An event that fails steps aside into the retry table, so the
-ones behind it go on, unless the subscription asks for order.
+What it delivers next comes from its feed, and what failed before from its retries. An event that fails steps aside
+into the retry table, so the ones behind it go on, unless the subscription asks for order. Where the host itself makes
+a mistake with it, it fails as a whole, at once: whoever made it begins it anew from what is durable.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections import deque
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
 
 import structlog
 
@@ -20,25 +19,24 @@ from host.errors import BusbarError
 from host.routing.admission import Admission, Target
 from host.routing.attempts import Attempts
 from host.routing.event_log import EventLog, Outcome, PendingRetry, Settlement, StoredEvent
+from host.routing.feed import READ_EVENTS, Feed
 from host.routing.firings import Firings
 from host.routing.guard import BegunCall, Guard, Permit
 from host.routing.lanes import Lanes
 from host.routing.progress import Progress
+from host.routing.retries import Retries
 from host.routing.router import Router
 from host.routing.settlements import Settlements
 from host.routing.subscriptions import SCHEDULES, BoundSubscription
 from plugin_sdk.clock import Clock
 
-LIVE_EVENTS: Final = 1024
-"""Events held in memory for a consumer that keeps up; one more and it reads from the log instead."""
-READ_EVENTS: Final = 256
 READ_RETRY_SECONDS: Final = 1.0
 MAX_PARKED: Final = 1024
 """Events that wait in memory behind others of their lane; with more the consumer reads no further."""
+MAX_PARKED_BYTES: Final = 2**20
+"""What these events may weigh together; one alone may weigh more."""
 MAX_AHEAD: Final = 65_536
 """Events settled above the cursor; with more the consumer waits for the one that holds the cursor."""
-MAX_RETRIES: Final = 10_000
-"""Deliveries of one subscription that wait for their next attempt; with more it takes no new event."""
 
 _log = structlog.get_logger(__name__)
 
@@ -61,6 +59,7 @@ class Consumer:
         stretch: The first and the last sequence it delivers, for a replay: it ends once all of them are settled.
             None for one that follows the log.
         ended: Called when it ended.
+        failed: Called once with why, where it cannot go on: it delivers nothing more and is to be stopped.
     """
 
     def __init__(
@@ -78,6 +77,7 @@ class Consumer:
         max_dead_letters: int = 10_000,
         stretch: tuple[int, int] | None = None,
         ended: Callable[[], None] = lambda: None,
+        failed: Callable[[Exception], None] = lambda _error: None,
     ) -> None:
         self.subscription = subscription
         self.key = subscription.id
@@ -90,6 +90,7 @@ class Consumer:
         self._first = None if stretch is None else stretch[0]
         self._last = None if stretch is None else stretch[1]
         self._ended = ended
+        self._failed = failed
         self._admission = Admission(subscription, settlements=settlements, guard=guard, target=target, clock=clock)
         self._attempts = Attempts(
             subscription,
@@ -102,41 +103,47 @@ class Consumer:
         self._firings = Firings(self._attempts)
         self._lanes = Lanes(subscription.policy.order, subscription.policy.at_failure)
         self._progress = Progress(0)
-        self._queue: deque[StoredEvent] = deque()
-        self._fitting = False  # whether the queue holds only what the filter takes: what the router offered
-        self._live = False
-        self._arrived = asyncio.Event()
+        self._feed = Feed(self.key, log, router, self._progress, self._last)
+        self._retries = Retries(self.key, log=log, clock=clock, admission=self._admission, launch=self._launch)
         self._settled = asyncio.Event()
-        self._retries_changed = asyncio.Event()
-        self._waiting_retries = 0
-        self._retrying: set[int] = set()
-        self._just_written: set[int] = set()
-        self._queued: set[asyncio.Task[None] | None] = set()
+        self._queued: set[asyncio.Task[None]] = set()
         self._feeders: list[asyncio.Task[None]] = []
         self._begun: dict[int, BegunCall] = {}
         self._pumping = False
         self._group: asyncio.TaskGroup | None = None
         self._turn = asyncio.Event()
         self._stopping = False
+        self.failure: Exception | None = None
+        """Why it cannot go on; None where it can."""
         self._task: asyncio.Task[None] | None = None
 
     # -- life
 
     async def start(self) -> None:
-        """Take up the cursor where it stands and follow the log; a new subscription starts at its end."""
+        """Take up the cursor where it stands and follow the log; a new subscription starts at its end.
+
+        Raises:
+            BusbarError: the log could not be read or written.
+        """
         start = self._router.dispatched if self._first is None else self._first - 1
         holds = self.subscription.policy.behind == "hold"
         position = await self._events.cursor(self.key, start=start, holds=holds)
-        self._progress = Progress(position, await self._events.ahead(self.key))
-        self._waiting_retries = await self._events.waiting_retries(self.key)
+        self._progress.take_up(position, await self._events.ahead(self.key))
+        self._retries.added(await self._events.waiting_retries(self.key))
         if self._lanes.blocks:
-            for stored in await self._events.waiting_events(self.key, MAX_RETRIES):
-                self._lanes.occupy(stored)
+            await self._occupy_lanes()
         self._settlements.attach(self, position)
         if self._last is None:
             self._router.attach(self)
         self._task = asyncio.create_task(self._run(), name=f"consumer {self.key}")
-        self._task.add_done_callback(_complain)
+
+    async def _occupy_lanes(self) -> None:
+        """Have the lanes of what failed before wait for it."""
+        after = 0
+        while waiting := await self._events.waiting_events(self.key, after, READ_EVENTS):
+            for stored in waiting:
+                self._lanes.occupy(stored)
+            after = waiting[-1].sequence
 
     async def stop(self, grace: float) -> None:
         """Take nothing more, give deliveries in flight `grace` seconds to end, and write the cursor.
@@ -145,13 +152,10 @@ class Consumer:
         """
         self._stopping = True
         self._group = None
-        self._position()
-        # From here on the router passes events by that are not for this consumer to count as read.
-        self._live = False
+        self._feed.stop()
         self._router.detach(self)
         for waiting in (*self._feeders, *self._queued):
-            if waiting is not None:
-                waiting.cancel()
+            waiting.cancel()
         if self._task is not None:
             ended = asyncio.get_running_loop().time() + grace
             done, _ = await asyncio.wait((self._task,), timeout=grace)
@@ -172,11 +176,28 @@ class Consumer:
             self._settled.clear()
             await self._settled.wait()
 
+    def fail(self, error: Exception) -> None:
+        """Deliver nothing more, because of a mistake of the host's: what is not durable is delivered again.
+
+        May be called by anyone on the loop, in the middle of whatever was being done.
+        """
+        if self.failure is not None or self._stopping:
+            return
+        self.failure = error
+        _log.error("consumer_failed", subscription=self.key, exc_info=error)
+        self._group = None
+        self._feed.lose()
+        self._router.detach(self)
+        if self._task is not None:
+            self._task.cancel()
+        self._failed(error)
+
     @property
     def lag(self) -> int:
         """How many events of the log are not settled for this subscription, matching or not."""
         end = self._router.dispatched if self._last is None else self._last
-        return max(0, end - self._position())
+        self._feed.caught_up()
+        return max(0, end - self._progress.position)
 
     @property
     def in_flight(self) -> int:
@@ -186,7 +207,7 @@ class Consumer:
     @property
     def waiting_retries(self) -> int:
         """Deliveries that wait for their next attempt."""
-        return self._waiting_retries
+        return self._retries.waiting
 
     def supersede(self, sequence: int) -> None:
         """Drop the delivery of a firing: cancelled where it runs, not tried (again) where it waits."""
@@ -196,66 +217,71 @@ class Consumer:
 
     def offer(self, stored: StoredEvent) -> None:
         """A new event that the filter takes; ignored while this consumer reads from the log anyway."""
-        if not self._live or stored.sequence <= self._progress.read:
+        if not self._feed.offer(stored):
             return
-        if len(self._queue) >= LIVE_EVENTS:
-            self._live = False
-            return
-        self._queue.append(stored)
-        self._fitting = True
-        if self._group is not None and len(self._queue) == 1:
+        if self._group is not None and len(self._feed) == 1:
             self._pump(self._group)
-        if self._queue:
-            self._arrived.set()
+        if self._feed:
+            self._feed.wake()
+
+    def fall_behind(self) -> None:
+        """Read from the log: it is not certain that every offer has arrived."""
+        self._feed.fall_behind()
 
     def checkpoint(self) -> tuple[int, tuple[int, ...]]:
         """The cursor, and what was settled above it since the last checkpoint."""
-        self._position()
+        self._feed.caught_up()
         return self._progress.checkpoint()
 
-    def written(self, settlements: list[Settlement]) -> None:
+    def written(self, settlements: Sequence[Settlement]) -> None:
         """Outcomes became durable: what was to be retried can now be read back from the retry table."""
-        changed = False
-        for settlement in settlements:
-            if settlement.noted:
-                self._retrying.discard(settlement.stored.sequence)
-                self._just_written.add(settlement.stored.sequence)
-                changed = True
-            changed = changed or settlement.outcome is Outcome.RETRIED
-        if changed:
-            self._retries_changed.set()
+        self._retries.written(settlements)
+
+    def set_aside(self, settlement: Settlement) -> None:
+        """An outcome could not be written, and is a dead letter instead."""
+        self._retries.set_aside(settlement)
 
     def retries_added(self, count: int) -> None:
         """Someone else put deliveries into the retry table: look again."""
-        self._waiting_retries += count
-        self._retries_changed.set()
+        self._retries.added(count)
 
-    # -- the two feeders
+    # -- following
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
             self._group = group
-            follow = group.create_task(self._follow(group), name=f"follow {self.key}")
-            retry = group.create_task(self._retry(group), name=f"retry {self.key}")
+            follow = group.create_task(self._or_fail(self._follow(group)), name=f"follow {self.key}")
+            retry = group.create_task(self._or_fail(self._retries.run()), name=f"retry {self.key}")
             self._feeders = [follow, retry]
             if self._last is not None:
                 await asyncio.wait((follow,))
                 await self._all_settled()
                 retry.cancel()
-        if self._last is not None:
+        if self._last is not None and self.failure is None:
             self._ended()
+
+    async def _or_fail(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do work; whatever it raises is this consumer's failure, and ends no task group without a word."""
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - logged there
+            self.fail(error)
 
     async def _all_settled(self) -> None:
         """Wait until nothing is in flight and no retry waits."""
-        while self._progress.outstanding or self._waiting_retries:
+        while self._progress.outstanding or self._retries.waiting:
             self._settled.clear()
             await self._settled.wait()
 
     async def _follow(self, group: asyncio.TaskGroup) -> None:
         while True:
-            if not self._queue:
-                if not await self._refill():
-                    return
+            if not self._feed:
+                try:
+                    if not await self._feed.refill():
+                        return
+                except BusbarError as error:
+                    _log.warning("log_not_read", subscription=self.key, error=error.message)
+                    await asyncio.sleep(READ_RETRY_SECONDS)
             elif self._crowded:
                 await self._room()
             elif self._pump(group):
@@ -275,12 +301,13 @@ class Consumer:
             return False  # a delivery that ended as soon as it began: the loop below goes on by itself
         moved = False
         self._pumping = True
+        feed = self._feed
         try:
-            while self._queue and not self._stopping and not self._crowded:
-                stored = self._queue[0]
-                if not (self._fitting or self.subscription.takes(stored)):
+            while feed and not self._crowded:
+                stored = feed.first
+                if not (feed.sifted or self.subscription.takes(stored)):
                     self._progress.read = stored.sequence
-                    self._queue.popleft()
+                    feed.pop()
                 else:
                     permit = self._admission.try_admit()
                     if permit is None:
@@ -293,13 +320,15 @@ class Consumer:
 
     def _take_next(self, group: asyncio.TaskGroup, permit: Permit) -> None:
         """Take the first event of the queue, and deliver it unless it waits for another of its lane."""
-        stored = self._queue.popleft() if self._queue else None  # others may have been quicker
-        if stored is None or not (self._fitting or self.subscription.takes(stored)):
+        feed = self._feed
+        sifted = feed.sifted
+        stored = feed.pop() if feed else None  # others may have been quicker
+        if stored is None or not (sifted or self.subscription.takes(stored)):
             self._admission.give_back(permit)
             if stored is not None:
                 self._progress.read = stored.sequence
         elif self._progress.take(stored.sequence) and self._lanes.enter(stored):
-            self._launch(group, stored, 1, permit)
+            self._begin(group, stored, 1, permit)
         else:
             self._admission.give_back(permit)
 
@@ -307,9 +336,10 @@ class Consumer:
     def _crowded(self) -> bool:
         """Whether as much as may be is parked, set aside, or settled above the cursor."""
         return (
-            self._waiting_retries >= MAX_RETRIES
+            self._retries.crowded
             or self._progress.ahead >= MAX_AHEAD
             or self._lanes.parked >= MAX_PARKED
+            or self._lanes.parked_bytes >= MAX_PARKED_BYTES
         )
 
     async def _room(self) -> None:
@@ -318,74 +348,21 @@ class Consumer:
             self._settled.clear()
             await self._settled.wait()
 
-    async def _refill(self) -> bool:
-        """Wait for an event while this consumer keeps up, else read a batch; False where there is no more to come."""
-        if self._live:
-            self._arrived.clear()
-            await self._arrived.wait()
-            return True
-        dispatched = self._router.dispatched
-        try:
-            batch = await self._events.read(after=self._progress.read, limit=READ_EVENTS)
-        except BusbarError as error:
-            _log.warning("log_not_read", subscription=self.key, error=error.message)
-            await asyncio.sleep(READ_RETRY_SECONDS)
-            return True
-        if self._last is not None:
-            batch = [stored for stored in batch if stored.sequence <= self._last]
-            if not batch:
-                self._progress.read = max(self._progress.read, self._last)
-                return False
-        self._queue.extend(batch)
-        self._fitting = False
-        if not batch:
-            # What was dispatched before this read and is not in the log was pruned. What came while it read may be
-            # missing from its snapshot only: then the next read has it.
-            self._progress.read = max(self._progress.read, dispatched)
-            # Nothing awaits between this look and the switch, so no commit can slip in between.
-            self._live = self._progress.read >= self._router.dispatched
-        return True
-
-    async def _retry(self, group: asyncio.TaskGroup) -> None:
-        while True:
-            self._retries_changed.clear()
-            try:
-                wait = await self._retry_due(group)
-            except BusbarError as error:
-                _log.warning("retries_not_read", subscription=self.key, error=error.message)
-                wait = READ_RETRY_SECONDS
-            try:
-                async with asyncio.timeout(wait):
-                    await self._retries_changed.wait()
-            except TimeoutError:
-                continue
-
-    async def _retry_due(self, group: asyncio.TaskGroup) -> float | None:
-        """Deliver what is due again; seconds until the next one is, None where nothing waits."""
-        now = self._clock.now().timestamp()
-        limit = READ_EVENTS + len(self._retrying)
-        self._just_written.clear()
-        due = await self._events.due(self.key, now, limit)
-        # What was settled while this was read may show as due in the older snapshot.
-        busy = self._retrying | self._just_written
-        fresh = [(pending, stored) for pending, stored in due if pending.sequence not in busy]
-        for pending, stored in fresh:
-            permit = await self._admission.admit()
-            self._retrying.add(pending.sequence)
-            self._launch(group, stored, pending.attempt + 1, permit, pending.error)
-        if len(due) >= limit:
-            return 0.0
-        following = await self._events.next_due(self.key, after=now)
-        return None if following is None else max(0.0, following - self._clock.now().timestamp())
-
     # -- one delivery
 
-    def _launch(
+    def _launch(self, stored: StoredEvent, attempt: int, permit: Permit, last: str) -> None:
+        """Make another attempt at a delivery that had stepped aside."""
+        if self._group is None:
+            self._admission.give_back(permit)
+        else:
+            self._begin(self._group, stored, attempt, permit, last)
+
+    def _begin(
         self, group: asyncio.TaskGroup, stored: StoredEvent, attempt: int, permit: Permit, last: str = ""
     ) -> None:
         """Deliver: without a task where the runtime needs none, and nothing has to be waited for before the hook."""
         sequence = stored.sequence
-        noted = sequence in self._retrying
+        noted = self._retries.noted(sequence)
         given_up = self._attempts.beyond(stored, attempt, last)
         if given_up:
             permit.give_back()
@@ -398,27 +375,35 @@ class Consumer:
                 self._begun.pop(sequence, None)
                 self._admission.left()
                 self._settle(group, settlement)
+                if self._stopping or self.failure is not None:
+                    return
                 self._pump(group)
                 # Where somebody else was given the place, it has to be waited for like any other.
-                if not self._queue or self._crowded or len(self._begun) < self._guard.bulkhead.limit:
+                if not self._feed or self._crowded or len(self._begun) < self._guard.bulkhead.limit:
                     self._turn.set()
 
-            begun = self._attempts.begin(stored, attempt, permit, ended, noted=noted)
+            begun = self._attempts.begin(stored, attempt, permit, ended, self.fail, noted=noted)
             if begun is not None:
                 if not begun.over:
                     self._begun[sequence] = begun
                 return
-        group.create_task(self._deliver(group, stored, attempt, permit))
+        group.create_task(self._or_fail(self._deliver(group, stored, attempt, permit)))
 
     async def _deliver(self, group: asyncio.TaskGroup, stored: StoredEvent, attempt: int, permit: Permit) -> None:
         try:
             settlement = await self._attempt(stored, attempt, permit)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._stopping or self.failure is not None or task is None:
+                raise
+            task.uncancel()  # nobody in the host asked for it, so it was the hook itself
+            settlement = self._attempts.cancelled(stored, attempt, noted=self._retries.noted(stored.sequence))
         finally:
             self._admission.left()
         self._settle(group, settlement)
 
     async def _attempt(self, stored: StoredEvent, attempt: int, permit: Permit) -> Settlement:
-        sequence, attempts = stored.sequence, self._attempts
+        sequence, attempts, retries = stored.sequence, self._attempts, self._retries
         if self._note_first:
             try:
                 await self._note(sequence, attempt)
@@ -426,30 +411,26 @@ class Consumer:
                 permit.give_back()
                 if not isinstance(error, BusbarError):
                     raise
-                return attempts.put_off(stored, attempt - 1, error.message, noted=sequence in self._retrying)
+                return attempts.put_off(stored, attempt - 1, error.message, noted=retries.noted(sequence))
         make = self._firings.attempt if self.subscription.name == SCHEDULES else attempts.make
-        return await make(stored, attempt, permit, noted=sequence in self._retrying)
+        return await make(stored, attempt, permit, noted=retries.noted(sequence))
 
     async def _deliver_next(self, group: asyncio.TaskGroup, stored: StoredEvent) -> None:
         """Deliver an event that waited behind another of its lane."""
-        try:
-            permit = await self._admission.admit()
-        finally:
-            self._queued.discard(asyncio.current_task())
-        self._launch(group, stored, 1, permit)
+        self._begin(group, stored, 1, await self._admission.admit())
 
     async def _note(self, sequence: int, attempt: int) -> None:
         """Make the attempt durable before the hook runs, so that a hook that ends the host is counted."""
         now = self._clock.now().timestamp()
         await self._events.begin([PendingRetry(self.key, sequence, attempt, now, "")])
-        if sequence not in self._retrying:
-            self._retrying.add(sequence)
-            self._waiting_retries += 1
+        self._retries.note(sequence)
 
     def _settle(self, group: asyncio.TaskGroup, settlement: Settlement) -> None:
+        if self.failure is not None:
+            return  # its cursor may be past what was never written: it must not be written any more
         stored, outcome = settlement.stored, settlement.outcome
         again = outcome is Outcome.RETRIED
-        self._waiting_retries += again - settlement.noted
+        self._retries.settled(settlement)
         self._progress.settle(stored.sequence)
         self._firings.settled(stored.sequence)
         self._settlements.add(self, settlement)
@@ -458,7 +439,9 @@ class Consumer:
         if self._lanes.ordered and (not again or not (self._lanes.blocks or settlement.attempt == 0)):
             following = self._lanes.leave(stored)
             if following is not None and not self._stopping:
-                self._queued.add(group.create_task(self._deliver_next(group, following)))
+                queued = group.create_task(self._or_fail(self._deliver_next(group, following)))
+                self._queued.add(queued)
+                queued.add_done_callback(self._queued.discard)
         if outcome is not Outcome.DELIVERED:
             subscription = self.subscription
             _log.warning(
@@ -471,15 +454,3 @@ class Consumer:
                 attempt=settlement.attempt,
                 reason=settlement.error,
             )
-
-    def _position(self) -> int:
-        """The cursor, after moving it past events of other subscriptions that were never offered."""
-        if self._live and not self._queue:
-            self._progress.read = max(self._progress.read, self._router.dispatched)
-        return self._progress.position
-
-
-def _complain(task: asyncio.Task[None]) -> None:
-    """A consumer that ends by an error delivers nothing more: nobody else would say so."""
-    if not task.cancelled() and task.exception() is not None:
-        _log.error("consumer_ended", consumer=task.get_name(), exc_info=task.exception())

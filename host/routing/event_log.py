@@ -174,8 +174,11 @@ class EventLog(Protocol):
         """The highest sequence that is durable."""
         ...
 
-    def listen(self, committed: Callable[[Sequence[StoredEvent]], None]) -> None:
-        """Call `committed` on the loop with the new events of each commit, in order, before it is answered."""
+    def listen(self, committed: Callable[[int, Sequence[StoredEvent]], None]) -> None:
+        """Call `committed` on the loop with the new events of each commit, in order, before it is answered.
+
+        Before them it gets the head that the commit followed: who has been told of another has missed something.
+        """
         ...
 
     def append(self, event: Event, body: bytes) -> Awaitable[Appended]:
@@ -191,7 +194,7 @@ class EventLog(Protocol):
         ...
 
     async def read(self, after: int, limit: int) -> list[StoredEvent]:
-        """The events above `after`, in order: at most `limit`, and fewer where they are large.
+        """The events above `after`, in order: at most `limit`, and of large ones some 1 MiB, but always one.
 
         Empty only where there is none.
         """
@@ -234,12 +237,17 @@ class EventLog(Protocol):
         """Move every due time by `seconds`: the clock that they were read from was set."""
         ...
 
-    async def waiting_events(self, subscription: str, limit: int) -> list[StoredEvent]:
-        """The events whose delivery failed and is to be made again, in order; not those of dead letters."""
+    async def waiting_events(self, subscription: str, after: int, limit: int) -> list[StoredEvent]:
+        """Events above `after` whose delivery failed and is to be made again, in order; not those of dead letters.
+
+        Bounds as of `read`.
+        """
         ...
 
-    async def due(self, subscription: str, now: float, limit: int) -> list[tuple[PendingRetry, StoredEvent]]:
-        """Retries due at `now`, the longest due first."""
+    async def due(
+        self, subscription: str, now: float, limit: int, besides: Collection[int] = ()
+    ) -> list[tuple[PendingRetry, StoredEvent]]:
+        """Retries due at `now` besides those of some sequences, the longest due first; bounds as of `read`."""
         ...
 
     async def next_due(self, subscription: str, *, after: float) -> float | None:

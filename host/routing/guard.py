@@ -1,18 +1,19 @@
-"""The guard: what stands around every hook call of one plugin. Bulkhead, breaker, timeout, measurement.
+"""The guard of deliveries: what stands around every one of one plugin. Bulkhead, breaker, timeout, measurement.
 
-It is on the path of every delivery, so its ordinary case is plain function calls: no task, no timer and no
-context manager is made for a hook that ends without waiting.
+What others ask of the plugin has guards of its own (`host.routing.caller_guard`). This one is on the path of every
+delivery, so its ordinary case is plain function calls: no task, no timer and no context manager is made for a hook that
+ends without waiting.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import structlog
 
-from host.routing.errors import BreakerOpenError, BulkheadFullError, HookTimeoutError, NoSuchDeliveryError
+from host.routing.errors import HookTimeoutError, NoSuchDeliveryError
 from host.routing.measures import HookMeasures
 from host.runtime.errors import NotRunningError
 from plugin_sdk.clock import Clock
@@ -23,11 +24,6 @@ from plugin_sdk.resumed import Resumed
 T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
-
-FIRST: Final = 1_000_000
-"""Priority of a call that somebody waits for: above that of any delivery."""
-MAX_WAITING_CALLS: Final = 64
-"""Callers that may wait for a place in one plugin's bulkhead; one more is refused at once."""
 
 
 class Permit:
@@ -45,7 +41,7 @@ class Permit:
 
 
 class Guard:
-    """The guard of one plugin.
+    """The guard of one plugin's deliveries.
 
     Args:
         plugin: Whose hooks it guards.
@@ -65,55 +61,6 @@ class Guard:
         breaker.listen(self._breaker_changed)
 
     # -- admission
-
-    def try_admit(self) -> Permit:
-        """A permit now, for a caller who waits for an answer.
-
-        Raises:
-            BreakerOpenError: the breaker lets nothing through; `retry_after` says when it may.
-            BulkheadFullError: too many calls are in flight.
-        """
-        token = self._consent()
-        if not self.bulkhead.try_acquire():
-            self.breaker.ignore(token)
-            raise self._full()
-        return Permit(self, token)
-
-    async def admit_soon(self, longest: float) -> Permit:
-        """As `try_admit`, for a caller who can wait `longest` seconds for a place; he goes before all deliveries.
-
-        A plugin that works through a backlog has every place taken all the time: without this nobody could call it.
-        """
-        try:
-            return self.try_admit()
-        except BulkheadFullError:
-            if self.bulkhead.waiting >= MAX_WAITING_CALLS:
-                raise
-        try:
-            async with asyncio.timeout(longest):
-                await self.bulkhead.acquire(FIRST)
-        except TimeoutError:
-            raise self._full() from None
-        try:
-            return Permit(self, self._consent())
-        except BreakerOpenError:
-            self.bulkhead.release()
-            raise
-
-    def _consent(self) -> int:
-        """The breaker's leave to make one call."""
-        token = self.breaker.try_acquire()
-        if token is None:
-            raise BreakerOpenError(
-                f"the breaker of {self.plugin} is {self.breaker.state.value} ({self.breaker.reason}): try again later",
-                retry_after=self.breaker.wait_hint(),
-            )
-        return token
-
-    def _full(self) -> BulkheadFullError:
-        return BulkheadFullError(
-            f"{self.plugin} is busy with {self.bulkhead.limit} calls: try again shortly", retry_after=1.0
-        )
 
     def admit_now(self) -> Permit | None:
         """A permit where nobody has to wait for it; else None."""

@@ -22,7 +22,7 @@ class Lanes:
     An event without a `partitionkey` has no lane in `by-key`: it is delivered at once.
     """
 
-    __slots__ = ("_at_failure", "_busy", "_order", "_parked", "parked")
+    __slots__ = ("_at_failure", "_busy", "_order", "_parked", "parked", "parked_bytes")
 
     def __init__(self, order: Order, at_failure: AtFailure) -> None:
         self._order = order
@@ -30,6 +30,7 @@ class Lanes:
         self._busy: dict[str, set[int]] = {}
         self._parked: dict[str, deque[StoredEvent]] = {}
         self.parked = 0
+        self.parked_bytes = 0
 
     @property
     def ordered(self) -> bool:
@@ -67,6 +68,7 @@ class Lanes:
             return True
         self._parked.setdefault(lane, deque()).append(stored)
         self.parked += 1
+        self.parked_bytes += len(stored.body)
         return False
 
     def leave(self, stored: StoredEvent) -> StoredEvent | None:
@@ -86,6 +88,7 @@ class Lanes:
             return None
         following = waiting.popleft()
         self.parked -= 1
+        self.parked_bytes -= len(following.body)
         if not waiting:
             del self._parked[lane]
         busy.add(following.sequence)

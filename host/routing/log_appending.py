@@ -50,10 +50,10 @@ class Appender:
         self._next = head + 1
         self._clock = clock
         self._fresh: list[StoredEvent] = []
-        self._listeners: list[Callable[[Sequence[StoredEvent]], None]] = []
+        self._listeners: list[Callable[[int, Sequence[StoredEvent]], None]] = []
 
-    def listen(self, listener: Callable[[Sequence[StoredEvent]], None]) -> None:
-        """Tell `listener` of the new events of each commit."""
+    def listen(self, listener: Callable[[int, Sequence[StoredEvent]], None]) -> None:
+        """Tell `listener` of the new events of each commit, and of the head that they follow."""
         self._listeners.append(listener)
 
     def apply(self, connection: sqlite3.Connection, items: Sequence[tuple[Event, bytes]]) -> list[Appended | Exception]:
@@ -120,10 +120,10 @@ class Appender:
         """On the loop: the events are durable."""
         if taken:
             # Rows that other items of the batch rolled back leave gaps, never a different order.
-            self.head = taken[-1].sequence
+            after, self.head = self.head, taken[-1].sequence
             for listener in self._listeners:
                 try:
-                    listener(taken)
+                    listener(after, taken)
                 except Exception:  # noqa: BLE001 - logged with its traceback, and nothing else can be done
                     # The others still have to hear of it: what they miss they would never be offered again.
                     _log.exception("log_listener_failed")

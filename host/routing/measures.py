@@ -12,13 +12,14 @@ BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.
 class HookMeasures:
     """Counts and durations of one hook of one plugin."""
 
-    __slots__ = ("buckets", "cancelled", "decided", "failed", "seconds", "succeeded", "timed_out")
+    __slots__ = ("buckets", "callers", "cancelled", "decided", "failed", "seconds", "succeeded", "timed_out")
 
     def __init__(self) -> None:
         self.succeeded = 0
         self.failed = 0
         self.timed_out = 0
         self.decided = 0  # Retry, Drop or DeadLetter, raised on purpose
+        self.callers = 0  # ended by the caller's doing: arguments that do not fit, his own deadline
         self.cancelled = 0
         self.seconds = 0.0
         self.buckets = [0] * (len(BUCKETS) + 1)

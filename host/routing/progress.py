@@ -21,6 +21,11 @@ class Progress:
         self._ahead = set(ahead)
         self._fresh_ahead: list[int] = []
 
+    def take_up(self, position: int, ahead: Iterable[int]) -> None:
+        """Begin at a cursor, with what is settled above it."""
+        self.read = position
+        self._ahead = set(ahead)
+
     @property
     def position(self) -> int:
         """The cursor."""

@@ -1,9 +1,15 @@
-"""The router: hands every event that has just become durable to the consumers whose filter takes it."""
+"""The router: hands every event that has just become durable to the consumers whose filter takes it.
+
+It serves all plugins, so nothing that goes wrong with one consumer is let out: that one fails, begins anew from its
+cursor, and the others are offered what is theirs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import structlog
 
 from host.routing.event_log import EventLog, StoredEvent
 from host.routing.type_index import TypeIndex
@@ -11,14 +17,25 @@ from host.routing.type_index import TypeIndex
 if TYPE_CHECKING:
     from host.routing.consumer import Consumer
 
+MAX_HELD_BYTES: Final = 32 * 2**20
+"""Bytes of events that all consumers together hold for being offered them; above it they read from the log."""
+
+_log = structlog.get_logger(__name__)
+
 
 class Router:
-    """Finds the consumers of an event by its type, in time that does not grow with what is installed."""
+    """Finds the consumers of an event by its type, in time that does not grow with what is installed.
+
+    Attributes:
+        dispatched: Every event up to this sequence was offered to whom it is for.
+        held_bytes: What the consumers hold of what they were offered; they count it.
+    """
 
     def __init__(self, log: EventLog) -> None:
         self._consumers: dict[str, Consumer] = {}
         self._index: TypeIndex[Consumer] = TypeIndex()
         self.dispatched = log.head()
+        self.held_bytes = 0
         log.listen(self._committed)
 
     def attach(self, consumer: Consumer) -> None:
@@ -43,11 +60,21 @@ class Router:
         """Every attached consumer."""
         return tuple(self._consumers.values())
 
-    def _committed(self, events: Sequence[StoredEvent]) -> None:
-        candidates = self._index.candidates
-        for stored in events:
-            event = stored.event
-            for consumer in candidates(event.type):
-                if consumer.subscription.filter.admits(stored):
-                    consumer.offer(stored)
-            self.dispatched = stored.sequence
+    def _committed(self, after: int, events: Sequence[StoredEvent]) -> None:
+        try:
+            if after != self.dispatched:
+                raise LookupError(f"what was committed from {self.dispatched} to {after} was not told")
+            candidates = self._index.candidates
+            for stored in events:
+                for consumer in candidates(stored.event.type):
+                    try:
+                        if consumer.subscription.filter.admits(stored):
+                            consumer.offer(stored)
+                    except Exception as error:  # noqa: BLE001 - its consumer's end, logged there, and nobody else's
+                        consumer.fail(error)
+                self.dispatched = stored.sequence
+        except Exception:  # noqa: BLE001 - logged with its traceback; nobody may be missing an event for it
+            _log.exception("events_not_dispatched", after=after, events=len(events))
+            for consumer in self.consumers():
+                consumer.fall_behind()
+            self.dispatched = events[-1].sequence

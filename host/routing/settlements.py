@@ -1,22 +1,31 @@
 """Outcomes on their way to disk: collected from all consumers, written with their cursors in one transaction.
 
 A consumer does not wait for the write: an outcome that a crash takes with it is a delivery that was in
-flight, and is made again. What waits is bounded; at the bound consumers stop taking events.
+flight, and is made again. What waits is bounded, in number and in bytes; at the bound consumers stop taking events.
+
+A batch holds the outcomes of many plugins. What the disk refuses is tried again until it takes it. What the database
+refuses for one outcome's sake is set aside: the others are written without it, it becomes a dead letter, and where
+not even that can be written, its consumer alone is let go of and begins anew from its last cursor.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
+import msgspec
 import structlog
 
 from host.errors import BusbarError
-from host.routing.event_log import EventLog, Settlement
+from host.routing.event_log import EventLog, Outcome, Settlement
+from host.storage.errors import RowRefusedError
 
 MAX_WAITING: Final = 8192
-"""Outcomes that may wait for the disk; some 4 MiB."""
+"""Outcomes that may wait for the disk."""
+MAX_WAITING_BYTES: Final = 32 * 2**20
+"""What the events and tracebacks of the waiting outcomes may weigh in all; one alone may weigh more."""
 CHECKPOINT_SECONDS: Final = 5.0
 """How often the cursor of a subscription that matched nothing is moved on."""
 DETACH_SECONDS: Final = 5.0
@@ -39,9 +48,27 @@ class Settler(Protocol):
         """The cursor, and what was settled above it since the last call."""
         ...
 
-    def written(self, settlements: list[Settlement]) -> None:
+    def written(self, settlements: Sequence[Settlement]) -> None:
         """These outcomes of the consumer are durable."""
         ...
+
+    def set_aside(self, settlement: Settlement) -> None:
+        """This outcome could not be written, and is a dead letter instead."""
+        ...
+
+    def fail(self, error: Exception) -> None:
+        """Its outcomes cannot be written: what is not durable is to be delivered again, from the cursor on."""
+        ...
+
+
+@dataclass(slots=True)
+class _Portion:
+    """What one consumer has in a batch, and the cursor that goes with it."""
+
+    settler: Settler
+    outcomes: list[Settlement]
+    position: int = 0
+    ahead: tuple[int, ...] = ()
 
 
 class Settlements:
@@ -50,6 +77,8 @@ class Settlements:
     def __init__(self, log: EventLog) -> None:
         self._log = log
         self._waiting: list[tuple[Settler, Settlement]] = []
+        self._held = 0  # outcomes that are not durable: waiting, or being written
+        self._held_bytes = 0
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -75,17 +104,20 @@ class Settlements:
                 await self.flushed()
         except TimeoutError:
             # Its cursor is past what is not written, so it must not be written either.
-            _log.warning("outcomes_not_waited_for", subscription=settler.key, outcomes=len(self._waiting))
+            _log.warning("outcomes_not_waited_for", subscription=settler.key, outcomes=self._held)
             self._settlers.pop(settler.key, None)
-        if self._settlers.pop(settler.key, None) is settler:
+        if self._settlers.get(settler.key) is settler:
+            del self._settlers[settler.key]
             await self._write([], (settler,))
-        self._positions.pop(settler.key, None)
+            self._positions.pop(settler.key, None)
 
     def add(self, settler: Settler, settlement: Settlement) -> None:
         """Queue an outcome; never blocks, for the caller has asked `room` before the delivery."""
         self._waiting.append((settler, settlement))
+        self._held += 1
+        self._held_bytes += _weight(settlement)
         self._idle.clear()
-        if len(self._waiting) >= MAX_WAITING:
+        if self._held >= MAX_WAITING or self._held_bytes >= MAX_WAITING_BYTES:
             self._room.clear()
         self._wake.set()
 
@@ -115,44 +147,143 @@ class Settlements:
             self._wake.clear()
             while self._waiting:
                 # All of it: a cursor says that everything below it is settled, so none of that may stay behind.
-                batch = self._waiting[:]
+                batch, self._waiting = self._waiting, []
                 await self._write(batch, ())
-                del self._waiting[: len(batch)]
-                if len(self._waiting) < MAX_WAITING:
+                self._held -= len(batch)
+                self._held_bytes -= sum(_weight(settlement) for _, settlement in batch)
+                if self._held < MAX_WAITING and self._held_bytes < MAX_WAITING_BYTES:
                     self._room.set()
             self._idle.set()
 
-    async def _write(self, batch: list[tuple[Settler, Settlement]], idle: Iterable[Settler]) -> None:
+    async def _write(self, batch: Sequence[tuple[Settler, Settlement]], idle: Iterable[Settler]) -> None:
         """Write one batch, however long the disk refuses; a cursor alone is tried once and comes again."""
-        by_settler: dict[str, tuple[Settler, list[Settlement]]] = {}
-        for settler, settlement in batch:
-            by_settler.setdefault(settler.key, (settler, []))[1].append(settlement)
-        for settler in idle:
-            by_settler.setdefault(settler.key, (settler, []))
-        cursors: dict[str, int] = {}
-        ahead: dict[str, tuple[int, ...]] = {}
-        for key, (settler, found) in by_settler.items():
-            position, fresh = settler.checkpoint()
-            if found or fresh or position != self._positions.get(key):
-                cursors[key] = position
-                ahead[key] = fresh
-        if not cursors:
+        portions = self._portions(batch, idle)
+        if not portions:
             return
-        outcomes = [settlement for _, settlement in batch]
+        try:
+            if not await self._settle(portions):
+                return
+        except Exception as error:  # noqa: BLE001 - logged; one outcome must not hold up those of all
+            _log.warning("outcomes_written_apart", error=str(error), consumers=len(portions), outcomes=len(batch))
+            portions = [portion for portion in portions if await self._settle_alone(portion)]
+        for portion in portions:
+            settler = portion.settler
+            if self._settlers.get(settler.key) is settler:
+                self._positions[settler.key] = portion.position
+            if not portion.outcomes:
+                continue
+            try:
+                settler.written(portion.outcomes)
+            except Exception as error:  # noqa: BLE001 - logged there; the outcomes are durable, whatever it makes of it
+                settler.fail(error)
+
+    def _portions(self, batch: Sequence[tuple[Settler, Settlement]], idle: Iterable[Settler]) -> list[_Portion]:
+        """The batch by consumer, each with its cursor, as far as there is anything to write."""
+        found: dict[int, _Portion] = {}
+        for settler, settlement in batch:
+            portion = found.get(id(settler))
+            if portion is None:
+                portion = found[id(settler)] = _Portion(settler, [])
+            portion.outcomes.append(settlement)
+        for settler in idle:
+            found.setdefault(id(settler), _Portion(settler, []))
+        portions = []
+        for portion in found.values():
+            key = portion.settler.key
+            try:
+                portion.position, portion.ahead = portion.settler.checkpoint()
+            except Exception as error:  # noqa: BLE001 - logged there; its own cursor, and nobody else's
+                self._let_go(portion, error)
+                continue
+            if portion.outcomes or portion.ahead or portion.position != self._positions.get(key):
+                portions.append(portion)
+        return portions
+
+    async def _settle(self, portions: Sequence[_Portion]) -> bool:
+        """Write portions in one transaction, however long the disk refuses; False where it refused cursors alone.
+
+        Raises:
+            Exception: whatever else is wrong with them; nothing was written.
+        """
+        outcomes = [settlement for portion in portions for settlement in portion.outcomes]
+        cursors = {portion.settler.key: portion.position for portion in portions}
+        ahead = {portion.settler.key: portion.ahead for portion in portions}
         failures = 0
         while True:
             try:
                 await self._log.settle(outcomes, cursors, ahead)
-                break
+            except RowRefusedError:
+                raise
             except BusbarError as error:
                 wait = RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)]
                 failures += 1
                 if not outcomes:
                     _log.warning("cursors_not_written", error=error.message, cursors=len(cursors))
-                    return
+                    return False
                 _log.warning("outcomes_not_written", error=error.message, outcomes=len(outcomes), retry_in=wait)
                 await asyncio.sleep(wait)
-        self._positions.update(cursors)
-        for settler, found in by_settler.values():
-            if found:
-                settler.written(found)
+            else:
+                return True
+
+    async def _settle_alone(self, portion: _Portion) -> bool:
+        """Write what one consumer has, each outcome by itself if it must be; whether all of it is durable.
+
+        The cursor comes last: until then, what a crash leaves unwritten is below none.
+        """
+        try:
+            try:
+                return await self._settle([portion])
+            except Exception as error:  # noqa: BLE001 - the next step says what is wrong
+                _log.warning("outcomes_written_singly", subscription=portion.settler.key, error=str(error))
+            portion.outcomes = [await self._writable(portion.settler, one) for one in portion.outcomes]
+            await self._settle([_Portion(portion.settler, [], portion.position, portion.ahead)])
+        except Exception as error:  # noqa: BLE001 - logged there; it is this consumer's trouble alone
+            self._let_go(portion, error)
+            return False
+        return True
+
+    async def _writable(self, settler: Settler, settlement: Settlement) -> Settlement:
+        """Write one outcome, or the dead letter that stands for it; what was written."""
+        nowhere: dict[str, int] = {}
+        try:
+            await self._log.settle([settlement], nowhere, {})
+        except RowRefusedError as error:
+            stored = settlement.stored
+            _log.error(
+                "outcome_set_aside",
+                plugin=settlement.plugin,
+                subscription=settlement.subscription,
+                event_id=stored.event.id,
+                error=error.message,
+            )
+            letter = msgspec.structs.replace(
+                settlement,
+                outcome=Outcome.DEAD_LETTERED,
+                error=f"what became of it could not be written: {error.message}",
+                traceback="",
+                retry_at=None,
+                started_at=stored.appended_at,
+                duration=0.0,
+            )
+            await self._log.settle([letter], nowhere, {})
+            settler.set_aside(settlement)
+            return letter
+        return settlement
+
+    def _let_go(self, portion: _Portion, error: Exception) -> None:
+        """Write nothing more of a consumer: it begins anew from what is durable."""
+        settler = portion.settler
+        _log.error("consumer_not_settled", subscription=settler.key, outcomes=len(portion.outcomes), error=str(error))
+        if self._settlers.get(settler.key) is settler:
+            del self._settlers[settler.key]
+            self._positions.pop(settler.key, None)
+        # What else it has would bring a cursor along that is past what was not written.
+        left = [one for one in self._waiting if one[0] is not settler]
+        self._held -= len(self._waiting) - len(left)
+        self._held_bytes -= sum(_weight(settlement) for owner, settlement in self._waiting if owner is settler)
+        self._waiting = left
+        settler.fail(error)
+
+
+def _weight(settlement: Settlement) -> int:
+    return len(settlement.stored.body) + len(settlement.traceback)

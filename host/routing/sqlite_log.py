@@ -7,6 +7,7 @@ Appending is in `log_appending`, cursors and retries in `log_progress`, attempts
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -32,13 +33,14 @@ from host.storage.database import Database
 from plugin_sdk.clock import Clock
 from plugin_sdk.events import Event
 
-MAX_READ_BYTES: Final = 8 * 1024 * 1024
-"""Bytes of events that one `read` answers; a single larger event comes alone."""
+MAX_READ_BYTES: Final = 2**20
+"""Bytes of events that one reading answers; a single larger event comes alone. Every subscription that is behind holds
+as much, and several times that once it is decoded."""
 MAX_COUNTED: Final = 100_000
 """Matches that a query counts; more are said to be as many."""
 
 _HEAD: Final = "SELECT max(sequence, (SELECT coalesce(max(sequence), 0) FROM events)) FROM log_head"
-# The sizes are added up before a body is read, so that a reader far behind never holds a batch of large ones.
+# Wherever events are read, their sizes are added up before a body is, so that no reader holds a batch of large ones.
 _READ: Final = (
     "SELECT sequence, appended_at, body FROM events WHERE sequence IN (SELECT sequence FROM ("
     "SELECT sequence, sum(size) OVER (ORDER BY sequence ROWS UNBOUNDED PRECEDING) - size AS before FROM ("
@@ -50,15 +52,23 @@ _AHEAD: Final = "SELECT sequence FROM settled_ahead WHERE subscription = ?"
 _DUE: Final = (
     "SELECT r.subscription, r.sequence, r.attempt, r.due_at, r.error, coalesce(r.body, e.body) AS body, "
     "coalesce(e.appended_at, 0) AS appended_at FROM retries r LEFT JOIN events e USING (sequence) "
-    "WHERE r.subscription = ? AND r.due_at <= ? AND coalesce(r.body, e.body) IS NOT NULL "
-    "ORDER BY r.due_at LIMIT ?"
+    "WHERE r.subscription = :subscription AND r.sequence IN (SELECT sequence FROM ("
+    "SELECT sequence, sum(size) OVER (ORDER BY due_at, sequence ROWS UNBOUNDED PRECEDING) - size AS before FROM ("
+    "SELECT r.sequence, r.due_at, coalesce(length(r.body), length(e.body)) AS size "
+    "FROM retries r LEFT JOIN events e USING (sequence) "
+    "WHERE r.subscription = :subscription AND r.due_at <= :now AND coalesce(length(r.body), length(e.body)) > 0 "
+    "AND r.sequence NOT IN (SELECT value FROM json_each(:besides)) ORDER BY r.due_at, r.sequence LIMIT :limit)) "
+    f"WHERE before < {MAX_READ_BYTES}) ORDER BY r.due_at, r.sequence"
 )
 _NEXT_DUE: Final = "SELECT min(due_at) FROM retries WHERE subscription = ? AND due_at > ?"
 _SHIFT: Final = "UPDATE retries SET due_at = due_at + ?"
 _WAITING: Final = "SELECT count(*) FROM retries WHERE subscription = ?"
 _WAITING_EVENTS: Final = (
-    "SELECT e.sequence, e.appended_at, e.body FROM retries r JOIN events e USING (sequence) "
-    "WHERE r.subscription = ? AND r.body IS NULL ORDER BY sequence LIMIT ?"
+    "SELECT sequence, appended_at, body FROM events WHERE sequence IN (SELECT sequence FROM ("
+    "SELECT sequence, sum(size) OVER (ORDER BY sequence ROWS UNBOUNDED PRECEDING) - size AS before FROM ("
+    "SELECT r.sequence, length(e.body) AS size FROM retries r JOIN events e USING (sequence) "
+    "WHERE r.subscription = ? AND r.body IS NULL AND r.sequence > ? ORDER BY r.sequence LIMIT ?)) "
+    f"WHERE before < {MAX_READ_BYTES}) ORDER BY sequence"
 )
 _PLUGINS: Final = (
     "SELECT substr(subscription, 1, instr(subscription, '/') - 1) FROM (SELECT subscription FROM cursors "
@@ -103,7 +113,7 @@ class SQLiteLog:
         """The highest sequence that is durable."""
         return self._appender.head
 
-    def listen(self, committed: Callable[[Sequence[StoredEvent]], None]) -> None:
+    def listen(self, committed: Callable[[int, Sequence[StoredEvent]], None]) -> None:
         """Call `committed` as `EventLog.listen` says."""
         self._appender.listen(committed)
 
@@ -125,7 +135,7 @@ class SQLiteLog:
         return answer
 
     async def read(self, after: int, limit: int) -> list[StoredEvent]:
-        """The events above `after`, in order: at most `limit`, and some 8 MiB."""
+        """The events above `after`, in order: at most `limit`, and some 1 MiB."""
         return [_event(row) for row in await self._database.read(_READ, (after, limit))]
 
     async def find(self, event_id: str) -> list[StoredEvent]:
@@ -195,13 +205,16 @@ class SQLiteLog:
         """Move every due time by `seconds`."""
         await self._database.write(lambda connection: connection.execute(_SHIFT, (seconds,)).rowcount)
 
-    async def waiting_events(self, subscription: str, limit: int) -> list[StoredEvent]:
-        """The events whose delivery failed and is to be made again, in order."""
-        return [_event(row) for row in await self._database.read(_WAITING_EVENTS, (subscription, limit))]
+    async def waiting_events(self, subscription: str, after: int, limit: int) -> list[StoredEvent]:
+        """Events above `after` whose delivery failed and is to be made again, in order; bounds as of `read`."""
+        return [_event(row) for row in await self._database.read(_WAITING_EVENTS, (subscription, after, limit))]
 
-    async def due(self, subscription: str, now: float, limit: int) -> list[tuple[PendingRetry, StoredEvent]]:
-        """Retries due at `now`, the longest due first."""
-        rows = await self._database.read(_DUE, (subscription, now, limit))
+    async def due(
+        self, subscription: str, now: float, limit: int, besides: Collection[int] = ()
+    ) -> list[tuple[PendingRetry, StoredEvent]]:
+        """Retries due at `now` besides those of some sequences, the longest due first; bounds as of `read`."""
+        wanted = {"subscription": subscription, "now": now, "limit": limit, "besides": json.dumps(list(besides))}
+        rows = await self._database.read(_DUE, wanted)
         return [
             (
                 PendingRetry(*row[:5]),

@@ -92,12 +92,16 @@ class BoundSubscription:
         policy = msgspec.structs.replace(self.policy, behind="hold", max_age=None)
         return replace(self, policy=policy, replay=replay, also=also)
 
-    def call_for(self, stored: StoredEvent, attempt: int) -> tuple[Delivery, HookCall]:
-        """The delivery of `stored`, and the hook call that hands it over."""
+    def delivery_id(self, stored: StoredEvent) -> str:
+        """What the delivery of an event is called, at every attempt."""
+        return f"{self.id}/{stored.sequence}"
+
+    def call_for(self, stored: StoredEvent, attempt: int) -> HookCall:
+        """The hook call that hands an event over."""
         event = stored.event
         extensions = event.extensions
         delivery = Delivery(
-            f"{self.id}/{stored.sequence}",
+            self.delivery_id(stored),
             self.name,
             attempt,
             stored.sequence,
@@ -109,9 +113,9 @@ class BoundSubscription:
             self.filter.costly(stored),
         )
         if self.name != SCHEDULES:
-            return delivery, EventCall(stored.event, delivery)
+            return EventCall(stored.event, delivery)
         due = stored.event.data["due"]
-        return delivery, FiringCall(Firing(str(stored.event.subject), due, stored.event.id), delivery)
+        return FiringCall(Firing(str(stored.event.subject), due, stored.event.id), delivery)
 
 
 def bind(

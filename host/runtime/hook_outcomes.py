@@ -8,7 +8,7 @@ import msgspec
 
 from host.runtime.errors import HookAnswerError, HookFailedError
 from plugin_sdk.calls import Health, HealthCall, HookCall, Request, Response
-from plugin_sdk.errors import DeadLetter, Drop, HostError, Retry
+from plugin_sdk.errors import ArgumentsError, DeadLetter, Drop, HostError, Retry
 from plugin_sdk.strict_json import loads
 from plugin_sdk.worker.outcomes import AnswerError, text
 from plugin_sdk.worker.wire import Raised
@@ -26,6 +26,8 @@ def error_of(message: Raised) -> Exception:
             return Drop(message.reason)
         case "dead-letter":
             return DeadLetter(message.reason)
+        case "arguments":
+            return ArgumentsError(message.reason, message.name)
         case "host":
             return HostError(message.reason, message.name)
         case "failure" if message.name == AnswerError.__name__:

@@ -34,7 +34,7 @@ from host.runtime.runtime import Launch, RuntimeSnapshot
 from host.runtime.sandbox import Prepared
 from host.runtime.worker_lines import WorkerLines
 from host.runtime.workshop import Workshop
-from plugin_sdk.calls import EventCall, FiringCall, HookCall, StopCall
+from plugin_sdk.calls import EventCall, FiringCall, HookCall, Request, ServiceCall, StopCall
 from plugin_sdk.context import HostPort
 from plugin_sdk.errors import DeadLetter, HostError
 from plugin_sdk.resilience import TokenBucket
@@ -129,6 +129,7 @@ class WorkerRuntime:
         self._number = 0
         self._calls: dict[int, asyncio.Future[Any] | _Told] = {}
         self._given_up: dict[int, float] = {}
+        self._leaving: dict[int, asyncio.Future[None]] = {}
         self._requests = Requests(
             launch.plugin,
             port,
@@ -253,7 +254,7 @@ class WorkerRuntime:
             started=self._started,
             pid=pid,
             rss_bytes=_rss(pid),
-            in_flight=len(self._calls),
+            in_flight=len(self._calls) + len(self._leaving),
             silent_for=0.0 if self._holds else now - self._heard_at,
             overdue_for=max((now - since for since in self._given_up.values()), default=0.0),
             sandbox=dict(self._parts),
@@ -283,9 +284,23 @@ class WorkerRuntime:
         try:
             value = await answer
         except asyncio.CancelledError:
-            self._give_up(number)
+            if isinstance(call, ServiceCall | Request):
+                await self._see_out(number)
+            else:
+                self._give_up(number)
             raise
         return value_of(call, value)
+
+    async def _see_out(self, number: int) -> None:
+        """Cancel a call that somebody waited for, and stay until its hook has ended, or the worker.
+
+        However long it goes on, it is not overdue: whoever may call must not be able to have the worker killed. What
+        bounds such calls is the place in the guard that each of them holds meanwhile.
+        """
+        if self._calls.pop(number, None) is not None:
+            over = self._leaving[number] = self._loop.create_future()
+            self._wire.send(Cancel(number))
+            await over
 
     def begin(self, call: HookCall, ended: Callable[[BaseException | None], None]) -> Callable[[], None] | None:
         """Enter a hook whose answer nobody needs; as `Runtime.begin`."""
@@ -368,7 +383,10 @@ class WorkerRuntime:
     def _answered(self, number: int) -> asyncio.Future[Any] | _Told | None:
         """Who waits for the answer to this call, if anyone still does."""
         answer = self._calls.pop(number, None)
-        if answer is None and self._given_up.pop(number, None) is None:
+        if answer is None and (over := self._leaving.pop(number, None)) is not None:
+            if not over.done():
+                over.set_result(None)
+        elif answer is None and self._given_up.pop(number, None) is None:
             self._broken(f"an answer to a call {number} that nobody made")
         return None if answer is None or answer.done() else answer
 
@@ -443,18 +461,25 @@ class WorkerRuntime:
             reason = decode(status, self._killed_for, self._lines.last_words)
             self._closing.close()
             self._requests.close()
-            calls, self._calls = self._calls, {}
-            self._given_up.clear()
-            for answer in calls.values():
-                if not answer.done():
-                    answer.set_exception(WorkerDiedError(f"{self._launch.plugin}: {reason.evidence}"))
         finally:
             # Whatever the cleaning up met: those who wait for the end are told that it has come.
-            if not self._ready.done():
-                sentence = f"{self._launch.plugin}: {reason.evidence} before it was ready"
-                self._ready.set_exception(StartFailedError(sentence, retryable=True))
-                self._ready.exception()  # seen: `start` may have been cancelled
-            self.exited.set_result(reason)
+            self._tell_of_exit(reason)
+
+    def _tell_of_exit(self, reason: ExitReason) -> None:
+        calls, self._calls = self._calls, {}
+        leaving, self._leaving = self._leaving, {}
+        self._given_up.clear()
+        for over in leaving.values():
+            if not over.done():
+                over.set_result(None)
+        for answer in calls.values():
+            if not answer.done():
+                answer.set_exception(WorkerDiedError(f"{self._launch.plugin}: {reason.evidence}"))
+        if not self._ready.done():
+            sentence = f"{self._launch.plugin}: {reason.evidence} before it was ready"
+            self._ready.set_exception(StartFailedError(sentence, retryable=True))
+            self._ready.exception()  # seen: `start` may have been cancelled
+        self.exited.set_result(reason)
 
 
 def _load_error(plugin: str, message: LoadFailed) -> StartFailedError:

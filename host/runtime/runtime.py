@@ -81,6 +81,8 @@ class Runtime(Protocol):
     def call(self, call: HookCall) -> Awaitable[Any]:
         """Enter a hook; cancelling the await cancels the hook.
 
+        One of a `ServiceCall` or a `Request` ends when the hook has, so that whoever awaits it knows how many go on.
+
         Raises:
             Retry, Drop, DeadLetter, HostError: what the hook raised of the SDK's own.
             HookFailedError: what else it raised.

@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -79,8 +79,8 @@ class Database:
             raise
         return cls(path, writer, readers)
 
-    async def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
-        """The rows of a query; it sees every write that was answered before it began.
+    async def read(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[sqlite3.Row]:
+        """The rows of a query, by place or by name; it sees every write that was answered before it began.
 
         Raises:
             StorageBusyError: slower queries held every connection for too long.
@@ -92,7 +92,8 @@ class Database:
         except TimeoutError as error:
             raise StorageBusyError("the database is busy: try again in a moment", retry_after=1.0) from error
         try:
-            return list(await reader.execute_fetchall(sql, tuple(parameters)))
+            values = dict(parameters) if isinstance(parameters, Mapping) else tuple(parameters)
+            return list(await reader.execute_fetchall(sql, values))
         except sqlite3.Error as error:
             if is_machine_failure(error):
                 raise StorageFailedError(f"the database could not be read ({error}): check the disk") from error

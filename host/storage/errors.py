@@ -39,6 +39,16 @@ class StorageFailedError(StorageError):
     kind = ErrorKind.UNAVAILABLE
 
 
+class RowRefusedError(StorageError):
+    """The database refuses one item, for what it holds or where it would stand; the disk itself is well.
+
+    Nothing of the item was kept, and nothing else was refused for its sake.
+    """
+
+    code = "storage_refused"
+    kind = ErrorKind.UNAVAILABLE
+
+
 class StorageBusyError(StorageError):
     """More waits to be written or read than the bound allows."""
 
@@ -78,3 +88,9 @@ def is_machine_failure(error: Exception) -> bool:
     """Whether SQLite failed because of disk, memory or locks rather than because of a mistake in our SQL."""
     code = getattr(error, "sqlite_errorcode", None)
     return isinstance(error, sqlite3.Error) and code is not None and code & 0xFF in _MACHINE
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether a page of the database is damaged: what touches it fails, and what does not touch it goes on."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return isinstance(error, sqlite3.Error) and code is not None and code & 0xFF == sqlite3.SQLITE_CORRUPT

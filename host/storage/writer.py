@@ -3,21 +3,31 @@
 While one commit runs the next batch collects, so concurrent writers share a transaction and an fsync, and
 nobody waits for a timer. Batches are collected and answered on the loop, with no lock and one wake-up for
 each; the thread only ever sees whole ones.
+
+What the disk refuses, it refuses for all. What one item alone is refused for, such as a value that the database does
+not take, costs the others nothing: they are written again without it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import structlog
 
-from host.storage.errors import StorageBusyError, StorageFailedError, is_machine_failure
+from host.storage.errors import (
+    RowRefusedError,
+    StorageBusyError,
+    StorageFailedError,
+    is_damage,
+    is_machine_failure,
+)
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -129,7 +139,8 @@ class Writer:
         """A way to the writer for items that are applied together.
 
         `apply` runs in the writer's thread and answers one result for each item, an exception where one
-        item alone is refused; if it raises, the whole batch is rolled back.
+        item alone is refused. If it raises, it is called again with one item at a time, and the one that it raises for
+        is answered with `RowRefusedError`; where the disk is what refuses, the whole batch is rolled back.
         """
         return Channel(self, apply)
 
@@ -185,15 +196,16 @@ class Writer:
             self._writing = True
             self._inbox.put(batch)
 
-    def _answer(self, batch: _Batch, results: list[Sequence[Any]], taken: list[Any]) -> None:
+    def _answer(self, batch: _Batch, results: list[Sequence[Any]], commits: _Commits) -> None:
         """The batch is durable: tell the hooks, then everyone who waits."""
         self._release(batch)
-        for hook, rows in zip(self._hooks, taken, strict=True):
-            try:
-                hook.committed(rows)
-            except Exception:  # noqa: BLE001 - logged with its traceback
-                # What is durable must be answered, whatever a listener makes of it.
-                _log.exception("commit_hook_failed")
+        for taken in commits:
+            for hook, rows in zip(self._hooks, taken, strict=True):
+                try:
+                    hook.committed(rows)
+                except Exception:  # noqa: BLE001 - logged with its traceback
+                    # What is durable must be answered, whatever a listener makes of it.
+                    _log.exception("commit_hook_failed")
         for (_, answers), found in zip(batch.channels.values(), results, strict=True):
             for answer, result in zip(answers, found, strict=True):
                 if answer.done():
@@ -206,12 +218,11 @@ class Writer:
     def _refuse(self, batch: _Batch, error: Exception) -> None:
         """The batch was rolled back."""
         self._release(batch)
-        reason = f"the database could not be written ({error}): is the disk full? Nothing was kept; try again"
         for _, answers in batch.channels.values():
             for answer in answers:
                 if not answer.done():
                     # One for each: a raised exception gathers a traceback that is its waiter's own.
-                    answer.set_exception(StorageFailedError(reason, retry_after=1.0))
+                    answer.set_exception(_not_written(error))
 
     def _release(self, batch: _Batch) -> None:
         self._writing = False
@@ -263,42 +274,111 @@ class Writer:
             _log.warning("checkpoint_failed", error=str(error))
 
     def _write(self, connection: sqlite3.Connection, batch: _Batch) -> None:
-        marks = self._marks()
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            results = [channel.apply(connection, items) for channel, (items, _) in batch.channels.items()]
-            connection.execute("COMMIT")
-        except Exception as error:  # noqa: BLE001 - every waiter hears of it, and the writer goes on
-            self._rewind(marks)
+        failure: Exception = StorageFailedError("nothing was tried")
+        for apart in (self._together, self._by_item, self._one_by_one):
             try:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-            except sqlite3.Error:
-                _log.exception("rollback_failed")
-            expected = is_machine_failure(error)
-            _log.error("batch_not_written", error=str(error), items=batch.size, exc_info=not expected)
-            self._loop.call_soon_threadsafe(self._refuse, batch, error)
-            return
-        taken = [hook.take() for hook in self._hooks]
-        self._loop.call_soon_threadsafe(self._answer, batch, results, taken)
+                results, commits = apart(connection, batch)
+            except Exception as error:  # noqa: BLE001 - every waiter hears of it, and the writer goes on
+                failure = error
+                if _is_of_the_disk(error):
+                    break
+                _log.warning("batch_to_be_written_apart", error=str(error), items=batch.size)
+            else:
+                self._loop.call_soon_threadsafe(self._answer, batch, results, commits)
+                return
+        expected = is_machine_failure(failure)
+        _log.error("batch_not_written", error=str(failure), items=batch.size, exc_info=None if expected else failure)
+        self._loop.call_soon_threadsafe(self._refuse, batch, failure)
+
+    def _together(self, connection: sqlite3.Connection, batch: _Batch) -> tuple[list[Sequence[Any]], _Commits]:
+        """Everything in one transaction: what ordinary batches are written by."""
+        with self._transaction(connection):
+            results = [channel.apply(connection, items) for channel, (items, _) in batch.channels.items()]
+        return results, [self._taken()]
+
+    def _by_item(self, connection: sqlite3.Connection, batch: _Batch) -> tuple[list[Sequence[Any]], _Commits]:
+        """As `_together`, but item by item: the answer of one that is refused is why."""
+        results: list[Sequence[Any]] = []
+        with self._transaction(connection):
+            for channel, (items, _) in batch.channels.items():
+                found: list[Any] = []
+                for item in items:
+                    try:
+                        with self._savepoint(connection):
+                            found += channel.apply(connection, [item])
+                    except Exception as error:  # the item's own answer, whatever it is
+                        if is_machine_failure(error):
+                            raise
+                        found.append(_row_refused(error))
+                results.append(found)
+        return results, [self._taken()]
+
+    def _one_by_one(self, connection: sqlite3.Connection, batch: _Batch) -> tuple[list[Sequence[Any]], _Commits]:
+        """Each item in a transaction of its own: where one has met a damaged page, SQLite takes nothing more in it."""
+        results: list[Sequence[Any]] = []
+        commits: _Commits = []
+        for channel, (items, _) in batch.channels.items():
+            found: list[Any] = []
+            for item in items:
+                try:
+                    with self._transaction(connection):
+                        answer = channel.apply(connection, [item])
+                except Exception as error:  # noqa: BLE001 - the item's own answer, whatever it is
+                    found.append(_not_written(error) if _is_of_the_disk(error) else _row_refused(error))
+                else:
+                    found += answer
+                    commits.append(self._taken())
+            results.append(found)
+        return results, commits
 
     def _run_each(
         self, connection: sqlite3.Connection, operations: list[Callable[[sqlite3.Connection], Any]]
     ) -> list[Any]:
         results: list[Any] = []
         for operation in operations:
-            marks = self._marks()
-            connection.execute("SAVEPOINT operation")
             try:
-                results.append(operation(connection))
+                with self._savepoint(connection):
+                    results.append(operation(connection))
             except Exception as error:  # the operation's own answer, whatever it is
                 if is_machine_failure(error):
-                    raise  # the disk's refusal, not the operation's: everything of this batch fails
+                    raise  # the disk's refusal, not the operation's; or what it met cannot be told from it here
+                results.append(error)
+        return results
+
+    @contextlib.contextmanager
+    def _transaction(self, connection: sqlite3.Connection) -> Iterator[None]:
+        """What is written within is durable after it, or leaves no trace."""
+        marks = self._marks()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            yield
+            connection.execute("COMMIT")
+        except BaseException:  # raised again
+            self._rewind(marks)
+            try:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            except sqlite3.Error:
+                _log.exception("rollback_failed")
+            raise
+
+    def _taken(self) -> list[Any]:
+        return [hook.take() for hook in self._hooks]
+
+    @contextlib.contextmanager
+    def _savepoint(self, connection: sqlite3.Connection) -> Iterator[None]:
+        """What is written within leaves no trace where it raises, and where the disk refuses, the transaction."""
+        marks = self._marks()
+        connection.execute("SAVEPOINT operation")
+        try:
+            yield
+        except Exception as error:
+            if not is_machine_failure(error):
                 connection.execute("ROLLBACK TO operation")
                 self._rewind(marks)
-                results.append(error)
-            connection.execute("RELEASE operation")
-        return results
+                connection.execute("RELEASE operation")
+            raise
+        connection.execute("RELEASE operation")
 
     def _marks(self) -> list[int]:
         return [hook.mark() for hook in self._hooks]
@@ -306,3 +386,21 @@ class Writer:
     def _rewind(self, marks: list[int]) -> None:
         for hook, mark in zip(self._hooks, marks, strict=True):
             hook.rewind(mark)
+
+
+_Commits: TypeAlias = list[list[Any]]
+"""What each hook has collected, for each commit."""
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """Whether the whole database cannot be written now, rather than one item of a batch."""
+    return is_machine_failure(error) and not is_damage(error)
+
+
+def _not_written(error: Exception) -> StorageFailedError:
+    reason = f"the database could not be written ({error}): is the disk full? Nothing was kept; try again"
+    return StorageFailedError(reason, retry_after=1.0)
+
+
+def _row_refused(error: Exception) -> RowRefusedError:
+    return RowRefusedError(f"the database does not take it: {type(error).__name__}: {error}")

@@ -10,15 +10,15 @@ import math
 import traceback
 from typing import Final
 
-from plugin_sdk.errors import DeadLetter, Drop, HostError, InvalidEventError, Retry
+from plugin_sdk.errors import ArgumentsError, DeadLetter, Drop, HostError, InvalidEventError, Retry
 from plugin_sdk.strict_json import StrictJsonError, dumps
 from plugin_sdk.worker.wire import MAX_LINE, MAX_NAME, MAX_PAYLOAD, MAX_TRACEBACK, MAX_WAIT, Raised, Reply
 
 _SDK: Final = "/plugin_sdk/"
 
 
-class AnswerError(TypeError):
-    """A hook returned what is no answer; its name tells the host so."""
+class AnswerError(TypeError, ValueError):
+    """A hook returned what is no answer: of a wrong type, or too large. Its name tells the host so."""
 
 
 def returned(number: int, value: object) -> Reply:
@@ -61,6 +61,8 @@ def _raised(number: int, error: BaseException) -> Raised:
             return Raised(number, "drop", text(error.reason))
         case DeadLetter():
             return Raised(number, "dead-letter", text(error.reason))
+        case ArgumentsError():
+            return Raised(number, "arguments", text(error), name=text(error.word, MAX_NAME))
         case HostError():
             word = text(error.word, MAX_NAME)
             return Raised(number, "host", text(error), name=word, traceback=trace(error))

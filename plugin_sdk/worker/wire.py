@@ -145,10 +145,13 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class Raised(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """What a hook raised: `kind` is retry, drop, dead-letter, host or failure, `name` the exception's or the code."""
+    """What a hook raised, by its `kind`, with `name` the exception's or the code.
+
+    Kinds are retry, drop, dead-letter, arguments (the caller's mistake), host and failure.
+    """
 
     id: Number
-    kind: Literal["retry", "drop", "dead-letter", "host", "failure"]
+    kind: Literal["retry", "drop", "dead-letter", "arguments", "host", "failure"]
     reason: Line
     after: Annotated[float, Meta(ge=0, le=MAX_WAIT)] | None = None
     name: Name = ""

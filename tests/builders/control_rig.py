@@ -82,13 +82,15 @@ class FakeCallee:
     def __init__(self, answer: Callable[[Any], Awaitable[Any]] | None = None, *, running: bool = True) -> None:
         self.running = running
         self.served: list[tuple[Any, str, float | None]] = []
+        self.callers: list[str] = []
         self.answer = answer or self._nothing
 
     @staticmethod
     async def _nothing(_call: Any) -> None:
         return None
 
-    async def serve(self, call: Any, hook: str, longest: float | None = None) -> Any:
+    async def serve(self, call: Any, hook: str, longest: float | None = None, *, caller: str) -> Any:
+        self.callers.append(caller)
         self.served.append((call, hook, longest))
         return await self.answer(call)
 

@@ -186,6 +186,11 @@ async def _outcome(host, id_):
         ("descriptors", "OSError: [Errno 24] Too many open files"),
         ("flood", "more than 500 times a second"),
         ("hoard", "more than 500 times a second"),
+        ("nan", "finite number of seconds"),
+        ("soon", "TypeError: Retry takes seconds first"),
+        ("surrogate", "ValueError: \\udcff"),
+        ("unspeakable", "cannot be described"),
+        ("cancelled", "CancelledError"),
     ],
 )
 async def test_a_hook_that_misbehaves_fails_alone(host, mode, got):
@@ -207,6 +212,7 @@ async def test_a_hook_that_misbehaves_fails_alone(host, mode, got):
         ("fill", "disk quota", "in its data folder"),
         ("garbage", "protocol error", "MessagePack|frame of"),
         ("unread", "protocol error", "left unread"),
+        ("numbers", "protocol error", "Expected `float`"),
     ],
 )
 async def test_a_worker_that_cannot_go_on_is_ended_and_started_again(host, mode, cause, evidence):
@@ -232,6 +238,28 @@ async def test_a_worker_that_cannot_go_on_is_ended_and_started_again(host, mode,
 async def _given_up(host, id_):
     _, answer = await host.ask("GET", "/api/v1/dead-letters?plugin=saboteur&limit=100")
     return any(one["eventId"] == id_ for one in answer["data"])
+
+
+async def test_odd_log_records_cost_the_hook_nothing(host):
+    await _running(host)
+    async with Load(host):
+        assert await _outcome(host, await _misbehave(host, "record")) == ""
+
+
+@pytest.mark.parametrize(
+    "wide", [2**64, -(2**63) - 1, 10**300, [{"deep": 2**70}]], ids=["64", "-63", "300 digits", "deep"]
+)
+async def test_an_event_with_numbers_that_no_machine_word_holds_reaches_everybody(host, wide):
+    id_ = str(uuid.uuid4())
+    status, answer = await host.publish("bystander.event", data=wide, id_=id_)
+    assert status == 202, answer
+    for bystander in BYSTANDERS[:2]:
+
+        async def had(bystander=bystander):
+            _, answer = await _call(host, bystander, "seen")
+            return id_ in (answer.get("data") or ())
+
+        await host.until(had)
 
 
 async def test_threads_without_end_meet_a_limit_or_starve_their_own_loop(host):
@@ -336,6 +364,7 @@ async def test_every_way_at_once_and_the_others_lose_nothing(host):
     modes = (
         *("raise", "sysexit", "hang", "block", "spin", "stubborn", "exit", "segfault", "fork", "threads", "leak"),
         *("descriptors", "fill", "chatter", "flood", "hoard", "garbage", "heartbeats", "unread"),
+        *("nan", "soon", "surrogate", "unspeakable", "cancelled", "record", "numbers"),
     )
     async with Load(host):
         for mode in modes:

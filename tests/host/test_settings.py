@@ -98,10 +98,10 @@ def test_a_time_is_seconds_or_a_number_of_a_unit_up_to_days(
 
 @pytest.mark.parametrize(
     ("written", "size"),
-    [('"64KiB"', 2**16), ('"1MiB"', 2**20), ('"2GiB"', 2**31), ('"65536B"', 2**16), ("65536", 2**16)],
+    [('"1024KiB"', 2**20), ('"1MiB"', 2**20), ('"2GiB"', 2**31), ('"1048576B"', 2**20), ("1048576", 2**20)],
 )
 def test_a_size_is_bytes_or_a_whole_number_of_a_unit(load: Callable[..., Settings], written: str, size: int) -> None:
-    assert load(f"[server]\nevent_body = {written}").server.event_body == size
+    assert load(f"[events]\nkeep_bytes = {written}").events.keep_bytes == size
 
 
 # What is refused
@@ -116,6 +116,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("server", "host = 5", "Input should be a valid string"),
     ("server", 'event_body = "1MB"', SIZE),
     ("server", 'event_body = "63KiB"', "Input should be greater than or equal to 65536"),
+    ("server", 'event_body = "4MiB"', "Input should be less than or equal to 3145728"),
     ("server", 'wheel = "1023KiB"', "Input should be greater than or equal to 1048576"),
     ("server", 'drain = "30"', TIME),
     ("server", 'drain = "0s"', "Input should be greater than 0"),

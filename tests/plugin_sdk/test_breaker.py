@@ -111,6 +111,17 @@ def test_probes_that_never_end_do_not_leave_it_half_open():
     assert one.state is BreakerState.OPEN
 
 
+def test_a_half_open_breaker_that_nobody_calls_closes_with_its_probes_however_rare_they_are():
+    clock = FakeClock()
+    one = breaker(clock, half_open_for=30)
+    fail(one, 5)
+    clock.advance(60)
+    for _ in range(3):
+        one.success(one.try_acquire(), 0.01)
+        clock.advance(3600)
+    assert one.state is BreakerState.CLOSED
+
+
 def test_a_late_result_from_before_it_opened_changes_nothing():
     clock = FakeClock()
     one = breaker(clock)

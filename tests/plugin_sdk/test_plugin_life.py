@@ -69,7 +69,12 @@ async def test_arguments_that_do_not_fit_are_refused_by_name(arguments: dict[str
 
 
 async def test_a_type_error_of_the_services_own_is_not_taken_for_wrong_arguments() -> None:
-    async with PluginHarness(Calculator) as plugin:
+    class Sums(Plugin):
+        @service
+        async def add(self, left, right=1):
+            return left + right
+
+    async with PluginHarness(Sums) as plugin:
         with pytest.raises(TypeError, match="unsupported operand"):
             await plugin.call("add", left=1, right="one")
 

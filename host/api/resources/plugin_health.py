@@ -16,6 +16,9 @@ from host.control.records import PluginRecord
 from host.control.registry import Registry
 from host.control.states import PluginState, PluginStatus
 from host.observe.logging import PluginLogs
+from host.routing.caller_guard import CallerGuard
+from host.routing.guard import Guard
+from host.routing.shares import Share
 
 ONE: Final = "/api/v1/plugins/{id}"
 
@@ -32,8 +35,27 @@ class LogLines(View):
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
 
 
+class ShareView(View):
+    """The breaker of one share of what reaches a plugin, and how many places of it are taken."""
+
+    state: str
+    since: str
+    reason: str
+    consecutive_failures: int
+    failure_rate: float | None
+    slow_call_rate: float | None
+    calls: int
+    rejected: int
+    next_attempt_at: str | None
+    in_flight: int
+    places: int
+
+
 class BreakerView(View):
-    """A breaker as the API shows it."""
+    """The breaker of a plugin's deliveries, and in `shares` those of `deliveries`, `calls` and `requests`.
+
+    An override is for all of them.
+    """
 
     state: str
     since: str
@@ -45,6 +67,7 @@ class BreakerView(View):
     calls: int
     rejected: int
     next_attempt_at: str | None
+    shares: dict[str, ShareView]
 
 
 class CheckView(View):
@@ -127,7 +150,7 @@ class PluginHealth:
                 "GET",
                 ONE + "/breaker",
                 "showBreaker",
-                "Show its breaker.",
+                "Show its breakers.",
                 viewer,
                 self.breaker,
                 response=BreakerView,
@@ -136,7 +159,7 @@ class PluginHealth:
                 "POST",
                 ONE + "/breaker",
                 "overrideBreaker",
-                "Override its breaker.",
+                "Override its breakers.",
                 operator,
                 self.override,
                 request=Override,
@@ -209,10 +232,13 @@ def _health(record: PluginRecord, status: PluginStatus, hosted: HostedPlugin | N
     breaker = _breaker(record, hosted)
     checks = [
         CheckView(name="runtime", status="pass" if supervisor.running else "fail", output=supervisor.status.cause),
-        CheckView(
-            name="breaker",
-            status="pass" if breaker.state in {"closed", "disabled"} else "warn",
-            output=breaker.reason,
+        *(
+            CheckView(
+                name="breaker" if name == Share.DELIVERIES.value else f"breaker of {name}",
+                status="pass" if share.state in {"closed", "disabled"} else "warn",
+                output=share.reason,
+            )
+            for name, share in breaker.shares.items()
         ),
         CheckView(name="plugin", status=hosted.health.status, output=hosted.health.reason),
     ]
@@ -229,16 +255,35 @@ def _health(record: PluginRecord, status: PluginStatus, hosted: HostedPlugin | N
 
 
 def _breaker(record: PluginRecord, hosted: HostedPlugin) -> BreakerView:
-    seen = hosted.guard.breaker.snapshot()
+    shares = {share.value: _share(guard) for share, guard in hosted.guards}
+    first = shares[Share.DELIVERIES.value]
     return BreakerView(
+        state=first.state,
+        since=first.since,
+        reason=first.reason,
+        override=record.breaker,
+        consecutive_failures=first.consecutive_failures,
+        failure_rate=first.failure_rate,
+        slow_call_rate=first.slow_call_rate,
+        calls=first.calls,
+        rejected=first.rejected,
+        next_attempt_at=first.next_attempt_at,
+        shares=shares,
+    )
+
+
+def _share(guard: Guard | CallerGuard) -> ShareView:
+    seen = guard.breaker.snapshot()
+    return ShareView(
         state=seen.state.value,
         since=written(seen.since),
         reason=seen.reason,
-        override=record.breaker,
         consecutive_failures=seen.consecutive_failures,
         failure_rate=seen.failure_rate,
         slow_call_rate=seen.slow_call_rate,
         calls=seen.calls,
         rejected=seen.rejected,
         next_attempt_at=rfc3339(seen.next_attempt_at),
+        in_flight=guard.bulkhead.in_use,
+        places=guard.bulkhead.limit,
     )

@@ -11,6 +11,7 @@ from host.api.endpoint import PARTS, Endpoint, header_text
 from host.api.errors import NotFoundError
 from host.control.administration import Administration
 from host.control.errors import CallFailedError
+from host.routing.caller_guard import party
 from host.runtime.errors import HookAnswerError, HookFailedError
 from plugin_sdk.calls import Request, Response
 from plugin_sdk.errors import HostError, Verdict
@@ -71,7 +72,7 @@ class PluginRoutes:
             body=await read_bounded(request, MAX_BODY),
         )
         try:
-            answer: Response = await hosted.serve(found, "handle_request")
+            answer: Response = await hosted.serve(found, "handle_request", caller=party(request.remote or ""))
         except (HookFailedError, HostError, Verdict) as error:
             # Whoever asks may be a stranger: he hears that it failed, and the plugin's log has how.
             invalid = isinstance(error, HookAnswerError | Verdict)

@@ -291,7 +291,7 @@ class Plugins:
 
     async def call(self, call: Call) -> Answer:
         """Call a service."""
-        found = await self._services.call(call.path("id"), call.path("method"), call.body)
+        found = await self._services.call(call.path("id"), call.path("method"), call.body, actor=call.actor)
         return Answer(found)
 
     # -- inside

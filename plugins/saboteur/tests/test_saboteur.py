@@ -1,6 +1,7 @@
 import pytest
 from saboteur import MODES, Saboteur
 
+from plugin_sdk import HostError
 from plugin_sdk.testing import PluginHarness
 
 
@@ -40,3 +41,17 @@ async def test_what_is_no_json_is_refused_wherever_it_is_handed_over(mode):
 
 def test_every_mode_is_listed():
     assert {"raise", "hang", "block", "spin", "exit", "segfault", "leak", "flood", "chatter"} <= set(MODES)
+
+
+async def test_a_bad_caller_is_refused_for_its_arguments_and_does_not_mind():
+    def seen():
+        return []
+
+    def takes_nothing(**arguments):
+        raise HostError(f"unexpected {', '.join(arguments)}", "arguments_invalid")
+
+    async with PluginHarness(Saboteur, services={"bystander-0.seen": seen}) as plugin:
+        for mode in ("hurry", "crowd"):
+            assert (await plugin.deliver("saboteur.command", data={"mode": mode})).outcome == "delivered"
+    async with PluginHarness(Saboteur, services={"bystander-0.seen": takes_nothing}) as plugin:
+        assert (await plugin.deliver("saboteur.command", data={"mode": "misuse"})).outcome == "delivered"

@@ -4,6 +4,7 @@ import pytest
 from control_rig import FakeCallee
 
 from host.control.errors import (
+    ArgumentsRefusedError,
     CallCycleError,
     CallFailedError,
     MethodNotFoundError,
@@ -16,7 +17,7 @@ from host.routing.errors import BreakerOpenError, BulkheadFullError, HookTimeout
 from host.runtime.errors import HookAnswerError, HookFailedError
 from plugin_sdk.calls import ServiceCall
 from plugin_sdk.description import Service
-from plugin_sdk.errors import DeadLetter, Drop, HostError, PermissionDeniedError, Retry
+from plugin_sdk.errors import ArgumentsError, DeadLetter, Drop, HostError, PermissionDeniedError, Retry
 
 
 class Bench:
@@ -52,6 +53,12 @@ async def test_a_call_of_a_plugin_names_its_caller_its_chain_and_how_long_it_wai
     await bench.call(chain=["shop", "orders"], timeout=2.5)
     ((call, _, longest),) = bench.callee.served
     assert (call.caller, call.chain, call.seconds, longest) == ("orders", ("shop", "orders"), 2.5, 2.5)
+
+
+async def test_a_caller_is_the_plugin_that_asks_or_the_administrator_and_cannot_choose_who(bench):
+    await bench.call(chain=["orders", "shop"])
+    await bench.call(actor="token:ann")
+    assert bench.callee.callers == ["shop", "api:token:ann"]
 
 
 @pytest.mark.parametrize(
@@ -112,13 +119,17 @@ FAILURES = [
     (HookFailedError("ValueError", "no such address"), CallFailedError, "plugin_call_failed", 502),
     (HostError("more than the quota", "kv_quota_exceeded"), CallFailedError, "kv_quota_exceeded", 502),
     (PermissionDeniedError("not granted"), CallFailedError, "permission_denied", 502),
+    (ArgumentsError("send: wrong"), ArgumentsRefusedError, "arguments_invalid", 422),
+    (HostError("what it called does not take this", "arguments_invalid"), CallFailedError, "arguments_invalid", 502),
     (BreakerOpenError("open"), BreakerOpenError, "breaker_open", 503),
     (BulkheadFullError("full"), BulkheadFullError, "bulkhead_full", 429),
     (HookTimeoutError("late"), HookTimeoutError, "hook_timeout", 504),
 ]
 
 
-@pytest.mark.parametrize(("raised", "error", "code", "status"), FAILURES, ids=[row[2] for row in FAILURES])
+@pytest.mark.parametrize(
+    ("raised", "error", "code", "status"), FAILURES, ids=[f"{row[2]}-{row[3]}" for row in FAILURES]
+)
 async def test_what_goes_wrong_behind_the_call_has_a_code_of_its_own(bench, raised, error, code, status):
     async def fail(_call):
         raise raised

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from host.routing.errors import BreakerOpenError, BulkheadFullError, HookTimeoutError, NoSuchDeliveryError
+from host.routing.errors import HookTimeoutError, NoSuchDeliveryError
 from host.routing.guard import Guard
 from plugin_sdk.clock import SystemClock
 from plugin_sdk.errors import Retry
@@ -112,16 +112,6 @@ async def test_a_running_delivery_can_start_its_time_limit_anew():
         one.extend("d")
 
 
-async def test_an_open_breaker_refuses_who_waits_for_an_answer_and_says_when_to_come_back():
-    one = guard()
-    for _ in range(5):
-        with pytest.raises(LookupError):
-            await run(one, bad)
-    with pytest.raises(BreakerOpenError) as refused:
-        one.try_admit()
-    assert 59 < refused.value.retry_after <= 60
-
-
 async def test_a_delivery_waits_at_an_open_breaker_until_it_lets_it_through():
     one = guard(open_for=0.05)
     for _ in range(5):
@@ -150,15 +140,6 @@ async def test_fifty_deliveries_waiting_at_a_half_open_breaker_come_through_in_t
         await asyncio.gather(*(run(one, counted) for _ in range(50)))
     assert most == 3
     assert one.breaker.state is BreakerState.CLOSED
-
-
-async def test_a_full_bulkhead_refuses_who_waits_for_an_answer():
-    one = guard(1)
-    permit = one.try_admit()
-    with pytest.raises(BulkheadFullError):
-        one.try_admit()
-    permit.give_back()
-    one.try_admit().give_back()
 
 
 async def test_a_cancelled_wait_for_a_place_leaves_no_place_taken():

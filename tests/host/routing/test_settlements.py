@@ -8,8 +8,8 @@ from delivery_rig import event
 
 from host.routing import settlements as settlements_module
 from host.routing.event_log import Outcome, Settlement, StoredEvent
-from host.routing.settlements import MAX_WAITING, Settlements
-from host.storage.errors import StorageFailedError
+from host.routing.settlements import MAX_WAITING, MAX_WAITING_BYTES, Settlements
+from host.storage.errors import RowRefusedError, StorageFailedError
 
 
 class Disk:
@@ -32,16 +32,23 @@ class Disk:
 class Consumer:
     """One whose deliveries all ended; its cursor is past them."""
 
-    key = "p/s"
-
-    def __init__(self):
+    def __init__(self, key="p/s"):
+        self.key = key
         self.settled = 0
+        self.aside = []
+        self.failures = []
 
     def checkpoint(self):
         return self.settled, ()
 
     def written(self, settlements):
         pass
+
+    def set_aside(self, settlement):
+        self.aside.append(settlement)
+
+    def fail(self, error):
+        self.failures.append(error)
 
     def settle(self, settlements, count):
         for _ in range(count):
@@ -81,3 +88,88 @@ async def test_a_consumer_that_stops_while_the_disk_is_full_does_not_leave_its_c
         consumer.settle(settlements, 3)
         await settlements.detach(consumer)
     assert (disk.written, disk.cursor) == ([], 0)
+
+
+class PickyDisk:
+    """A log that refuses a batch for the sake of some sequences; `hopeless` ones even as dead letters."""
+
+    def __init__(self, refused=(), hopeless=()):
+        self.refused, self.hopeless = set(refused), set(hopeless)
+        self.written, self.cursors = [], {}
+
+    async def settle(self, outcomes, cursors, ahead):
+        await asyncio.sleep(0)
+        for one in outcomes:
+            which = (one.subscription, one.stored.sequence)
+            if which in self.hopeless or (which in self.refused and one.outcome is not Outcome.DEAD_LETTERED):
+                raise RowRefusedError(f"not {which}")
+        self.written += [(one.subscription, one.stored.sequence, one.outcome) for one in outcomes]
+        self.cursors.update(cursors)
+
+    def of(self, key):
+        return sorted({number for subscription, number, _ in self.written if subscription == key})
+
+
+async def test_an_outcome_that_cannot_be_written_is_a_dead_letter_and_holds_up_nobody():
+    disk, one, other = PickyDisk(refused={("p/s", 2)}), Consumer(), Consumer("q/s")
+    async with settling(disk) as settlements:
+        for consumer in (one, other):
+            settlements.attach(consumer, 0)
+            consumer.settle(settlements, 3)
+        await settlements.flushed()
+        assert settlements.has_room
+    assert (disk.of("p/s"), disk.of("q/s")) == ([1, 2, 3], [1, 2, 3])
+    assert ("p/s", 2, Outcome.DEAD_LETTERED) in disk.written
+    assert disk.cursors == {"p/s": 3, "q/s": 3}
+    assert [settlement.stored.sequence for settlement in one.aside] == [2]
+    assert one.failures == other.failures == []
+
+
+async def test_a_consumer_of_which_nothing_can_be_written_is_let_go_of_with_its_cursor_where_it_was():
+    disk, one, other = PickyDisk(hopeless={("p/s", 2)}), Consumer(), Consumer("q/s")
+    async with settling(disk) as settlements:
+        settlements.attach(one, 0)
+        settlements.attach(other, 0)
+        one.settle(settlements, 3)
+        other.settle(settlements, 3)
+        await asyncio.sleep(0)
+        one.settle(settlements, 2)  # while the batch is being written
+        other.settle(settlements, 2)
+        await settlements.flushed()
+        await settlements.detach(one)
+    assert "p/s" not in disk.cursors
+    assert disk.cursors["q/s"] == 5
+    assert disk.of("q/s") == [1, 2, 3, 4, 5]
+    assert len(one.failures) == 1
+    assert other.failures == []
+
+
+async def test_a_consumer_whose_cursor_cannot_be_told_is_its_own_trouble():
+    class Lost(Consumer):
+        def checkpoint(self):
+            raise LookupError("lost count")
+
+    disk, lost, other = PickyDisk(), Lost("p/lost"), Consumer("q/s")
+    async with settling(disk) as settlements:
+        for consumer in (lost, other):
+            settlements.attach(consumer, 0)
+            consumer.settle(settlements, 2)
+        await settlements.flushed()
+    assert disk.of("q/s") == [1, 2]
+    assert disk.cursors == {"q/s": 2}
+    assert len(lost.failures) == 1
+
+
+async def test_what_waits_for_the_disk_is_bounded_in_bytes_too():
+    disk, consumer = Disk(), Consumer()
+    disk.full = True
+    async with settling(disk) as settlements:
+        settlements.attach(consumer, 0)
+        heavy = StoredEvent(1, event(1), b"x" * (MAX_WAITING_BYTES // 2), 0.0)
+        for number in (1, 2):
+            assert settlements.has_room
+            consumer.settled += 1
+            settlements.add(consumer, Settlement("p/s", "p", heavy, number, Outcome.DELIVERED, 0.0, 0.0))
+        assert not settlements.has_room
+        disk.full = False
+        await settlements.room()

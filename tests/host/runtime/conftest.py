@@ -16,6 +16,12 @@ import asyncio, logging, os, sys, time
 from pydantic import BaseModel
 from plugin_sdk import *
 
+class Speechless(Exception):
+    def __str__(self):
+        raise LookupError("no words")
+
+ODD_RECORD = {"msg": "odd \\udcff", "levelname": 7, "levelno": 30, "created": "then", "args": None}
+
 class Config(BaseModel):
     greeting: str = "hello"
 
@@ -32,6 +38,9 @@ class Example(Plugin):
     @on_event("example.*")
     async def act(self, event, context):
         match event.data:
+            case {"keep": value}:
+                await context.kv.set("kept", value)
+                await context.emit("example.kept", data=await context.kv.get("kept"))
             case "retry": raise Retry(7, "later")
             case "drop": raise Drop("not mine")
             case "dead": raise DeadLetter("hopeless")
@@ -67,6 +76,31 @@ class Example(Plugin):
     async def bad(self):
         """Answer with something that is no JSON."""
         return object()
+
+    @service
+    async def echo(self, value):
+        """Answer with what came."""
+        return value
+
+    @service
+    async def odd(self, how, context):
+        """Do something that no author means to."""
+        match how:
+            case "retry-reason": raise Retry("soon")
+            case "retry-nan":
+                verdict = Retry()
+                verdict.after = float("nan")
+                raise verdict
+            case "surrogate": raise ValueError("\\udcff")
+            case "cancelled": raise asyncio.CancelledError
+            case "speechless": raise Speechless
+            case "long": raise ValueError("x" * 10_000_000)
+            case "print": print("\\udcff printed")
+            case "log": context.log.handle(logging.makeLogRecord(ODD_RECORD))
+        return None
+
+    async def check_health(self, context):
+        return Health("warn", "\u00e9" * 100_000)
 
     @service
     async def import_host(self):

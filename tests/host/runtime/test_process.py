@@ -1,11 +1,14 @@
 """What only a worker promises: whatever a plugin does, it is its own process that suffers."""
 
 import asyncio
+import errno
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,8 @@ from host.runtime.process import WorkerRuntime
 from host.runtime.supervisor import SupervisedState, SupervisionLimits, Supervisor
 from plugin_sdk.calls import Delivery, EventCall, ServiceCall
 from plugin_sdk.clock import SystemClock
-from plugin_sdk.events import new_event
+from plugin_sdk.errors import DeadLetter, HostError
+from plugin_sdk.events import Event, new_event
 from plugin_sdk.worker.wire import MAX_FRAME
 
 ROOT = Path(__file__).parents[3]
@@ -158,7 +162,7 @@ async def test_a_plugin_describes_itself_in_a_throw_away_worker_and_leaves_no_pr
     examiner = WorkerExaminer(workshop, lambda _plugin: lambda *_: None)
     description = await examiner.describe(launch())
     assert [one.name for one in description.subscriptions] == ["act"]
-    assert {one.name for one in description.services} == {"add", "thread", "bad", "import_host"}
+    assert {one.name for one in description.services} == {"add", "thread", "bad", "echo", "odd", "import_host"}
     assert description.config_schema["properties"]["greeting"]["default"] == "hello"
     children = Path(f"/proc/{fork_server.pid}/task/{fork_server.pid}/children").read_text().split()
     assert children == []
@@ -251,3 +255,60 @@ async def test_when_the_host_is_killed_its_workers_die_with_it(launch, sdk_path,
     async with asyncio.timeout(10):
         while Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text():
             await asyncio.sleep(0.02)
+
+
+async def test_a_start_without_descriptors_is_tried_again_until_there_are_some(supervised, monkeypatch):
+    """Given a host that has no descriptor left, when a plugin starts, then it backs off and starts later."""
+    real, short = socket.socketpair, [3]
+
+    def socketpair(*arguments):
+        if short[0]:
+            short[0] -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(*arguments)
+
+    monkeypatch.setattr("host.runtime.process.socket.socketpair", socketpair)
+    one = supervised()
+    await state(one, SupervisedState.RUNNING)
+    assert one.restarts == 3
+
+
+async def test_a_start_that_meets_a_mistake_of_the_hosts_never_stays_starting(supervised, monkeypatch):
+    def broken(_self):
+        raise LookupError("a mistake")
+
+    monkeypatch.setattr(WorkerRuntime, "snapshot", broken)
+    one = supervised(restarts=2)
+    await state(one, SupervisedState.FAILED)
+    assert "LookupError: a mistake" in one.status.evidence
+
+
+async def test_the_end_of_a_worker_is_told_whatever_cleaning_up_after_it_meets(worker):
+    one = await worker()
+    one._closing.callback(lambda: 1 / 0)
+    calling = asyncio.create_task(one.call(event_call("hang")))
+    await asyncio.sleep(0)
+    one.kill("stopped: for the test")
+    async with asyncio.timeout(5):
+        assert (await asyncio.shield(one.exited)).cause == "stopped"
+    one._watch.exception()  # the mistake itself, which the loop would tell of
+    calling.cancel()
+
+
+async def test_config_that_cannot_be_carried_fails_the_start_and_leaves_no_worker(launch, host, workshop):
+    where = replace(launch(), secrets={"api_key": "\udcff"})
+    one = WorkerRuntime(where, host, workshop, lambda *_: None)
+    with pytest.raises(StartFailedError, match="cannot be told its config") as failed:
+        await one.start()
+    assert not failed.value.retryable
+    assert one.exited.done()
+
+
+async def test_a_call_that_cannot_be_carried_is_refused_and_costs_the_worker_nothing(worker):
+    one = await worker()
+    with pytest.raises(HostError) as refused:
+        await one.call(ServiceCall("echo", {"value": "\udcff"}))
+    assert refused.value.word == "call_not_carried"
+    with pytest.raises(DeadLetter, match="cannot be handed"):
+        await one.call(EventCall(Event(id="1", source="/s", type="example.x", data="\udcff"), Delivery("d", "s", 1, 1)))
+    assert await one.call(ServiceCall("echo", {"value": 1})) == 1

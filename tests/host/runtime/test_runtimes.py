@@ -2,12 +2,16 @@
 
 import asyncio
 
+import msgspec
 import pytest
+from hypothesis import HealthCheck as Suppressed
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from host.runtime.errors import HookFailedError, StartFailedError
 from plugin_sdk.calls import ConfigCall, Delivery, EventCall, HealthCall, ServiceCall
 from plugin_sdk.errors import DeadLetter, Drop, HostError, Retry
-from plugin_sdk.events import new_event
+from plugin_sdk.events import Event, new_event
 
 
 def event_call(data=None, type_="example.event"):
@@ -102,7 +106,7 @@ async def test_a_module_of_plain_hooks_is_just_as_good_a_plugin(runtime):
 
 async def test_health_and_config_reach_the_plugin(runtime):
     one = await runtime()
-    assert (await one.call(HealthCall())).status == "pass"
+    assert (await one.call(HealthCall())).status == "warn"
     await one.call(ConfigCall({"greeting": "hi"}))
     with pytest.raises(HostError) as refused:
         await one.call(ConfigCall({"greeting": 5}))
@@ -133,3 +137,79 @@ async def test_config_that_does_not_fit_the_model_is_not_tried_again(runtime):
     with pytest.raises(StartFailedError, match="greeting") as failed:
         await runtime(greeting=5)
     assert not failed.value.retryable
+
+
+ODD = {
+    "retry-reason": (HookFailedError, "Retry takes seconds first"),
+    "retry-nan": (HookFailedError, "finite number of seconds"),
+    "surrogate": (HookFailedError, "udcff"),
+    "cancelled": (HookFailedError, "CancelledError"),
+    "speechless": (HookFailedError, "cannot be described"),
+    "long": (HookFailedError, "ValueError: xxx"),
+}
+
+
+@pytest.mark.parametrize("how", ODD)
+async def test_whatever_a_hook_raises_is_that_calls_failure_and_can_be_written_down(runtime, how):
+    """Given a call that goes on, when a hook beside it raises something odd, then both are answered."""
+    one = await runtime()
+    beside = asyncio.create_task(one.call(ServiceCall("echo", {"value": "beside"})))
+    kind, part = ODD[how]
+    with pytest.raises(kind, match=part) as failed:
+        await one.call(ServiceCall("odd", {"how": how}))
+    assert len(failed.value.message.encode()) <= 4 * 9000
+    assert await beside == "beside"
+    assert await one.call(ServiceCall("add", {"a": 1, "b": 2})) == 3
+
+
+@pytest.mark.parametrize("how", ["print", "log"])
+async def test_an_odd_line_costs_no_call_its_answer_and_is_logged(runtime, lines, how):
+    one = await runtime()
+    answers = await asyncio.gather(
+        *(one.call(ServiceCall("echo", {"value": number})) for number in range(20)),
+        one.call(ServiceCall("odd", {"how": how})),
+        *(one.call(ServiceCall("echo", {"value": number})) for number in range(20)),
+    )
+    assert answers == [*range(20), None, *range(20)]
+    if how == "log":
+        async with asyncio.timeout(5):
+            while not any("odd" in line for line in lines):
+                await asyncio.sleep(0.01)
+
+
+async def test_a_health_reason_is_bounded_where_it_enters(runtime):
+    one = await runtime()
+    found = await one.call(HealthCall())
+    assert (found.status, len(found.reason)) == ("warn", 2048)
+
+
+_TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
+_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**30), 10**30)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | _TEXT,
+    lambda one: st.lists(one, max_size=4) | st.dictionaries(_TEXT, one, max_size=4),
+    max_leaves=15,
+)
+
+
+async def test_every_json_value_that_the_log_takes_reaches_the_plugin_and_comes_back(runtime, host):
+    """A law, tried with many values: as event, as key and value, as argument and answer, and emitted again."""
+    one = await runtime()
+
+    @given(_JSON)
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(Suppressed))
+    def draw(value):
+        drawn.append(value)
+
+    drawn = [2**64, -(2**63) - 1, 10**4000, 5e-324, 1.7976931348623157e308, -0.0, "\U0001f600\x00", [[[[]]]], {"": {}}]
+    draw()
+    for value in drawn:
+        event = Event.from_json(new_event("example.keep", source="/tests", data={"keep": value}).to_json())
+        delivery = Delivery("example/act/1", "act", 1, 1)
+        assert await one.call(EventCall(Event.trusted(event.to_json()), delivery)) is None
+        assert msgspec.json.decode(host.kv["kept"]) == value
+        assert host.emitted[-1].data == value
+        assert await one.call(ServiceCall("echo", {"value": value})) == value

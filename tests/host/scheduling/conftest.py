@@ -60,7 +60,7 @@ class World:
         self.database = await Database.open(self._path, clock=self.clock)
         self.database.writer.hook(self.commits)
         self.log = await SQLiteLog.open(self.database, self.clock)
-        self.log.listen(lambda stored: self.events.extend(one.event for one in stored))
+        self.log.listen(lambda _after, stored: self.events.extend(one.event for one in stored))
         self.scheduler = Scheduler(self.database, self.log, self.clock, cancels=self.cancels)
         return self
 

@@ -4,7 +4,7 @@ import sqlite3
 import pytest
 
 from host.storage import writer as writing
-from host.storage.errors import StorageBusyError, StorageFailedError
+from host.storage.errors import RowRefusedError, StorageBusyError, StorageFailedError
 from host.storage.writer import Writer
 
 
@@ -212,3 +212,89 @@ async def test_a_write_ahead_log_that_grew_too_large_is_emptied_under_load(write
     async with asyncio.timeout(5):
         while (tmp_path / "notes.db-wal").stat().st_size:
             await asyncio.sleep(0.01)
+
+
+async def test_an_item_that_the_database_refuses_costs_no_other_item_and_no_other_channel_anything(writer):
+    """Given a batch of two channels and an operation, when one item is refused, then it alone is."""
+
+    def insert(connection, items):
+        connection.executemany("INSERT INTO notes VALUES (?)", [(item,) for item in items])
+        return [len(items)] * len(items)
+
+    one, other = writer.channel(insert), writer.channel(insert)
+    answers = await asyncio.gather(
+        *(one.submit(item) for item in ("a", b"\xff", "b", "\udcff", object(), 2**70)),
+        other.submit("c"),
+        writer.run(note("d")),
+        return_exceptions=True,
+    )
+    assert [isinstance(answer, RowRefusedError) for answer in answers] == [
+        *(False, True, False, True, True, True),
+        *(False, False),
+    ]
+    assert await writer.run(notes) == ["a", "b", "c", "d"]
+
+
+async def test_what_a_hook_collected_for_a_refused_item_is_not_published(writer):
+    hook = Hook()
+    writer.hook(hook)
+
+    def insert(connection, items):
+        for item in items:
+            hook.open.append(item)
+            note(item)(connection)
+        return items
+
+    channel = writer.channel(insert)
+    await asyncio.gather(*(channel.submit(item) for item in ("a", "\ud800", "b")), return_exceptions=True)
+    assert hook.published == [["a", "b"]]
+
+
+async def test_a_full_disk_is_the_disks_refusal_and_no_items(writer):
+    def insert(connection, items):
+        for item in items:
+            note(item)(connection)
+        return items
+
+    channel = writer.channel(insert)
+    answers = await asyncio.gather(channel.submit("a"), channel.submit("x" * 2_000_000), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [StorageFailedError, StorageFailedError]
+    assert await writer.run(notes) == []
+
+
+async def test_a_damaged_page_refuses_what_touches_it_and_nothing_else(tmp_path):
+    """Given two tables, when a page of the first is overwritten, then the second is still written."""
+
+    def connect():
+        return sqlite3.connect(tmp_path / "damaged.db", isolation_level=None)
+
+    connection = connect()
+    for table in ("hurt", "well"):
+        connection.execute(f"CREATE TABLE {table} (number INTEGER PRIMARY KEY, text TEXT) STRICT")
+        connection.executemany(f"INSERT INTO {table} VALUES (?, ?)", [(n, "x" * 1000) for n in range(50)])
+    (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'hurt'").fetchone()
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.close()
+    with (tmp_path / "damaged.db").open("r+b") as file:
+        file.seek((root - 1) * size)
+        file.write(b"\xff" * size)
+    started = Writer(connect)
+    await started.start()
+
+    def insert(table):
+        def apply(connection, items):
+            connection.executemany(f"INSERT INTO {table} VALUES (?, 'y')", [(item,) for item in items])
+            return items
+
+        return apply
+
+    hurt, well = started.channel(insert("hurt")), started.channel(insert("well"))
+    answers = await asyncio.gather(
+        hurt.submit(100),
+        well.submit(100),
+        started.run(lambda connection: insert("hurt")(connection, [101])),
+        started.run(lambda connection: insert("well")(connection, [101])),
+        return_exceptions=True,
+    )
+    await started.close()
+    assert [type(answer) for answer in answers] == [RowRefusedError, int, RowRefusedError, list]

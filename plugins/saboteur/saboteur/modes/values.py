@@ -1,42 +1,46 @@
-"""Hooks that hand values to the host which no reader of JSON could hold."""
+"""Hooks that end with, print or say what no one can write down: values that are no numbers, text that is no text."""
 
-from contextlib import suppress
-from typing import Any
+import asyncio
+import logging
 
-from plugin_sdk import Context
-from plugin_sdk.errors import HostError, InvalidEventError
-
-_KEPT: tuple[Any, ...] = (float("nan"), {"n": float("inf")}, "\ud800", {"\udcff": 1}, [10**1000], {"a": object()})
-_FAULTS: tuple[bytes, ...] = (
-    rb'"data":"\ud800"',
-    rb'"data":{"\udc00":1}',
-    b'"data":1e400',
-    b'"data":NaN',
-    b'"data":{"a":1,"a":2}',
-    b'"data":' + b"9" * 5000,
-    b'"data":' + b"[" * 1000 + b"]" * 1000,
-    b'"data":"\xff"',
-    b'"hops":99999999999999999999',
-)
+from plugin_sdk import Context, Retry
 
 
-async def nonsense(context: Context) -> None:
-    """Emit, keep and send on what is no JSON; each is refused here, before the host sees it."""
-    for value in _KEPT:
-        for attempt in (
-            lambda value=value: context.emit("saboteur.flood", data=value),
-            lambda value=value: context.kv.set("nonsense", value),
-            lambda value=value: context.call("saboteur.handled", {"value": value}),
-        ):
-            with suppress(InvalidEventError, HostError):
-                await attempt()
-                raise AssertionError(f"{value!r} was taken")
+async def nan(context: Context) -> None:
+    """Ask to be tried again after a time that is no number, past the check of the SDK."""
+    verdict = Retry()
+    verdict.after = float("nan")
+    raise verdict
 
 
-async def malformed(context: Context) -> None:
-    """Have the host append events that are no strict JSON, past the SDK's own checks."""
-    start = b'{"specversion":"1.0","id":"malformed","source":"/plugins/saboteur","type":"saboteur.flood",'
-    for fault in _FAULTS:
-        with suppress(InvalidEventError, HostError):
-            await context._session.host.emit(start + fault + b"}")  # noqa: SLF001 - an attacker asks nobody
-            raise AssertionError(f"{fault[:50]!r} was taken")
+async def soon(context: Context) -> None:
+    """Give the reason in the place of the time, as one does by mistake."""
+    raise Retry("soon")  # type: ignore[arg-type] # the mistake is the point
+
+
+async def surrogate(context: Context) -> None:
+    """Print half a character, log one, and raise an exception about it."""
+    print("\udcff")  # noqa: T201 - printing is the point
+    context.log.warning("\udcff")
+    raise ValueError("\udcff")
+
+
+async def unspeakable(context: Context) -> None:
+    """Raise an exception that cannot be looked at."""
+
+    class UnspeakableError(Exception):
+        def __str__(self) -> str:
+            raise LookupError("no words")
+
+    raise UnspeakableError
+
+
+async def cancelled(context: Context) -> None:
+    """Raise the cancellation that nobody asked for."""
+    raise asyncio.CancelledError
+
+
+async def record(context: Context) -> None:
+    """Log a record whose time, level and arguments are nonsense, and go on."""
+    context.log.handle(logging.makeLogRecord({"msg": "%d", "args": ("x",), "levelname": None, "levelno": 30}))
+    context.log.handle(logging.makeLogRecord({"msg": "late", "created": float("inf"), "args": None, "levelno": 30}))

@@ -34,6 +34,14 @@ async def unread(context: Context) -> None:
     await asyncio.Event().wait()
 
 
+async def numbers(context: Context) -> None:
+    """Answer, past the SDK, with numbers and texts that are out of every range: each costs the worker its life."""
+    raised, nan = b"\x04", b"\xcb\x7f\xf8" + bytes(6)
+    message = b"\x95" + raised + b"\x01\xa5retry\xa0" + nan
+    os.write(_socket(), (len(message) + 1).to_bytes(4, "big") + b"\x91" + message)
+    await asyncio.Event().wait()
+
+
 def _socket() -> int:
     """The descriptor of the socket to the host, as an attacker finds it."""
     for number in range(3, 64):
