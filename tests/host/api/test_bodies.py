@@ -11,7 +11,9 @@ from host.api.app import Routes, Server
 from host.api.body import read_bounded
 from host.api.endpoint import TRACE, Endpoint
 from host.api.envelope import rfc3339, success, written
+from host.observe.descriptors import Descriptors
 from host.observe.metrics import RequestCounts
+from host.settings import Server as ServerSettings
 
 LIMIT = 10_000
 TEXT = b"what was sent, " * 20
@@ -26,9 +28,9 @@ async def echo(request):
 
 @pytest.fixture
 async def server():
-    one = Server(
-        Routes([Endpoint("POST", "/echo", "echo", "Echo.", None, raw=echo)], None, RequestCounts()), "127.0.0.1", 0
-    )
+    routes = Routes([Endpoint("POST", "/echo", "echo", "Echo.", None, raw=echo)], None, RequestCounts())
+    settings = ServerSettings(port=0)
+    one = Server(routes, settings, Descriptors.share_out(20_000, settings.connections))
     await one.start()
     yield int(one.address.rpartition(":")[2])
     await one.stop()
