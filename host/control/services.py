@@ -100,7 +100,7 @@ class Services:
         try:
             return await hosted.serve(call, "call", timeout, caller=chain[-1] if chain else f"api:{actor}")
         except ArgumentsError as error:
-            raise ArgumentsRefusedError(str(error), code=error.word) from None
+            raise ArgumentsRefusedError(str(error), code=word_of(error)) from None
         except HostError as error:
             raise CallFailedError(str(error), code=word_of(error)) from None
         except HookFailedError as error:
