@@ -21,9 +21,8 @@ import msgspec
 
 MAX_DEPTH: Final = 64
 """How deep arrays and objects may nest; far above real data, far below any recursion limit on the way."""
-MAX_DIGITS: Final = 640
-"""Digits of an integer. Any CPython reads so many whatever its limit is set to (`sys.int_info`), and reading them is
-cheap; the time for more grows with their square."""
+MAX_DIGITS: Final = 4300
+"""Digits of an integer: what CPython reads and writes (`sys.int_info`); the time for more grows with their square."""
 MAX_LOOKED: Final = 100_000
 """Values that are looked at to say where a fault is; what has more is refused without that, for the loop's sake."""
 

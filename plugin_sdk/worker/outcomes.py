@@ -10,6 +10,7 @@ import math
 import traceback
 from typing import Final
 
+from plugin_sdk.calls import Response
 from plugin_sdk.errors import ArgumentsError, DeadLetter, Drop, HostError, InvalidEventError, Retry
 from plugin_sdk.strict_json import StrictJsonError, dumps
 from plugin_sdk.worker.wire import MAX_LINE, MAX_NAME, MAX_PAYLOAD, MAX_TRACEBACK, MAX_WAIT, Raised, Reply
@@ -32,6 +33,9 @@ def returned(number: int, value: object) -> Reply:
 
 def encoded(value: object) -> bytes:
     """A hook's answer as JSON; errors as of `returned`."""
+    if isinstance(value, Response) and not isinstance(value.body, bytes | bytearray | memoryview):
+        # As JSON, a text would be taken for the base64 of other bytes.
+        raise AnswerError(f"the body of a Response is bytes, not {type(value.body).__name__}: encode it")
     try:
         found = dumps(value)
     except StrictJsonError as error:

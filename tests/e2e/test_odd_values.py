@@ -39,7 +39,7 @@ ANSWERS = {
     "name": lambda: {"\\udcff": 1},
     "deep": lambda: nested(100),
     "deeper": lambda: nested(5000),
-    "endless": lambda: 10**1000,
+    "endless": lambda: 10**5000,
     "large": lambda: "x" * (5 * 2**20),
     "object": object,
     "type": lambda: Plugin,

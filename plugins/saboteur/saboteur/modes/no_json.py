@@ -6,7 +6,7 @@ from typing import Any
 from plugin_sdk import Context
 from plugin_sdk.errors import HostError, InvalidEventError
 
-_KEPT: tuple[Any, ...] = (float("nan"), {"n": float("inf")}, "\ud800", {"\udcff": 1}, [10**1000], {"a": object()})
+_KEPT: tuple[Any, ...] = (float("nan"), {"n": float("inf")}, "\ud800", {"\udcff": 1}, [10**5000], {"a": object()})
 _FAULTS: tuple[bytes, ...] = (
     rb'"data":"\ud800"',
     rb'"data":{"\udc00":1}',
