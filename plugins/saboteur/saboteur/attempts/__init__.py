@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from types import ModuleType
 
-from saboteur.attempts import attributes, files, network, processes
+from saboteur.attempts import answers, attributes, files, network, processes
 
-KINDS: tuple[ModuleType, ...] = (files, attributes, processes, network)
+KINDS: tuple[ModuleType, ...] = (files, attributes, processes, network, answers)
 
 ATTEMPTS: dict[str, Callable[[str], str]] = {
     name.rstrip("_"): function
