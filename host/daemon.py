@@ -43,6 +43,7 @@ from host.errors import BusbarError
 from host.observe.audit import Audit
 from host.observe.logging import PluginLogs
 from host.observe.metrics import Metrics, RequestCounts
+from host.resolver import Resolver
 from host.routing.bus import Bus
 from host.routing.guard import Guard
 from host.routing.log_budget import LogBudget
@@ -153,7 +154,8 @@ class _Builder:
         self._rng = random.Random()  # noqa: S311 - jitter, not secrets
         self._state = settings.storage.directory.absolute()
         self._stopping = asyncio.Event()
-        self._egress = EgressBroker()
+        self._resolver = Resolver(settings.sandbox.nameservers)
+        self._egress = EgressBroker(self._resolver.resolve)
         self._reconciler: Reconciler | None = None
 
     async def build(self) -> Daemon:
@@ -321,7 +323,9 @@ class _Builder:
         limits = settings.limits
         return Workshop(
             fork_server=fork_server,
-            sandbox=await asyncio.to_thread(Sandbox, SandboxPolicy(**settings.sandbox.model_dump()), sdk_path),
+            sandbox=await asyncio.to_thread(
+                Sandbox, SandboxPolicy(**settings.sandbox.model_dump(exclude={"nameservers"})), sdk_path
+            ),
             limits=WorkerLimits(
                 heartbeat=settings.runtime.heartbeat,
                 unread=limits.unread,
@@ -342,7 +346,7 @@ class _Builder:
 
         def make_runtime(launch: Launch, port: HostPort) -> Runtime:
             if launch.isolation == "inline":
-                return InlineRuntime(launch, port, core.logs.sink(launch.plugin), loop_watch)
+                return InlineRuntime(launch, port, core.logs.sink(launch.plugin), loop_watch, self._resolver)
             return WorkerRuntime(launch, port, workshop, core.logs.sink(launch.plugin))
 
         def make_port(record: PluginRecord, guard: Guard) -> PluginPort:

@@ -21,6 +21,7 @@ from plugin_sdk.events import Event, new_event
 
 if TYPE_CHECKING:
     import aiohttp
+    from aiohttp.abc import AbstractResolver
 
 __all__ = [
     "Context",
@@ -155,6 +156,7 @@ class Session:
         config: Any = None,
         secrets: Mapping[str, str] | None = None,
         log: logging.Logger | None = None,
+        resolver: AbstractResolver | None = None,
     ) -> None:
         self.plugin = plugin
         self.host = host
@@ -162,13 +164,14 @@ class Session:
         self.secrets = Secrets(secrets or {})
         self.kv = KeyValueStore(host)
         self.log = log or logging.getLogger(f"busbar.plugin.{plugin}")
+        self._resolver = resolver
         self._http: aiohttp.ClientSession | None = None
 
     @property
     def http(self) -> aiohttp.ClientSession:
         """The plugin's HTTP client, made when it is first asked for."""
         if self._http is None or self._http.closed:
-            self._http = http_session()
+            self._http = http_session(self._resolver)
         return self._http
 
     async def close(self) -> None:
