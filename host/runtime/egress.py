@@ -195,7 +195,7 @@ class Door:
         )
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(LINGER_SECONDS):
-                writer.write(head.encode() + body)
+                _write(writer, head.encode() + body)
                 writer.write_eof()
                 # A socket that is closed with something unread is reset, and the answer may be lost with it.
                 left = CHUNK
@@ -225,9 +225,9 @@ class Door:
             async with _hung_up(far_writer):
                 if request.rest:
                     counts.sent += len(request.rest)
-                    far_writer.write(request.rest)
+                    _write(far_writer, request.rest)
                 else:
-                    writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                    _write(writer, b"HTTP/1.1 200 Connection established\r\n\r\n")
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._copy(reader, far_writer, outward=True))
                     group.create_task(self._copy(far_reader, writer, outward=False))
@@ -304,14 +304,21 @@ class Door:
                 data = await reader.read(CHUNK)
                 if not data:
                     break
-                writer.write(data)
+                _write(writer, data)
                 await writer.drain()
             if outward:
                 self._counts.sent += len(data)
             else:
                 self._counts.received += len(data)
-        if writer.can_write_eof():
+        if not writer.is_closing() and writer.can_write_eof():
             writer.write_eof()
+
+
+def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
+    """Write to a peer that may have gone: a `ConnectionError` then, where uvloop would raise a `RuntimeError`."""
+    if writer.is_closing():
+        raise ConnectionResetError("the peer has gone")
+    writer.write(data)
 
 
 @contextlib.asynccontextmanager

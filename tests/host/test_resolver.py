@@ -1,8 +1,10 @@
 """Names are looked up by sockets on the loop: bounded, cancelled like any task, and no thread waits for them."""
 
+import ast
 import asyncio
 import os
 import threading
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -13,6 +15,7 @@ from name_server import name_server
 from host import resolver
 from host.resolver import ClientResolver, NameNotResolvedError, Resolver
 
+ROOT = Path(__file__).parents[2]
 SILENT = 200
 
 
@@ -161,3 +164,17 @@ async def test_the_look_ups_of_one_client_are_bounded(monkeypatch):
             task.cancel()
         await asyncio.wait(waiting)
         assert set(server.asked) == {"n0.silent.example", "n1.silent.example"}
+
+
+def test_nothing_in_the_hosts_process_looks_names_up_in_another_way():
+    sources = [
+        path for path in (ROOT / "host").rglob("*.py") if "cli" not in path.parts
+    ]  # a command ends with its user
+    for path in sources:
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            name = ast.unparse(call.func).rpartition(".")[2]
+            given = {keyword.arg for keyword in call.keywords}
+            assert name not in {"gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getnameinfo"}, path
+            assert name != "getaddrinfo" or path.name == "resolver.py", path
+            assert name != "ClientSession" or "connector" in given, path
+            assert name != "TCPConnector" or "resolver" in given, path
