@@ -28,8 +28,8 @@ from plugin_sdk.egress import CODE_HEADER
 from plugin_sdk.resilience import TokenBucket
 
 MAX_CONNECTIONS: Final = 32
-"""Connections of a plugin that are served at once; each may hold two descriptors and a megabyte, mostly of what the
-loop reads at once, `CHUNK` and the streams' own marks."""
+"""Connections of a plugin that are served at once. Each holds two descriptors and, if a peer reads slowly, up to a
+megabyte: what the loop reads at once (256 KiB) and twice `CHUNK`, in each direction."""
 MAX_TURNED_AWAY: Final = 16
 """Connections beyond these that are told so at once; any more are closed without a word."""
 MAX_LOOKUPS: Final = 8
@@ -38,14 +38,17 @@ ACCEPTS: Final = 200.0
 """Connections of a plugin that are taken in a second; others wait in the kernel, so a flood costs its own plugin."""
 ACCEPTS_AT_ONCE: Final = 512
 HEAD_SECONDS: Final = 10.0
+"""How long a request's head may take in all, however it drips in; `MAX_HEAD` bounds its bytes."""
 RESOLVE_SECONDS: Final = 10.0
 CONNECT_SECONDS: Final = 10.0
 IDLE_SECONDS: Final = 300.0
+"""How long one direction of a connection may be silent, or leave unread what was sent."""
 LINGER_SECONDS: Final = 1.0
 """How long what a refused peer still sends is thrown away, so that it can read why."""
 CLOSE_SECONDS: Final = 5.0
 """How long a peer has for taking what was sent to it last."""
 ACCEPT_PAUSE: Final = 1.0
+"""How long a door waits where the host has no descriptor for the next connection."""
 CHUNK: Final = 64 * 1024
 REFUSALS_LOGGED: Final = 5.0
 """Refusals and failures of a plugin that are logged in a second; all are counted."""
