@@ -47,6 +47,7 @@ from host.observe.background_parts import BackgroundParts
 from host.observe.descriptors import Descriptors, raise_limit
 from host.observe.logging import PluginLogs
 from host.observe.metrics import Metrics, RequestCounts
+from host.resolver import Resolver
 from host.routing.bus import Bus
 from host.routing.guard import Guard
 from host.routing.log_budget import LogBudget
@@ -158,7 +159,8 @@ class _Builder:
         self._state = settings.storage.directory.absolute()
         self._data = self._state / "data"
         self._stopping = asyncio.Event()
-        self._egress = EgressBroker()
+        self._resolver = Resolver(settings.sandbox.nameservers)
+        self._egress = EgressBroker(self._resolver.resolve)
         self._background_parts = BackgroundParts(clock)
         self._descriptors = Descriptors.share_out(raise_limit(), settings.server.connections)
         self._reconciler: Reconciler | None = None
@@ -346,7 +348,9 @@ class _Builder:
         limits = settings.limits
         return Workshop(
             fork_server=fork_server,
-            sandbox=await asyncio.to_thread(Sandbox, SandboxPolicy(**settings.sandbox.model_dump()), sdk_path),
+            sandbox=await asyncio.to_thread(
+                Sandbox, SandboxPolicy(**settings.sandbox.model_dump(exclude={"nameservers"})), sdk_path
+            ),
             limits=WorkerLimits(
                 heartbeat=settings.runtime.heartbeat,
                 unread=limits.unread,
@@ -367,7 +371,7 @@ class _Builder:
 
         def make_runtime(launch: Launch, port: HostPort) -> Runtime:
             if launch.isolation == "inline":
-                return InlineRuntime(launch, port, core.logs.sink(launch.plugin), loop_watch)
+                return InlineRuntime(launch, port, core.logs.sink(launch.plugin), loop_watch, self._resolver)
             return WorkerRuntime(launch, port, workshop, core.logs.sink(launch.plugin))
 
         def make_port(record: PluginRecord, guard: Guard) -> PluginPort:

@@ -65,6 +65,11 @@ Rate = Annotated[float, Field(gt=0, le=MOST_A_SECOND)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
+def _listed(value: Any) -> Any:
+    """A list, which the environment has as JSON."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -123,6 +128,20 @@ class RuntimeSection(_Section):
     overdue: Duration = 5.0
 
 
+def _nameserver(value: str) -> str:
+    """An address, with a port where it is not 53."""
+    address, port = value, "53"
+    if found := re.fullmatch(r"\[([^]]*)\](?::([0-9]{1,5}))?|([0-9.]+):([0-9]{1,5})", value):
+        address, port = found[1] or found[3], found[2] or found[4] or "53"
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        port = "0"
+    if not 0 < int(port) < 2**16 or "%" in address:
+        raise ValueError("write the address of a name server: '192.0.2.1', '192.0.2.1:5353' or '[2001:db8::1]:5353'")
+    return value
+
+
 class SandboxSection(_Section):
     """`[sandbox]`: what workers are confined to."""
 
@@ -132,6 +151,9 @@ class SandboxSection(_Section):
     data: Annotated[Bytes, Field(ge=2**20, le=64 * 2**40)] = 256 * 2**20
     open_files: Annotated[int, Field(ge=64, le=65536)] = 256
     threads: Annotated[int, Field(ge=16, le=4096)] = 64
+    nameservers: Annotated[
+        tuple[Annotated[str, AfterValidator(_nameserver)], ...], BeforeValidator(_listed), Field(max_length=8)
+    ] = ()
 
 
 class LimitsSection(_Section):
@@ -176,11 +198,6 @@ def _template(value: str) -> str:
     if value and ("{filename}" in value) + ("{url}" in value) != 1:
         raise ValueError("write an address with {filename} or {url} in it")
     return value
-
-
-def _listed(value: Any) -> Any:
-    """A list, which the environment has as JSON."""
-    return json.loads(value) if isinstance(value, str) else value
 
 
 WebAddress = Annotated[str, AfterValidator(_web_address)]

@@ -22,6 +22,7 @@ from plugin_sdk.strict_json import StrictJsonError, dumps
 
 if TYPE_CHECKING:
     import aiohttp
+    from aiohttp.abc import AbstractResolver
 
 __all__ = [
     "Context",
@@ -160,6 +161,7 @@ class Session:
         config: Any = None,
         secrets: Mapping[str, str] | None = None,
         log: logging.Logger | None = None,
+        resolver: AbstractResolver | None = None,
     ) -> None:
         self.plugin = plugin
         self.host = host
@@ -167,13 +169,14 @@ class Session:
         self.secrets = Secrets(secrets or {})
         self.kv = KeyValueStore(host)
         self.log = log or logging.getLogger(f"busbar.plugin.{plugin}")
+        self._resolver = resolver
         self._http: aiohttp.ClientSession | None = None
 
     @property
     def http(self) -> aiohttp.ClientSession:
         """The plugin's HTTP client, made when it is first asked for."""
         if self._http is None or self._http.closed:
-            self._http = http_session()
+            self._http = http_session(self._resolver)
         return self._http
 
     async def close(self) -> None:

@@ -9,6 +9,7 @@ from plugin_sdk.errors import PermissionDeniedError
 
 if TYPE_CHECKING:
     import aiohttp
+    from aiohttp.abc import AbstractResolver
 
 CODE_HEADER: Final = "X-Busbar-Code"
 """Where the broker's refusals carry their code."""
@@ -16,11 +17,15 @@ PROXY_VARIABLE: Final = "HTTPS_PROXY"
 TOTAL_SECONDS: Final = 60.0
 MAX_REFUSAL: Final = 4096
 """Bytes of a refusal's sentence that are read."""
+MAX_TARGET: Final = 300
+"""Characters of a host and port that an error names: more is no name, and errors travel and are kept."""
 _OF_THE_GRANTS: Final = frozenset({"network_not_granted", "address_refused"})
 
 
-def http_session() -> aiohttp.ClientSession:
+def http_session(resolver: AbstractResolver | None = None) -> aiohttp.ClientSession:
     """A client session that goes through the broker where there is one; one request takes a minute at most.
+
+    `resolver` looks names up where there is no broker to do it; the machine's own way where none is given.
 
     What is not granted raises `PermissionDeniedError`, with the grant that is missing; what is not reached,
     `aiohttp.ClientError`.
@@ -28,7 +33,7 @@ def http_session() -> aiohttp.ClientSession:
     import aiohttp  # noqa: PLC0415 - a worker pays for it only where it is used
 
     async def refusals(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-        target = f"{request.url.host}:{request.url.port}"
+        target = f"{request.url.host}:{request.url.port}"[:MAX_TARGET]
         try:
             response = await handler(request)
         except aiohttp.ClientHttpProxyError as error:
@@ -47,6 +52,7 @@ def http_session() -> aiohttp.ClientSession:
         raise aiohttp.ClientConnectionError(sentence)
 
     return aiohttp.ClientSession(
+        connector=None if resolver is None else aiohttp.TCPConnector(resolver=resolver),
         timeout=aiohttp.ClientTimeout(total=TOTAL_SECONDS),
         proxy=os.environ.get(PROXY_VARIABLE),
         middlewares=(refusals,),

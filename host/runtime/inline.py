@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import structlog
 
+from host.resolver import ClientResolver, Resolver
 from host.runtime.errors import HookFailedError, NotRunningError, ReleaseModifiedError, StartFailedError
 from host.runtime.exits import ExitReason
 from host.runtime.hook_outcomes import error_of, value_of
@@ -43,6 +44,7 @@ class InlineRuntime:
         port: Serves what the plugin asks of the host.
         log: Takes the plugin's log lines.
         loop_watch: Names the plugin when it blocks the host's loop.
+        resolver: Looks up the names that the plugin's HTTP client connects to: no thread of the host's waits for them.
     """
 
     def __init__(
@@ -51,11 +53,13 @@ class InlineRuntime:
         port: HostPort,
         log: Callable[[list[LogLine], int], None],
         loop_watch: LoopWatch | None = None,
+        resolver: Resolver | None = None,
     ) -> None:
         self._launch = launch
         self._port = port
         self._take_line = log
         self._loop_watch = loop_watch
+        self._resolver = resolver or Resolver()
         self._closing = contextlib.ExitStack()
         self.exited: asyncio.Future[ExitReason] = asyncio.get_running_loop().create_future()
         self._plugin: LoadedPlugin | None = None
@@ -83,7 +87,13 @@ class InlineRuntime:
                 f"busbar.plugin.{launch.plugin}", logging.INFO
             )
             log.addHandler(_Lines(self._take_line))
-            session = Session(plugin=launch.plugin, host=self._port, secrets=launch.secrets, log=log)
+            session = Session(
+                plugin=launch.plugin,
+                host=self._port,
+                secrets=launch.secrets,
+                log=log,
+                resolver=ClientResolver(self._resolver),
+            )
             session.config = plugin.parse_config(launch.config)
             retryable = True
             await plugin.start(session)

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
@@ -18,6 +18,7 @@ from urllib.parse import unquote
 import aiohttp
 from yarl import URL
 
+from host.resolver import ClientResolver, Resolver
 from host.supply.dependency_lock import LockedWheel
 from host.supply.errors import ReleaseRefusedError, ReleaseTooLargeError
 from host.supply.sealed_tree import on_disk
@@ -38,12 +39,14 @@ class DependencySources:
         origins: Beginnings of URLs; a wheel is fetched from where the lock says only below one of them.
         max_bytes: What all the wheels of one plugin may have together.
         seconds: How long getting them may take altogether.
+        resolver: Looks the names of their addresses up.
     """
 
     directories: tuple[Path, ...] = ()
     origins: tuple[str, ...] = ()
     max_bytes: int = 256 * 2**20
     seconds: float = 300.0
+    resolver: Resolver = field(default_factory=Resolver)
 
 
 async def fetch_wheels(wanted: Sequence[LockedWheel], folder: Path, sources: DependencySources) -> None:
@@ -71,7 +74,7 @@ async def _fetch(wheel: LockedWheel, target: Path, sources: DependencySources, l
             if await asyncio.to_thread(arriving.copy, directory / wheel.filename):
                 break
         else:
-            await _download(wheel, arriving, sources.origins)
+            await _download(wheel, arriving, sources)
     finally:
         await asyncio.to_thread(arriving.close)
     return arriving.size
@@ -132,11 +135,12 @@ class _Arriving:
             self._file.close()
 
 
-async def _download(wheel: LockedWheel, arriving: _Arriving, origins: Sequence[str]) -> None:
-    url, origin = _allowed(wheel, origins)
+async def _download(wheel: LockedWheel, arriving: _Arriving, sources: DependencySources) -> None:
+    url, origin = _allowed(wheel, sources.origins)
     # As it is, because the hash is one of the wheel, not of what a server packed it into; and no proxy from the
     # environment, which would be one more place to be sent to.
     async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(resolver=ClientResolver(sources.resolver)),
         auto_decompress=False,
         headers={"Accept-Encoding": "identity"},
         cookie_jar=aiohttp.DummyCookieJar(),

@@ -19,6 +19,7 @@ import aiohttp
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from host.resolver import Resolver
 from host.supply.errors import ReleaseRefusedError, SupplyError
 from host.supply.index.candidates import Candidate, Machine, choose, wheels_of
 from host.supply.index.errors import (
@@ -69,6 +70,7 @@ class Indexes:
         sources: The indexes, in the order of the settings.
         limits: What they may take.
         machine: What wheels have to fit; this one where none is given.
+        resolver: Looks the names of their addresses up; in the machine's own name servers where none is given.
     """
 
     def __init__(
@@ -77,16 +79,18 @@ class Indexes:
         *,
         limits: TransportLimits | None = None,
         machine: Machine | None = None,
+        resolver: Resolver | None = None,
     ) -> None:
         self._sources = tuple(sources)
         self._limits = limits or TransportLimits()
         self._machine = machine or Machine.here()
+        self._resolver = resolver or Resolver()
         self._session: aiohttp.ClientSession | None = None
         self._remote: dict[str, RemoteIndex] = {}
         self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def __aenter__(self) -> Self:
-        session = self._session = new_session(self._limits)
+        session = self._session = new_session(self._limits, self._resolver)
         for source in self._sources:
             self._remote[source.name] = RemoteIndex(source, Transport(session, source, self._limits))
         return self

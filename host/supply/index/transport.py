@@ -18,6 +18,7 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
+from host.resolver import ClientResolver, Resolver
 from host.supply.errors import ReleaseTooLargeError
 from host.supply.index.errors import (
     BadOriginError,
@@ -70,10 +71,10 @@ class Page:
     body: bytes
 
 
-def new_session(limits: TransportLimits) -> aiohttp.ClientSession:
+def new_session(limits: TransportLimits, resolver: Resolver) -> aiohttp.ClientSession:
     """A session without cookies, netrc and proxies of the environment, which unpacks nothing by itself."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
+        connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, resolver=ClientResolver(resolver)),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect, sock_read=limits.silence),

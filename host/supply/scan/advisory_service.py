@@ -19,6 +19,7 @@ import aiohttp
 import msgspec
 from packaging.utils import canonicalize_name
 
+from host.resolver import ClientResolver, Resolver
 from host.supply.scan.advisory import ECOSYSTEM, UNKNOWN, Advisory
 from host.supply.scan.advisory_match import Match
 from host.supply.scan.child import ChildLimits, run, scratch
@@ -139,7 +140,9 @@ async def _severities(url: str, distribution: ScannedDistribution) -> dict[str, 
     query = {"package": {"name": distribution.name, "ecosystem": ECOSYSTEM}, "version": distribution.version}
     try:
         async with (
-            aiohttp.ClientSession(timeout=_PATIENCE, trust_env=True) as session,
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(resolver=ClientResolver(Resolver())), timeout=_PATIENCE, trust_env=True
+            ) as session,
             session.post(url, json=query) as response,
         ):
             raw = await _body(response)
