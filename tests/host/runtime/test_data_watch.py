@@ -238,23 +238,25 @@ async def test_a_worker_that_hides_what_was_to_be_seen_before_is_cut(watched, mo
 
 async def test_a_count_is_made_at_once_where_more_was_written_than_there_was_room_for(watched, monkeypatch):
     counts, written = [], {"bytes": 0}
-    begun = asyncio.Event()
+    counted = asyncio.Event()
     loop = asyncio.get_running_loop()
-    init = Tally.__init__
+    go_on = Tally.go_on
 
-    def counting(tally, path):
-        counts.append(path)
-        loop.call_soon_threadsafe(begun.set)
-        init(tally, path)
+    def counting(tally, entries):
+        done = go_on(tally, entries)
+        if done:
+            counts.append(tally)
+            loop.call_soon_threadsafe(counted.set)
+        return done
 
     # Without a hurry the next count would be after the test.
     monkeypatch.setattr(data_watch, "COUNT_SECONDS", 1000.0)
     monkeypatch.setattr(data_watch, "LONGEST_SECONDS", 1000.0)
     monkeypatch.setattr(data_watch, "written", lambda _pid: written["bytes"])
-    monkeypatch.setattr(Tally, "__init__", counting)
+    monkeypatch.setattr(Tally, "go_on", counting)
     one = watched()
     async with asyncio.timeout(20):
-        await begun.wait()
+        await counted.wait()
     one.fill()
     written["bytes"] = 3 * QUOTA
     assert (await one.cut()).startswith("disk quota: ")
