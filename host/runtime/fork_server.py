@@ -25,6 +25,9 @@ MAX_PACKET: Final = 64 * 1024
 MAX_FORKING: Final = 16
 """Requests to fork that are open at once: they fit into the socket, and more would not start sooner."""
 
+ARENAS: Final = "2"
+"""Parts of the heap (glibc) in each worker. By default nearly every thread reserves one of 64 MiB: ten would use up the
+address space of a worker, and those that hang in one kind of hook would leave none to start one for another."""
 # -I: no environment, no user site, no current directory; -S: no site, so no .pth runs; -B: no bytecode written.
 _BOOT: Final = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
@@ -140,7 +143,10 @@ class ForkServer:
                 *("-I", "-S", "-B", "-c", _BOOT, str(self._sdk_path), str(theirs.fileno())),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
-                env={name: os.environ[name] for name in ("LANG", "LC_ALL", "TZ") if name in os.environ},
+                env={
+                    **{name: os.environ[name] for name in ("LANG", "LC_ALL", "TZ") if name in os.environ},
+                    "MALLOC_ARENA_MAX": ARENAS,
+                },
                 cwd="/",
             )
         except OSError as error:
