@@ -49,7 +49,7 @@ class RuntimeSnapshot:
         cold_start: Why it was started cold, or nothing.
         sandbox: What became of each part of the sandbox: `enforced`, `off`, or `unavailable: why`.
         silent_for: Seconds since anything was heard of its loop.
-        overdue_for: Seconds that the oldest call whose time was up has gone on since.
+        overdue_for: Seconds that the oldest hook whose time was up has gone on since; not those that others called.
     """
 
     isolation: str

@@ -51,10 +51,10 @@ _TRANSITIONS: Final = {
 class SupervisionLimits:
     """All times in seconds.
 
-    A runtime whose loop is silent for `silence` is killed, and so is one whose hook goes on for `overdue` after its
-    time was up; it is looked at every `heartbeat`. After a failure it is started again after `first_restart`,
-    doubled for each failure up to `longest_restart`, with jitter; `healthy_after` of running resets that. `restarts`
-    within `restart_window` are enough: it is `failed`.
+    A runtime whose loop is silent for `silence` is killed, and so is one whose hook, that nobody else called, goes on
+    for `overdue` after its time was up; it is looked at every `heartbeat`. After a failure it is started again after
+    `first_restart`, doubled for each failure up to `longest_restart`, with jitter; `healthy_after` of running resets
+    that. `restarts` within `restart_window` are enough: it is `failed`.
     """
 
     heartbeat: float = 0.5

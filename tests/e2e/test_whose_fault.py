@@ -167,9 +167,9 @@ async def ask(host, service, arguments=None, *, times=ATTEMPTS, **more):
     return answer["data"]
 
 
-async def knock(host, path, *, times=ATTEMPTS):
+async def knock(host, path, *, times=ATTEMPTS, address="127.0.0.1"):
     """Requests of a stranger, all at once; their statuses."""
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, local_addr=(address, 0))) as session:
 
         async def once():
             async with session.post(host.url + path, data=b"knock") as response:
@@ -209,8 +209,9 @@ async def test_services_that_raise_open_the_breaker_of_calls_alone(host):
     assert await knock(host, "/p/kiosk/", times=1) == [200]
     found = await health(host, "kiosk")
     assert (found["state"], found["cause"]) == ("degraded", "breaker of calls is open")
-    _, answer = await host.ask("GET", "/api/v1/events", params={"type": "busbar.breaker.open", "limit": "100"})
-    assert {"plugin": "kiosk", "share": "calls", "state": "open"}.items() <= answer["data"][-1]["data"].items()
+    _, answer = await host.ask("GET", "/api/v1/events", params={"type": "busbar.breaker.open"})
+    announced = [one["event"]["data"] for one in answer["data"]]
+    assert {(one["plugin"], one["share"], one["state"]) for one in announced} == {("kiosk", "calls", "open")}
 
 
 @pytest.mark.parametrize("path", ["/p/kiosk/raise", "/hooks/kiosk/bell"])
@@ -240,10 +241,26 @@ async def test_requests_of_strangers_that_hang_take_no_place_of_a_delivery(host,
     assert (await breakers(host, plugin))["calls"] == "closed"
 
 
-async def test_services_in_plain_functions_that_never_end_leave_the_threads_of_deliveries_alone(host):
-    assert set(await ask(host, "booth.slow", timeout=0.1, times=CROWD // 2)) <= {"hook_timeout", "bulkhead_full"}
-    await events_flow(host, "booth", count=30)
+async def test_plain_functions_that_never_end_take_every_place_of_their_share_and_no_thread_of_a_delivery(host):
+    """Given two strangers, a plugin and an administrator who do their worst, nobody else is served, and events flow."""
+    served = "/api/v1/plugins/booth/call/slow"
+    await asyncio.gather(
+        ask(host, "booth.slow", timeout=0.1, times=CROWD // 2),
+        *(host.ask("POST", served, json_body={}) for _ in range(ATTEMPTS)),
+        *(knock(host, "/p/booth/hang", address=address) for address in ("127.0.0.1", "127.0.0.2")),
+    )
+    shares = (await health(host, "booth"))["breaker"]["shares"]
+    assert {name: found["inFlight"] for name, found in shares.items()} == {
+        "deliveries": 0,
+        "calls": PLACES,
+        "requests": PLACES,
+    }
+    await events_flow(host, "booth", count=50)
     assert (await breakers(host, "booth"))["deliveries"] == "closed"
+    status, _ = await host.ask("POST", "/api/v1/plugins/booth/breaker", json_body={"state": "closed"})
+    assert status == 200
+    found = await health(host, "booth")
+    assert (found["state"], found["cause"]) == ("degraded", "no place for calls")
 
 
 async def test_an_operators_word_is_for_every_share(host):

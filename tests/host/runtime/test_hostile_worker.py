@@ -18,7 +18,8 @@ from host.runtime.process import WorkerRuntime
 from host.runtime.requests import MAX_ASKS, RequestRates
 from host.runtime.sandbox import Sandbox, SandboxPolicy
 from host.runtime.workshop import WorkerLimits, Workshop
-from plugin_sdk.calls import ServiceCall
+from plugin_sdk.calls import Request, ServiceCall
+from plugin_sdk.errors import ArgumentsError, HostError
 from plugin_sdk.testing import MemoryHost
 from plugin_sdk.worker.wire import (
     MAX_FRAME,
@@ -27,6 +28,7 @@ from plugin_sdk.worker.wire import (
     Answer,
     Ask,
     Call,
+    Cancel,
     Confined,
     Heartbeat,
     Load,
@@ -212,6 +214,62 @@ async def test_a_frame_that_comes_a_byte_at_a_time_is_taken(attacked):
         await attacker.raw(bytes([byte]))
         await asyncio.sleep(0)
     assert await calling == "x" * 300
+    attacker.end()
+
+
+@pytest.mark.parametrize("call", [ServiceCall("add", {}), Request("GET", "/")], ids=["call", "request"])
+async def test_a_call_that_its_caller_gives_up_lasts_until_its_hook_has_ended_and_costs_the_worker_nothing(
+    attacked, call
+):
+    runtime, attacker, _ = await attacked()
+    calling = asyncio.create_task(runtime.call(call))
+    number = (await attacker.take(Call)).id
+    calling.cancel()
+    assert (await attacker.take(Cancel)).id == number
+    assert not calling.done()
+    assert (runtime.snapshot().in_flight, runtime.snapshot().overdue_for) == (1, 0.0)
+    await attacker.send(Raised(number, "failure", "", name="CancelledError"))
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    assert (runtime.snapshot().in_flight, runtime.exited.done()) == (0, False)
+    attacker.end()
+
+
+async def test_a_call_that_was_given_up_ends_with_the_worker(attacked):
+    runtime, attacker, _ = await attacked()
+    calling = asyncio.create_task(runtime.call(ServiceCall("add", {})))
+    await attacker.take(Call)
+    calling.cancel()
+    await attacker.take(Cancel)
+    attacker.end()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+
+
+async def test_the_answer_to_a_call_that_was_given_up_for_good_is_not_taken_for_an_attack(attacked):
+    runtime, attacker, _ = await attacked()
+    calling = asyncio.create_task(runtime.call(ServiceCall("add", {})))
+    number = (await attacker.take(Call)).id
+    calling.cancel()
+    await attacker.take(Cancel)
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    await attacker.send(Reply(number, b"1"), ask(1, "kv_get", "key"))
+    await attacker.take(Answer)
+    assert not runtime.exited.done()
+    attacker.end()
+
+
+async def test_wrong_arguments_are_told_apart_from_what_the_hook_was_refused_itself(attacked):
+    runtime, attacker, _ = await attacked()
+    for kind, error in (("arguments", ArgumentsError), ("host", HostError)):
+        calling = asyncio.create_task(runtime.call(ServiceCall("add", {})))
+        number = (await attacker.take(Call)).id
+        await attacker.send(Raised(number, kind, "add: wrong", name="arguments_invalid"))
+        with pytest.raises(HostError) as refused:
+            await calling
+        assert (type(refused.value), refused.value.word) == (error, "arguments_invalid")
     attacker.end()
 
 
