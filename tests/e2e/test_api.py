@@ -241,7 +241,7 @@ async def test_a_plugin_from_install_to_removal(host, wheels, signed):
     status, answer = await host.ask("POST", base + "/call/none", json_body={})
     assert (status, answer["message"]) == (404, "Method none not found on plugin teamwork")
     status, answer = await host.ask("POST", base + "/call/progress", json_body={"usr": "ada"})
-    assert (status, answer["code"]) == (502, "arguments_invalid")
+    assert (status, answer["code"]) == (422, "arguments_invalid")
 
     assert (await host.ask("PUT", base + "/config", json_body={"message": "Bravo {user}"}))[0] == 200
     assert (await host.ask("GET", base + "/config"))[1]["data"] == {"message": "Bravo {user}"}
