@@ -10,6 +10,8 @@ from host.control.records import PluginRecord, UpgradeOutcome
 from host.control.registry import Registry
 from host.control.states import PluginState, PluginStatus
 from host.routing.log_budget import LogBudget
+from host.storage.history import History
+from host.storage.state_folder import DATABASE
 from host.supply.trust_store import TrustStore
 
 
@@ -45,11 +47,14 @@ _OF_UPGRADE = frozenset({UpgradeOutcome.FAILED, UpgradeOutcome.ROLLED_BACK, Upgr
 class Alerts:
     """Looks at everything that may be wrong."""
 
-    def __init__(self, registry: Registry, reconciler: Reconciler, trust: TrustStore, budget: LogBudget) -> None:
+    def __init__(
+        self, registry: Registry, reconciler: Reconciler, trust: TrustStore, budget: LogBudget, history: History
+    ) -> None:
         self._registry = registry
         self._reconciler = reconciler
         self._trust = trust
         self._budget = budget
+        self._history = history
 
     def look(self) -> list[Alert]:
         """Every alert there is now: the critical ones first, then by their ids."""
@@ -65,12 +70,34 @@ class Alerts:
                 code = f"{name.replace('-', '_')}_tampered"
                 mend = "look at it, mend it, then 'busbar publisher confirm'"
                 found.append(Alert(f"host/{name}", AlertSeverity.CRITICAL, name, code, cause, mend, None))
+        found += _of_state(self._history)
         if self._budget.full:
             held = ", ".join(self._budget.held_by) or "nobody"
             message = f"the event log is full, and publishing waits; the oldest events are held by {held}"
             mend = "have these plugins catch up, or raise events.keep_bytes"
             found.append(Alert("host/event-log", AlertSeverity.CRITICAL, "event-log", "log_full", message, mend, None))
         return found
+
+
+def _of_state(history: History) -> list[Alert]:
+    """What was lost between two starts, shown until the next one; and what somebody takes away meanwhile."""
+    found = []
+    for number, loss in enumerate(history.losses, 1):
+        severity = AlertSeverity.CRITICAL if loss.certain else AlertSeverity.WARNING
+        code = "history_lost" if loss.certain else "history_in_doubt"
+        mend = "have what sent events then send them again, or restore a newer backup; see the audit trail"
+        found.append(Alert(f"host/history/{number}", severity, "database", code, loss.message, mend, None))
+    for name in history.missing:
+        message = f"{name} was taken out of the state folder while the host runs"
+        mend = (
+            "stop the other program that did; stopping this host cleanly writes all that it has into busbar.db"
+            if name != DATABASE
+            else "the host still has it open: stop publishing, and copy it from the daemon's /proc/PID/fd"
+        )
+        found.append(
+            Alert(f"host/state/{name}", AlertSeverity.CRITICAL, "state", "state_file_taken_away", message, mend, None)
+        )
+    return found
 
 
 def _plugin(record: PluginRecord, status: PluginStatus) -> list[Alert]:

@@ -12,6 +12,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -19,12 +20,14 @@ import structlog
 from host.runtime.errors import HookFailedError, NotRunningError, ReleaseModifiedError, StartFailedError
 from host.runtime.exits import ExitReason
 from host.runtime.loop_watch import LoopWatch
+from host.runtime.own_folder import own_folder
 from host.runtime.runtime import Launch, RuntimeSnapshot
 from plugin_sdk.calls import HookCall, StopCall
 from plugin_sdk.context import HostPort, Session
 from plugin_sdk.errors import DescriptionError, HostError, Verdict
 from plugin_sdk.loading import LoadedPlugin
 from plugin_sdk.worker.digests import unpack
+from plugin_sdk.worker.file_errors import is_shortage
 from plugin_sdk.worker.verified_imports import VerifiedImports
 from plugin_sdk.worker.wire import LogLine
 
@@ -73,7 +76,7 @@ class InlineRuntime:
                     "that brings its own",
                     "inline_dependencies",
                 )
-            await asyncio.to_thread(launch.data_folder.mkdir, parents=True, exist_ok=True, mode=0o700)
+            await asyncio.to_thread(_make_own_folder, launch.data_folder)
             if self._loop_watch is not None:
                 self._closing.enter_context(self._loop_watch.watching(launch.plugin, launch.folder))
             imports = self._verify_imports()
@@ -102,7 +105,7 @@ class InlineRuntime:
             sentence = str(error) if known else f"{type(error).__name__}: {error}"
             raise StartFailedError(
                 f"{launch.plugin} could not be loaded: {sentence}",
-                retryable=retryable and not known,
+                retryable=(retryable or is_shortage(error)) and not known,
                 traceback="" if known else _traceback(error),
             ) from None
         self._plugin, self._session = plugin, session
@@ -198,6 +201,11 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Hand on one record."""
         self._take([LogLine(record.created, record.levelname.lower(), self.format(record)[:8192])], 0)
+
+
+def _make_own_folder(path: Path) -> None:
+    with own_folder(path):
+        pass
 
 
 def _traceback(error: BaseException) -> str:

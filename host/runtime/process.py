@@ -35,6 +35,7 @@ from host.runtime.runtime import Launch, RuntimeSnapshot
 from host.runtime.sandbox import Prepared
 from host.runtime.worker_lines import WorkerLines
 from host.runtime.workshop import Workshop
+from host.storage.errors import StorageError
 from plugin_sdk.calls import Health, HealthCall, HookCall, Request, Response, StopCall
 from plugin_sdk.context import HostPort
 from plugin_sdk.errors import (
@@ -164,7 +165,7 @@ class WorkerRuntime:
             mine.setblocking(False)  # noqa: FBT003 - the socket module's own signature
             prepared = await asyncio.to_thread(self._workshop.sandbox.prepare, launch)
             child = await self._workshop.fork_server.spawn(theirs, their_errors, prepared)
-        except (ForkServerError, OSError) as error:
+        except (ForkServerError, StorageError, OSError) as error:
             mine.close()
             self._closing.close()
             self.exited.set_result(ExitReason("start failed", str(error)))

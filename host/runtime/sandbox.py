@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from host.runtime.own_folder import give, own_folder
 from host.runtime.runtime import Launch
 from plugin_sdk.worker.sandbox.confinement import Confinement
 
@@ -93,18 +94,18 @@ class Sandbox:
         """Make the plugin's data folder, its own, and say what its worker is confined to.
 
         Raises:
+            OddFileError: something else lies in its place.
             OSError: the folder cannot be made.
         """
         policy = self.policy
         folder = launch.data_folder
-        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
-        folder.mkdir(exist_ok=True, mode=0o700)
         user, missing = 0, ""
-        if os.geteuid() == 0 and policy.mode != "off":
-            missing = self._closed_to_others(launch)
-            if not missing:
-                user = self._user(launch.plugin)
-                _give(folder, user)
+        with own_folder(folder) as own:
+            if os.geteuid() == 0 and policy.mode != "off":
+                missing = self._closed_to_others(launch)
+                if not missing:
+                    user = self._user(launch.plugin)
+                    give(own, user)
         confinement = Confinement(
             mode=policy.mode,
             folder=str(folder),
@@ -174,13 +175,3 @@ def _python(sdk_path: Path) -> tuple[str, ...]:
     found = {os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")}
     found |= {os.path.realpath(entry) for entry in sdk_path.iterdir()}
     return (str(sdk_path), *sorted(found), *_SHARED)
-
-
-def _give(folder: Path, user: int) -> None:
-    """Make a data folder this user's, with all that is in it; quick where it is already."""
-    if folder.stat().st_uid == user:
-        return
-    for base, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            os.chown(Path(base, name), user, user, follow_symlinks=False)
-    os.chown(folder, user, user)

@@ -136,7 +136,8 @@ def _migrate(path: Path, now: float) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Made here, because SQLite would let the process's umask decide who may read it.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        os.close(os.open(path, flags, 0o600))
         connection = _connect(path)
     except (OSError, sqlite3.Error) as error:
         raise StorageFailedError(f"the database {path} cannot be opened: {error}") from error

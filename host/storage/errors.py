@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 from typing import Final
 
 from host.errors import BusbarError, ErrorKind
@@ -43,6 +44,33 @@ class StorageBusyError(StorageError):
     kind = ErrorKind.BUSY
 
 
+class OddFileError(StorageError):
+    """Something else lies where a file or a folder should: a link, a pipe, a device, or a file without end."""
+
+    code = "odd_file"
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path} {why}: look at who put it there, and move it away")
+
+
+class StateFolderError(StorageError):
+    """The state folder cannot be used as it is."""
+
+    code = "state_folder"
+
+
+class StateBusyError(StorageError):
+    """Another daemon has the state folder."""
+
+    code = "state_busy"
+
+
+class HistoryLostError(StorageError):
+    """What the host keeps is gone, or empty, although it has a history; nothing is made in its place."""
+
+    code = "history_lost"
+
+
 class SchemaError(StorageError):
     """The database belongs to a newer host, or a migration failed."""
 
@@ -59,6 +87,15 @@ class SealBrokenError(StorageError):
     """Rows that nobody but the host may change are not as the host left them."""
 
     code = "seal_broken"
+
+
+def unreadable(what: str, error: OSError) -> StorageFailedError:
+    """The machine refused to read or write something, which says nothing of what lies there."""
+    return StorageFailedError(
+        f"{what} cannot be read or written now ({error.strerror or error}): look at the machine's disk, memory and "
+        "open files",
+        retry_after=1.0,
+    )
 
 
 def is_machine_failure(error: Exception) -> bool:

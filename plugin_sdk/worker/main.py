@@ -37,6 +37,7 @@ from plugin_sdk.errors import (
 )
 from plugin_sdk.loading import LoadedPlugin
 from plugin_sdk.resumed import Resumed
+from plugin_sdk.worker.file_errors import is_shortage
 from plugin_sdk.worker.sandbox.confinement import CONNECTION, missing
 from plugin_sdk.worker.verified_imports import ReleaseModifiedError, VerifiedImports
 from plugin_sdk.worker.wire import (
@@ -237,7 +238,7 @@ class Worker:
             type(error).__name__,
             str(error)[:MAX_LINE],
             "" if known else _traceback(error),
-            retryable and not known,
+            (retryable or is_shortage(error)) and not known,
         )
 
     def _check_files(self) -> None:
