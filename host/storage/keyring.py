@@ -16,7 +16,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from host.storage.beneath import Folder, read_plain
-from host.storage.errors import KeyringError
+from host.storage.errors import KeyringError, unreadable
+from plugin_sdk.worker.file_errors import is_shortage
 
 KEY_BYTES: Final = 32
 MAX_KEY: Final = 4096
@@ -53,6 +54,7 @@ class Keyring:
         Raises:
             KeyringError: the key has the wrong length, others may read it, or it cannot be read or made.
             OddFileError: something else than a file lies there.
+            StorageFailedError: the machine has too little to read it now.
         """
         directory = environ.get("CREDENTIALS_DIRECTORY")
         try:
@@ -68,13 +70,12 @@ class Keyring:
                             f"from your backup, or hand it over as the credential {CREDENTIAL}"
                         )
                     _create(folder, path.name)
-                status = folder.status(path.name)
-                if status is not None and stat.S_IMODE(status.st_mode) & 0o077:
-                    raise KeyringError(f"others may read the key {path}: run `chmod 600 {path}`")
-                if status is not None and status.st_uid not in {os.geteuid(), 0}:
-                    raise KeyringError(f"the key {path} is another user's, who can read it: run `chown` on it")
-                return cls(_checked(path, folder.read(path.name, MAX_KEY)))
+                key = folder.read(path.name, MAX_KEY)
+                _check_private(path, folder.status(path.name))
+                return cls(_checked(path, key))
         except OSError as error:
+            if is_shortage(error):
+                raise unreadable(f"the key {path}", error) from error
             raise KeyringError(f"the key {path} cannot be read or made: {error}") from error
 
     def seal(self, plaintext: str, context: str) -> bytes:
@@ -103,6 +104,15 @@ class Keyring:
                 f"the secret of '{context}' was altered or sealed with another key: "
                 "restore the key file that belongs to this database, or set the secret again"
             ) from error
+
+
+def _check_private(path: Path, status: os.stat_result | None) -> None:
+    if status is None:
+        raise KeyringError(f"the key {path} has just been taken away: put it back from your backup")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise KeyringError(f"others may read the key {path}: run `chmod 600 {path}`")
+    if status.st_uid not in {os.geteuid(), 0}:
+        raise KeyringError(f"the key {path} is another user's, who can read it: run `chown` on it")
 
 
 def _checked(path: Path, key: bytes) -> bytes:

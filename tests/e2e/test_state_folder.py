@@ -294,3 +294,56 @@ def test_a_history_is_given_up_by_one_command_and_nothing_is_deleted(host, var):
     assert "administrator token" in host.output.read_text()
     running = begin_anew("--yes")
     assert (running.returncode, "another daemon uses" in running.stderr) == (1, True)
+
+
+@pytest.fixture(scope="module")
+def sabotaged(tmp_path_factory, signed, wheels):
+    """A host with the saboteur running on it."""
+    one = Daemon(tmp_path_factory.mktemp("sabotaged")).start()
+
+    async def live():
+        await one.trust(signed.public, ["saboteur"])
+        status, answer = await one.install(wheels["saboteur"])
+        assert status == 201, answer
+
+    asyncio.run(live())
+    yield one
+    one.kill()
+
+
+@pytest.mark.parametrize(
+    ("what", "target"),
+    [
+        ("link", "staging"),
+        ("link", "data/.examined"),
+        ("link", "data/saboteur"),
+        ("pipe", "seals/pipe"),
+        ("remove", "lock"),
+        ("remove", "busbar.db-wal"),
+        ("remove", "seals/history"),
+    ],
+)
+async def test_a_plugin_changes_nothing_of_the_state_folder(sabotaged, what, target):
+    path = sabotaged.folder / "var" / target
+    before = path.lstat() if path.exists() else None
+    _, answer = await sabotaged.ask(
+        "POST", "/api/v1/plugins/saboteur/call/attempt", json_body={"what": what, "target": str(path)}
+    )
+    assert answer["data"]["met"].startswith("PermissionError"), answer
+    after = path.lstat() if path.exists() else None
+    assert (before and (before.st_ino, before.st_mode)) == (after and (after.st_ino, after.st_mode))
+
+
+async def test_a_plugin_that_uses_up_its_descriptors_is_not_taken_for_one_that_was_changed(sabotaged):
+    assert (await sabotaged.publish("saboteur.command", data={"mode": "starve_import"}))[0] == 202
+
+    async def tried():
+        _, answer = await sabotaged.ask("GET", "/api/v1/plugins/saboteur/deliveries?limit=1")
+        return answer["data"]
+
+    (delivery,) = await sabotaged.until(tried)
+    assert delivery["error"].count("Too many open files") == 1
+    assert delivery["error"].endswith("; imported")
+    assert (await sabotaged.ask("GET", "/api/v1/plugins/saboteur"))[1]["data"]["state"] == "running"
+    _, trail = await sabotaged.ask("GET", "/api/v1/audit")
+    assert not [entry for entry in trail["data"] if entry["action"] == "plugin.start"]
