@@ -165,7 +165,7 @@ class History:
         self._mark = msgspec.structs.replace(self._found, clean=True, told=told)
         try:
             self._write(self._mark)
-        except OSError as error:
+        except (OSError, OddFileError) as error:
             _log.warning("history_not_marked", reason=str(error))
 
     def _count(self, connection: sqlite3.Connection) -> int:
@@ -212,7 +212,11 @@ class History:
         return self._keyring.mac(b"%d" % starts, _CONTEXT)
 
     async def _see(self) -> None:
-        missing = await asyncio.to_thread(self._state.missing)
+        try:
+            missing = await asyncio.to_thread(self._state.missing)
+        except OSError as error:  # a disk that fails: the next look may do
+            _log.warning("state_folder_not_looked_at", reason=str(error))
+            return
         for name in missing:
             if name not in self.missing:
                 _log.error("state_file_taken_away", file=name, folder=str(self._state.path))
@@ -222,7 +226,7 @@ class History:
         """Write the mark; where the disk refuses it, the one before stays, which tells less and nothing wrong."""
         try:
             await asyncio.to_thread(self._write, mark)
-        except OSError as error:
+        except (OSError, OddFileError) as error:
             _log.warning("history_not_marked", reason=str(error))
         self._mark = mark
 

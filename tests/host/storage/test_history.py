@@ -248,3 +248,14 @@ async def test_a_key_is_not_made_anew_beside_what_was_written_under_it(lived, tm
     state = StateFolder.open(tmp_path / "new")
     assert not needs_keyring(state)
     state.close()
+
+
+async def test_a_folder_of_seals_that_is_swapped_for_a_link_while_it_runs_ends_nothing(lived, tmp_path):
+    async with started(lived, head=7) as (history, _):
+        (lived / "seals").rename(tmp_path / "seals")
+        (lived / "seals").symlink_to(tmp_path / "seals")
+        before = (tmp_path / "seals" / "history").read_bytes()
+        await history.end(9)
+        assert (tmp_path / "seals" / "history").read_bytes() == before
+        (lived / "seals").unlink()
+        (tmp_path / "seals").rename(lived / "seals")
