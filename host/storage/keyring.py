@@ -67,8 +67,8 @@ class Keyring:
                     if not make:
                         raise KeyringError(
                             f"the key {path} is gone, and what this host keeps cannot be read without it: put it back "
-                            f"from your backup, or hand it over as the credential {CREDENTIAL}; or, to give up all that "
-                            "was written under it, run 'busbar state begin-anew' and start again"
+                            f"from your backup, or hand it over as the credential {CREDENTIAL}; or, to give up all "
+                            "that was written under it, run 'busbar state begin-anew' and start again"
                         )
                     _create(folder, path.name)
                 key = folder.read(path.name, MAX_KEY)
