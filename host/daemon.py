@@ -9,6 +9,7 @@ import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -73,7 +74,9 @@ from host.scheduling.overlaps import ConsumerCancels
 from host.scheduling.scheduler import Scheduler
 from host.settings import Settings
 from host.storage.database import Database
+from host.storage.history import History, Loss, needs_keyring
 from host.storage.keyring import Keyring
+from host.storage.state_folder import DATABASE, KEYRING, StateFolder
 from host.supply.dependency_fetch import DependencySources
 from host.supply.index.index_client import Indexes
 from host.supply.index.index_source import IndexSource
@@ -105,6 +108,7 @@ class _Core:
     """What is kept, and the path of an event up to the consumers."""
 
     database: Database
+    history: History
     audit: Audit
     tokens: Tokens
     registry: Registry
@@ -156,14 +160,18 @@ class _Builder:
         self._clock = clock
         self._stack = stack
         self._rng = random.Random()  # noqa: S311 - jitter, not secrets
-        self._state = settings.storage.directory.absolute()
-        self._data = self._state / "data"
+        self._state = settings.storage.directory.absolute()  # without its links, once it is open
         self._stopping = asyncio.Event()
         self._resolver = Resolver(settings.sandbox.nameservers)
         self._egress = EgressBroker(self._resolver.resolve)
         self._background_parts = BackgroundParts(clock)
         self._descriptors = Descriptors.share_out(raise_limit(), settings.server.connections)
         self._reconciler: Reconciler | None = None
+
+    @property
+    def _data(self) -> Path:
+        """The folder with the data folders of plugins."""
+        return self._state / "data"
 
     async def build(self) -> Daemon:
         if self._descriptors.scarce:
@@ -185,23 +193,30 @@ class _Builder:
         if os.geteuid() == 0:
             # Plugins run as users of their own then, who must be able to pass; what is private says so itself.
             os.umask(0o022)
-        self._state.mkdir(parents=True, exist_ok=True)
-        self._lock_state()
-        database = await Database.open(self._state / "busbar.db", clock=clock)
+        state = await asyncio.to_thread(StateFolder.open, self._settings.storage.directory.absolute())
+        stack.callback(state.close)
+        self._state = state.path
+        keyring = await asyncio.to_thread(lambda: Keyring.load(state.path / KEYRING, make=not needs_keyring(state)))
+        history = await asyncio.to_thread(History.look, state, keyring)
+        database = await Database.open(state.path / DATABASE, clock=clock)
         stack.push_async_callback(database.close)
-        keyring = await asyncio.to_thread(Keyring.load, self._state / "keyring")
+        audit = Audit(database, clock)
+        log = await SQLiteLog.open(database, clock)
+        await history.begin(database, log.head(), lambda loss: _tell_of_loss(audit, loss))
+        stack.push_async_callback(lambda: history.end(log.head()))
+        self._background(lambda: history.run(log.head), "history")
         tokens = Tokens(database, keyring, clock)
         await tokens.load()
         registry = Registry(database, keyring, clock)
         await registry.load()
         trust = TrustStore(database, keyring, clock)
         await trust.load()
-        store = ReleaseStore(self._state)
-        named = {sha256 for record in registry.all() for sha256 in record.releases}
+        store = ReleaseStore(state.path)
+        # A registry that somebody emptied makes no release an orphan.
+        named = None if registry.tampered else {sha256 for record in registry.all() for sha256 in record.releases}
         orphans = await asyncio.to_thread(store.open, named)
         if orphans:
             _log.warning("orphaned_releases_removed", releases=orphans)
-        log = await SQLiteLog.open(database, clock)
         settlements = Settlements(log)
         self._background(settlements.run, "settlements", before_cancel=settlements.flushed)
         router = Router(log)
@@ -212,7 +227,8 @@ class _Builder:
         self._background(RetryClock(log, router, clock).run, "retry clock")
         return _Core(
             database=database,
-            audit=Audit(database, clock),
+            history=history,
+            audit=audit,
             tokens=tokens,
             registry=registry,
             trust=trust,
@@ -284,7 +300,8 @@ class _Builder:
         dependencies = Dependencies(core.registry, reconciler.status, reconciler.watch)
         parts = self._parts(core, workshop, services, dependencies)
         self._stack.push_async_callback(reconciler.stop)
-        await clear_leftovers(core.registry, core.log, core.replays, core.scheduler)
+        if not core.registry.tampered:  # what a plugin left behind is not told by a registry that somebody emptied
+            await clear_leftovers(core.registry, core.log, core.replays, core.scheduler)
         await self._reconcile(reconciler)
         self._background(lambda: watch_releases(core.store.releases, core.registry, reconciler), "release watch")
         administration = Administration(
@@ -334,7 +351,7 @@ class _Builder:
             _log.error("publishers_not_loaded", reason=core.trust.tampered)
         else:
             _log.info("publishers_loaded", taken=await load_drop_ins(core.trust, folder))
-        if folder.is_dir():
+        if await asyncio.to_thread(folder.is_dir):
             self._background(lambda: watch_publishers(folder, core.trust), "publisher watch")
 
     async def _workshop(self) -> Workshop:
@@ -425,7 +442,14 @@ class _Builder:
         table = endpoints(
             Behind(
                 administration=hosting.administration,
-                alerts=Alerts(core.registry, hosting.reconciler, core.trust, core.budget, self._background_parts),
+                alerts=Alerts(
+                    core.registry,
+                    hosting.reconciler,
+                    core.trust,
+                    core.budget,
+                    self._background_parts,
+                    core.history,
+                ),
                 installation=hosting.installation,
                 audit=core.audit,
                 bus=core.bus,
@@ -460,7 +484,8 @@ class _Builder:
                 public_metrics=settings.auth.public_metrics,
             )
         )
-        secret = await core.tokens.bootstrap()
+        secret = await core.tokens.bootstrap(again=core.history.token_made)
+        await core.history.note_token()
         server = Server(Routes(table, core.tokens, counts, refusals), settings.server, self._descriptors)
         metrics.register(server.connections.counts.metrics)
         self._stack.push_async_callback(server.stop)
@@ -472,17 +497,6 @@ class _Builder:
         """The first step of stopping: not ready any more, and no more events."""
         self._stopping.set()
         bus.close()
-
-    def _lock_state(self) -> None:
-        """One daemon for a state folder: two would fire schedules twice and fight over the log."""
-        import fcntl  # noqa: PLC0415 - only here, and only on POSIX
-
-        file = (self._state / "lock").open("w")
-        self._stack.callback(file.close)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StateBusyError(f"another daemon uses {self._state}: stop it, or set storage.directory") from None
 
     def _background(
         self,
@@ -532,7 +546,7 @@ class _Builder:
         )
 
 
-class StateBusyError(BusbarError):
-    """Another daemon has the state folder."""
-
-    code = "state_busy"
+async def _tell_of_loss(audit: Audit, loss: Loss) -> None:
+    """Have a loss in the audit trail, for good."""
+    detail = {"message": loss.message, "certain": loss.certain}
+    await audit.record(actor="host", action="database.check", target=DATABASE, detail=detail, outcome="failed")

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from host.cli.output import command
 
-NOUNS: Final = ("plugin", "key", "publisher", "token", "event", "dead-letter", "schedule")
+NOUNS: Final = ("plugin", "key", "publisher", "token", "event", "dead-letter", "schedule", "state")
 
 
 class _Nouns(TyperGroup):

@@ -21,6 +21,8 @@ from plugin_sdk.clock import SystemClock
 
 COLLECT_AFTER: Final = 50_000
 """Objects made, less those freed, before the garbage collector looks for cycles among the young ones."""
+THREADS_SECONDS: Final = 5.0
+"""How long threads have to end once everything is stopped; what they still do is nothing that anyone waits for."""
 
 _log = structlog.get_logger("daemon")
 
@@ -38,25 +40,52 @@ def main(config: Path | None) -> int:
 
 
 async def _run(settings: Settings) -> int:
-    stop = asyncio.Event()
+    stop, started = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
+    life = asyncio.create_task(_live(settings, stop, started), name="life")
+
+    def asked_to_stop() -> None:
+        if not stop.is_set() and not started.is_set():
+            life.cancel()  # there is nothing to drain yet: what stands is taken down, whatever the start waits for
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, asked_to_stop)
     try:
-        async with running(settings, SystemClock()) as daemon:
-            # What start-up made lives as long as the host; the collector need not look at it again and again,
-            # and what an event makes is gone before a collection could find it.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(COLLECT_AFTER)
-            _announce(daemon)
-            await stop.wait()
-            _log.info("stopping")
+        await life
     except OSError as error:
         print(f"busbar: {error}", file=sys.stderr)
         return 1
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
     _log.info("stopped")
+    await _leave_threads(loop)
     return 0
+
+
+async def _live(settings: Settings, stop: asyncio.Event, started: asyncio.Event) -> None:
+    async with running(settings, SystemClock()) as daemon:
+        started.set()
+        # What start-up made lives as long as the host; the collector need not look at it again and again,
+        # and what an event makes is gone before a collection could find it.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(COLLECT_AFTER)
+        _announce(daemon)
+        await stop.wait()
+        _log.info("stopping")
+
+
+async def _leave_threads(loop: asyncio.AbstractEventLoop) -> None:
+    """End the process although a thread waits for a disk that does not answer: Python would wait for it for ever."""
+    try:
+        async with asyncio.timeout(THREADS_SECONDS):
+            await loop.shutdown_default_executor()
+    except TimeoutError:
+        _log.warning("threads_left", reason="a file or a disk does not answer")
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def _announce(daemon: Daemon) -> None:

@@ -132,9 +132,16 @@ class Tokens:
         self._by_hash[hashed] = token
         return token, secret
 
-    async def bootstrap(self) -> str | None:
-        """The secret of a first administrator's token; None where one was ever made."""
+    async def bootstrap(self, *, again: bool = False) -> str | None:
+        """The secret of a first administrator's token; None where one was ever made.
+
+        Args:
+            again: Whether the host knows from elsewhere that one was made, whatever the database says of it.
+        """
         if await self._database.read("SELECT 1 FROM bootstrap"):
+            return None
+        if again:
+            _log.error("bootstrap_forgotten", reason="the database knows of no first token, and one was made: none is")
             return None
         secret = PREFIX + secrets.token_urlsafe(32)
         hashed = hashlib.sha256(secret.encode()).digest()

@@ -12,6 +12,8 @@ from host.control.registry import Registry
 from host.control.states import PluginState, PluginStatus
 from host.observe.background_parts import BackgroundParts, PartTrouble
 from host.routing.log_budget import LogBudget
+from host.storage.history import History
+from host.storage.state_folder import DATABASE
 from host.supply.trust_store import TrustStore
 
 
@@ -54,12 +56,14 @@ class Alerts:
         trust: TrustStore,
         budget: LogBudget,
         parts: BackgroundParts,
+        history: History,
     ) -> None:
         self._registry = registry
         self._reconciler = reconciler
         self._trust = trust
         self._budget = budget
         self._parts = parts
+        self._history = history
 
     def look(self) -> list[Alert]:
         """Every alert there is now: the critical ones first, then by their ids."""
@@ -78,6 +82,7 @@ class Alerts:
                 code = f"{name.replace('-', '_')}_tampered"
                 mend = "look at it, mend it, then 'busbar publisher confirm'"
                 found.append(Alert(f"host/{name}", AlertSeverity.CRITICAL, name, code, cause, mend, None))
+        found += _of_state(self._history)
         if self._budget.full:
             held = ", ".join(self._budget.held_by) or "nobody"
             message = f"the event log is full, and publishing waits; the oldest events are held by {held}"
@@ -114,6 +119,27 @@ def _sandbox(hosted: HostedPlugin) -> list[Alert]:
             hosted.supervisor.status.since,
         )
     ]
+
+
+def _of_state(history: History) -> list[Alert]:
+    """What was lost between two starts, shown until the next one; and what somebody takes away meanwhile."""
+    found = []
+    for number, loss in enumerate(history.losses, 1):
+        severity = AlertSeverity.CRITICAL if loss.certain else AlertSeverity.WARNING
+        code = "history_lost" if loss.certain else "history_in_doubt"
+        mend = "have what sent events then send them again, or restore a newer backup; see the audit trail"
+        found.append(Alert(f"host/history/{number}", severity, "database", code, loss.message, mend, None))
+    for name in history.missing:
+        message = f"{name} was taken out of the state folder while the host runs"
+        mend = (
+            "stop the other program that did; stopping this host cleanly writes all that it has into busbar.db"
+            if name != DATABASE
+            else "the host still has it open: stop publishing, and copy it from the daemon's /proc/PID/fd"
+        )
+        found.append(
+            Alert(f"host/state/{name}", AlertSeverity.CRITICAL, "state", "state_file_taken_away", message, mend, None)
+        )
+    return found
 
 
 def _plugin(record: PluginRecord, status: PluginStatus) -> list[Alert]:

@@ -12,8 +12,11 @@ import structlog
 from host.control.installation import Installation, InstallOptions, chunks_of
 from host.control.registry import Registry
 from host.errors import BusbarError
+from host.storage.beneath import read_plain
+from host.supply.dsse import MAX_BUNDLE
 from host.supply.installer import ReceivedRelease
 from host.supply.signing import attestations_of
+from host.supply.wheel_structure import MAX_ARCHIVE
 
 ACTOR: Final = "drop-in"
 
@@ -26,11 +29,12 @@ async def install_drop_ins(folder: Path, installation: Installation, registry: R
     A plugin that someone disabled or removed the same release of stays as they left it.
     """
     for wheel in await asyncio.to_thread(lambda: sorted(folder.glob("*.whl"))):
-        digest = await asyncio.to_thread(lambda path: hashlib.sha256(path.read_bytes()).hexdigest(), wheel)
-        if any(record.sha256 == digest for record in registry.all()) or await registry.knows(digest):
-            continue
         try:
-            attestations = await asyncio.to_thread(attestations_of(wheel).read_bytes)
+            content = await asyncio.to_thread(read_plain, wheel, MAX_ARCHIVE)
+            digest = hashlib.sha256(content).hexdigest()
+            if any(record.sha256 == digest for record in registry.all()) or await registry.knows(digest):
+                continue
+            attestations = await asyncio.to_thread(read_plain, attestations_of(wheel), MAX_BUNDLE)
             received = ReceivedRelease(chunks_of(wheel), wheel.name, attestations)
             await installation.install(received, InstallOptions(enable=True), actor=ACTOR)
         except (BusbarError, OSError) as error:

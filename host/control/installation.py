@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from host.control.registry import Registry
 from host.errors import BusbarError
 from host.observe.audit import Audit
 from host.scheduling.rules import check_rule
+from host.storage.beneath import open_plain
 from host.supply.index.errors import RequirementRefusedError
 from host.supply.index.index_client import Indexes
 from host.supply.index.requirements import parse_requirement
@@ -256,7 +258,7 @@ class Installation:
 
 async def chunks_of(path: Path) -> AsyncIterator[bytes]:
     """A file, piece by piece."""
-    file = await asyncio.to_thread(path.open, "rb")
+    file = await asyncio.to_thread(lambda: os.fdopen(open_plain(path), "rb"))
     try:
         while chunk := await asyncio.to_thread(file.read, CHUNK):
             yield chunk

@@ -16,11 +16,13 @@ import structlog
 
 from host.control.errors import UpgradeFailedError
 from host.control.hosted_plugin import HostedPlugin
+from host.control.look_again import LookAgain
 from host.control.records import PluginRecord, UpgradeOutcome
 from host.control.registry import Registry
 from host.control.states import PluginState, PluginStatus
 from host.errors import BusbarError
 from host.runtime.supervisor import SupervisedState
+from host.storage.errors import StorageBusyError, StorageFailedError
 from host.supply.installer import Release
 from plugin_sdk.clock import Clock
 from plugin_sdk.resilience import BreakerState
@@ -87,6 +89,7 @@ class Keeper:
         self._progress = asyncio.Condition()
         self._recheck = False
         self._going_back = ""
+        self._look_again = LookAgain()
         self._releases: frozenset[str] = frozenset()
         self._status = self._resting()
 
@@ -139,9 +142,10 @@ class Keeper:
     # -- reconciling
 
     async def _next_reason(self) -> None:
-        """Wait for a poke, or for the end of a probation."""
+        """Wait for a poke, for the end of a probation, or until what the machine refused is tried again."""
         record = self._registry.find(self.plugin)
-        until = None if record is None else record.probation_until
+        times = (None if record is None else record.probation_until, self._look_again.at)
+        until = min((at for at in times if at is not None), default=None)
         if until is None:
             await self._poked.wait()
             return
@@ -152,7 +156,8 @@ class Keeper:
             return
 
     async def _reconcile(self, record: PluginRecord | None) -> None:
-        recheck, self._recheck = self._recheck, False
+        recheck, self._recheck = self._recheck or self._look_again.at is not None, False
+        self._look_again.at = None
         if record is not None:
             record = await self._judge_probation(record)
         wanted = identity_of(record) if record and record.enabled and not record.missing_grants else None
@@ -201,12 +206,20 @@ class Keeper:
             hosted = self._parts.host(record, await self._parts.admit(record), self._changed)
             self.hosted = hosted
             await hosted.start()
+        except (StorageFailedError, StorageBusyError) as error:
+            await self._stop_unstarted()
+            self._try_again(error)
         except BusbarError as error:
             _log.error("plugin_not_started", plugin=self.plugin, code=error.word, reason=error.message)
-            if self.hosted is not None:
-                await self.hosted.stop(0)
-                self.hosted = None
+            await self._stop_unstarted()
             self._fail(error)
+        else:
+            self._look_again.answered()
+
+    async def _stop_unstarted(self) -> None:
+        if self.hosted is not None:
+            await self.hosted.stop(0)
+            self.hosted = None
 
     async def _stop(self, cause: str) -> None:
         hosted = self.hosted
@@ -241,11 +254,15 @@ class Keeper:
         """Stop a plugin whose release is no longer believed, or no longer what was signed."""
         try:
             await self._parts.admit(record)
+        except (StorageFailedError, StorageBusyError) as error:
+            self._try_again(error)  # what runs runs on: nothing was found out about it
         except BusbarError as error:
             _log.error("plugin_stopped", plugin=self.plugin, code=error.word, reason=error.message)
             await self._stop(error.message)
             self._identity = wanted
             self._fail(error)
+        else:
+            self._look_again.answered()
 
     # -- upgrades
 
@@ -263,18 +280,23 @@ class Keeper:
             return
         wanted = record.with_release(record.candidate) if record.candidate else record
         try:
-            await self._take_over(wanted)
+            try:
+                release = await self._parts.admit(wanted)
+            except (StorageFailedError, StorageBusyError) as error:
+                self._try_again(error)
+                return
+            await self._take_over(wanted, release)
         except BusbarError as error:
             _log.error("upgrade_failed", plugin=self.plugin, version=wanted.version, reason=error.message)
             await self._registry.withdraw(self.plugin, wanted.sha256, error.message)
 
-    async def _take_over(self, wanted: PluginRecord) -> None:
+    async def _take_over(self, wanted: PluginRecord, release: Release) -> None:
         """Start the candidate, beside the current release where they can share the host, and hand over to it.
 
         Raises:
             BusbarError: it did not get well; the current release runs on, or is started again.
         """
-        fresh = self._parts.host(wanted, await self._parts.admit(wanted), self._changed)
+        fresh = self._parts.host(wanted, release, self._changed)
         alone = "inline" in {fresh.isolation, self.hosted.isolation if self.hosted else ""}
         try:
             if alone:
@@ -362,6 +384,13 @@ class Keeper:
     def _stopping(self) -> bool:
         return self._status.state is PluginState.STOPPING
 
+    def _try_again(self, error: StorageFailedError | StorageBusyError) -> None:
+        """The machine refused, which says nothing of the plugin: look again, later each time."""
+        wait = self._look_again.refused(self._parts.clock.now().timestamp())
+        _log.warning("plugin_not_verified", plugin=self.plugin, reason=error.message, again_in_seconds=wait)
+        if self.hosted is None:
+            self._say(PluginState.BACKING_OFF, error.word, error.message, "try again", self._look_again.at)
+
     def _fail(self, error: BusbarError) -> None:
         self._say(PluginState.FAILED, error.word, error.message, "mend it, then restart or upgrade the plugin")
 
@@ -379,8 +408,16 @@ class Keeper:
             PluginState.DISABLED, now, "not enabled", next_action="POST …/enable starts it" if record else ""
         )
 
-    def _say(self, state: PluginState, cause: str, evidence: str = "", next_action: str = "") -> None:
-        self._status = PluginStatus(state, self._parts.clock.now().timestamp(), cause, evidence, next_action)
+    def _say(
+        self,
+        state: PluginState,
+        cause: str,
+        evidence: str = "",
+        next_action: str = "",
+        next_action_at: float | None = None,
+    ) -> None:
+        now = self._parts.clock.now().timestamp()
+        self._status = PluginStatus(state, now, cause, evidence, next_action, next_action_at)
         self._told(self.plugin)
 
 

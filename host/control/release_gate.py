@@ -11,6 +11,7 @@ from host.control.registry import Registry
 from host.errors import BusbarError
 from host.observe.audit import Audit
 from host.routing.bus import Bus
+from host.storage.errors import StorageBusyError, StorageFailedError
 from host.supply.errors import ReleaseRefusedError
 from host.supply.installer import Installer, Release
 
@@ -34,6 +35,8 @@ class ReleaseGate:
 
         Raises:
             BusbarError: the registry or the trust store was tampered with, or the release breaks a rule now.
+            StorageFailedError, StorageBusyError: the machine refuses to read it. That says nothing of the release, and
+                nothing is said of it: the caller tries again.
         """
         try:
             self._registry.check_whole()
@@ -42,6 +45,8 @@ class ReleaseGate:
                 raise ReleaseRefusedError(
                     "modified", f"the registry names {release.plugin} {release.version} as {record.id} {record.version}"
                 )
+        except (StorageFailedError, StorageBusyError):
+            raise
         except BusbarError as error:
             await self._say(record, error)
             raise

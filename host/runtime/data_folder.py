@@ -221,6 +221,8 @@ def give(folder: Path, user: int) -> None:
     if folder.stat(follow_symlinks=False).st_uid == user:
         return
     for entry in entries(folder):
+        if not stat.S_ISDIR(entry.found.st_mode) and entry.found.st_nlink != 1:
+            continue  # whose file it is that has another name elsewhere, nobody can tell from here
         try:
             os.chown(entry.name, user, user, dir_fd=entry.parent, follow_symlinks=False)
         except FileNotFoundError:

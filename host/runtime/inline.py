@@ -11,6 +11,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -20,12 +21,14 @@ from host.runtime.errors import HookFailedError, NotRunningError, ReleaseModifie
 from host.runtime.exits import ExitReason
 from host.runtime.hook_outcomes import error_of, value_of
 from host.runtime.loop_watch import LoopWatch
+from host.runtime.own_folder import own_folder
 from host.runtime.runtime import Launch, RuntimeSnapshot
 from plugin_sdk.calls import HookCall, StopCall
 from plugin_sdk.context import HostPort, Session
 from plugin_sdk.errors import DescriptionError, HostError
 from plugin_sdk.loading import LoadedPlugin
 from plugin_sdk.worker.digests import unpack
+from plugin_sdk.worker.file_errors import is_shortage
 from plugin_sdk.worker.log_lines import line_of
 from plugin_sdk.worker.outcomes import encoded, raised
 from plugin_sdk.worker.verified_imports import VerifiedImports
@@ -78,7 +81,7 @@ class InlineRuntime:
                     "that brings its own",
                     "inline_dependencies",
                 )
-            await asyncio.to_thread(launch.data_folder.mkdir, parents=True, exist_ok=True, mode=0o700)
+            await asyncio.to_thread(_make_own_folder, launch.data_folder)
             if self._loop_watch is not None:
                 self._closing.enter_context(self._loop_watch.watching(launch.plugin, launch.folder))
             imports = self._verify_imports()
@@ -114,7 +117,7 @@ class InlineRuntime:
             sentence = what.reason if known else f"{what.name}: {what.reason}"
             raise StartFailedError(
                 f"{launch.plugin} could not be loaded: {sentence}",
-                retryable=retryable and not known,
+                retryable=(retryable or is_shortage(error)) and not known,
                 traceback="" if known else what.traceback,
             ) from None
         self._plugin, self._session = plugin, session
@@ -216,3 +219,8 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Hand on one record."""
         self._take([line_of(record)], 0)
+
+
+def _make_own_folder(path: Path) -> None:
+    with own_folder(path):
+        pass

@@ -35,6 +35,7 @@ from host.runtime.runtime import Launch, RuntimeSnapshot
 from host.runtime.sandbox import Prepared
 from host.runtime.worker_lines import WorkerLines
 from host.runtime.workshop import Workshop
+from host.storage.errors import StorageError
 from plugin_sdk.calls import EventCall, FiringCall, HookCall, Request, ServiceCall, StopCall
 from plugin_sdk.context import HostPort
 from plugin_sdk.errors import DeadLetter, HostError
@@ -169,7 +170,7 @@ class WorkerRuntime:
                 mine.setblocking(False)  # noqa: FBT003 - the socket module's own signature
                 prepared = await asyncio.to_thread(self._workshop.sandbox.prepare, launch)
                 child = await self._workshop.fork_server.spawn(socket_of_worker, errors_of_worker, prepared)
-            except (ForkServerError, UncountableError, OSError) as error:  # the last as where descriptors are short
+            except (ForkServerError, UncountableError, StorageError, OSError) as error:
                 self.exited.set_result(ExitReason("start failed", str(error)))
                 raise StartFailedError(f"{launch.plugin} has no worker: {error}", retryable=True) from None
             except StartFailedError as error:

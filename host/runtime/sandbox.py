@@ -15,6 +15,7 @@ from typing import Final, Literal
 
 from host.runtime.data_folder import give, usage
 from host.runtime.errors import WouldBeRootError
+from host.runtime.own_folder import own_folder
 from host.runtime.runtime import Launch
 from plugin_sdk.worker.sandbox.confinement import Confinement, would_be_root
 
@@ -100,6 +101,7 @@ class Sandbox:
         """Make the plugin's data folder, its own, and say what its worker is confined to.
 
         Raises:
+            OddFileError: something else lies in its place.
             OSError: the folder cannot be made.
             UncountableError: the folder cannot be read.
             WouldBeRootError: the daemon is root, the plugin cannot be another user, and the settings forbid it to be
@@ -107,14 +109,13 @@ class Sandbox:
         """
         policy = self.policy
         folder = launch.data_folder
-        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
-        folder.mkdir(exist_ok=True, mode=0o700)
-        user, missing = self._user_of_its_own(launch) if os.geteuid() == 0 else (0, "")
-        if missing and not policy.plugins_as_root:
-            raise WouldBeRootError(f"{launch.plugin} cannot start: {would_be_root(missing)}", retryable=False)
-        if missing:
-            give(folder, 0)  # from a user whom it had before: without its capabilities, root is one among others
-        used = usage(folder, mend=True)
+        with own_folder(folder):
+            user, missing = self._user_of_its_own(launch) if os.geteuid() == 0 else (0, "")
+            if missing and not policy.plugins_as_root:
+                raise WouldBeRootError(f"{launch.plugin} cannot start: {would_be_root(missing)}", retryable=False)
+            if missing:
+                give(folder, 0)  # from a user whom it had before: without its capabilities, root is one among others
+            used = usage(folder, mend=True)
         confinement = Confinement(
             mode=policy.mode,
             folder=str(folder),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import shutil
+import os
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +16,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from host.runtime.errors import ForkServerError
+from host.storage.beneath import Folder
+from host.storage.state_folder import SDK
 from host.supply.dependency_wheel import Distribution
 from host.supply.wheel_contents import applies
 
@@ -23,6 +25,7 @@ NEEDS: Final = ("pluggy", "pydantic", "msgspec", "packaging", "aiohttp")
 """Distributions that `plugin_sdk` imports; a plugin may use them too."""
 OWN: Final = "busbar-host"
 """The distribution that `plugin_sdk` itself is in."""
+_FRESH: Final = f"{SDK}.new"
 
 
 def build_sdk_path(state: Path) -> Path:
@@ -31,15 +34,15 @@ def build_sdk_path(state: Path) -> Path:
     Raises:
         ForkServerError: a distribution that the SDK needs is not installed.
     """
-    folder = state / "sdk"
-    fresh = state / "sdk.new"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    for name, target in {**_sdk(), **_closure(NEEDS)}.items():
-        (fresh / name).symlink_to(target)
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.replace(folder)
-    return folder
+    state.mkdir(parents=True, exist_ok=True)
+    with Folder.at(state) as folder:
+        folder.remove(_FRESH)
+        with folder.below(_FRESH, make=0o755) as fresh:
+            for name, target in {**_sdk(), **_closure(NEEDS)}.items():
+                os.symlink(target, name, dir_fd=fresh.descriptor)
+        folder.remove(SDK)
+        folder.move(_FRESH, folder, SDK)
+    return state / SDK
 
 
 def _sdk() -> dict[str, Path]:

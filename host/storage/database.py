@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import sqlite3
@@ -68,14 +69,16 @@ class Database:
         now = (clock or SystemClock()).now().timestamp()
         await asyncio.to_thread(_migrate, path, now)
         writer = Writer(lambda: _connect(path))
-        await writer.start()
         readers: list[aiosqlite.Connection] = []
         try:
+            await writer.start()
             for _ in range(READERS):
                 reader = await _reader(path)
                 readers.append(reader)
-        except BaseException:  # what was opened is closed; raised again
+        except BaseException as error:  # what was opened is closed; raised again
             await cls(path, writer, readers).close()
+            if isinstance(error, sqlite3.Error):  # too few descriptors for a second connection, no memory
+                raise StorageFailedError(f"the database {path} cannot be opened: {error}") from error
             raise
         return cls(path, writer, readers)
 
@@ -137,23 +140,25 @@ def _migrate(path: Path, now: float) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Made here, because SQLite would let the process's umask decide who may read it.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        connection = _connect(path)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        os.close(os.open(path, flags, 0o600))
+        scripts = _scripts()
+        with contextlib.closing(_connect(path)) as connection:
+            _apply_all(connection, path, scripts, now)
     except (OSError, sqlite3.Error) as error:
         raise StorageFailedError(f"the database {path} cannot be opened: {error}") from error
-    try:
-        connection.execute(_APPLIED)
-        applied = {row[0] for row in connection.execute("SELECT number FROM schema_migrations")}
-        scripts = _scripts()
-        unknown = applied - scripts.keys()
-        if unknown:
-            raise SchemaError(
-                f"{path} was written by a newer Busbar (schema {max(unknown)}): run that version, or restore a backup"
-            )
-        for number in sorted(scripts.keys() - applied):
-            _apply(connection, path, number, scripts[number], now)
-    finally:
-        connection.close()
+
+
+def _apply_all(connection: sqlite3.Connection, path: Path, scripts: dict[int, str], now: float) -> None:
+    connection.execute(_APPLIED)
+    applied = {row[0] for row in connection.execute("SELECT number FROM schema_migrations")}
+    unknown = applied - scripts.keys()
+    if unknown:
+        raise SchemaError(
+            f"{path} was written by a newer Busbar (schema {max(unknown)}): run that version, or restore a backup"
+        )
+    for number in sorted(scripts.keys() - applied):
+        _apply(connection, path, number, scripts[number], now)
 
 
 def _apply(connection: sqlite3.Connection, path: Path, number: int, script: str, now: float) -> None:
@@ -163,6 +168,8 @@ def _apply(connection: sqlite3.Connection, path: Path, number: int, script: str,
     except sqlite3.Error as error:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+        if is_machine_failure(error):
+            raise  # a full disk says nothing of the migration
         raise SchemaError(f"migration {number} of {path} failed and was undone: {error}") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sqlite3
+from pathlib import Path
 from typing import Final
 
 from host.errors import BusbarError, ErrorKind
@@ -56,6 +57,33 @@ class StorageBusyError(StorageError):
     kind = ErrorKind.BUSY
 
 
+class OddFileError(StorageError):
+    """Something else lies where a file or a folder should: a link, a pipe, a device, or a file without end."""
+
+    code = "odd_file"
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path} {why}: look at who put it there, and move it away")
+
+
+class StateFolderError(StorageError):
+    """The state folder cannot be used as it is."""
+
+    code = "state_folder"
+
+
+class StateBusyError(StorageError):
+    """Another daemon has the state folder."""
+
+    code = "state_busy"
+
+
+class HistoryLostError(StorageError):
+    """What the host keeps is gone, or empty, although it has a history; nothing is made in its place."""
+
+    code = "history_lost"
+
+
 class SchemaError(StorageError):
     """The database belongs to a newer host, or a migration failed."""
 
@@ -81,6 +109,15 @@ def disk_failure(error: OSError) -> StorageFailedError | None:
     return StorageFailedError(
         f"the host cannot write ({error.strerror}): is the disk full? Make room for its state, then try again",
         retry_after=5.0,
+    )
+
+
+def unreadable(what: str, error: OSError) -> StorageFailedError:
+    """The machine refused to read or write something, which says nothing of what lies there."""
+    return StorageFailedError(
+        f"{what} cannot be read or written now ({error.strerror or error}): look at the machine's disk, memory and "
+        "open files",
+        retry_after=1.0,
     )
 
 

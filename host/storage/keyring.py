@@ -15,9 +15,13 @@ from typing import Final, Self
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from host.storage.errors import KeyringError
+from host.storage.beneath import Folder, read_plain
+from host.storage.errors import KeyringError, unreadable
+from plugin_sdk.worker.file_errors import is_shortage
 
 KEY_BYTES: Final = 32
+MAX_KEY: Final = 4096
+"""Bytes that are read of a key file: enough to say how far off its length is."""
 CREDENTIAL: Final = "busbar-keyring"
 """The key's name in `$CREDENTIALS_DIRECTORY` (systemd's `LoadCredential=`)."""
 
@@ -36,7 +40,7 @@ class Keyring:
         self._mac_key = hmac.digest(key, b"busbar mac", "sha256")  # one key for one purpose
 
     @classmethod
-    def load(cls, path: Path, *, environ: Mapping[str, str] = os.environ) -> Self:
+    def load(cls, path: Path, *, environ: Mapping[str, str] = os.environ, make: bool = True) -> Self:
         """Take the key from the credentials directory if one is there, else from `path`, made if absent.
 
         A new key is durable, readable by its owner alone, and complete or absent after a crash; of two
@@ -45,20 +49,34 @@ class Keyring:
         Args:
             path: The key file; its folder is made where it is absent.
             environ: Where `CREDENTIALS_DIRECTORY` is looked up.
+            make: Whether a new key may be made; not where something was written under the one that is gone.
 
         Raises:
             KeyringError: the key has the wrong length, others may read it, or it cannot be read or made.
+            OddFileError: something else than a file lies there.
+            StorageFailedError: the machine has too little to read it now.
         """
         directory = environ.get("CREDENTIALS_DIRECTORY")
         try:
             if directory and (credential := Path(directory) / CREDENTIAL).exists():
-                return cls(_checked(credential, credential.read_bytes()))
-            if not path.exists():
-                _create(path)
-            if stat.S_IMODE(path.stat().st_mode) & 0o077:
-                raise KeyringError(f"others may read the key {path}: run `chmod 600 {path}`")
-            return cls(_checked(path, path.read_bytes()))
+                return cls(_checked(credential, read_plain(credential, MAX_KEY)))
+            if make:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with Folder.at(path.parent) as folder:
+                if folder.status(path.name) is None:
+                    if not make:
+                        raise KeyringError(
+                            f"the key {path} is gone, and what this host keeps cannot be read without it: put it back "
+                            f"from your backup, or hand it over as the credential {CREDENTIAL}; or, to give up all "
+                            "that was written under it, run 'busbar state begin-anew' and start again"
+                        )
+                    _create(folder, path.name)
+                key = folder.read(path.name, MAX_KEY)
+                _check_private(path, folder.status(path.name))
+                return cls(_checked(path, key))
         except OSError as error:
+            if is_shortage(error):
+                raise unreadable(f"the key {path}", error) from error
             raise KeyringError(f"the key {path} cannot be read or made: {error}") from error
 
     def seal(self, plaintext: str, context: str) -> bytes:
@@ -89,6 +107,15 @@ class Keyring:
             ) from error
 
 
+def _check_private(path: Path, status: os.stat_result | None) -> None:
+    if status is None:
+        raise KeyringError(f"the key {path} has just been taken away: put it back from your backup")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise KeyringError(f"others may read the key {path}: run `chmod 600 {path}`")
+    if status.st_uid not in {os.geteuid(), 0}:
+        raise KeyringError(f"the key {path} is another user's, who can read it: run `chown` on it")
+
+
 def _checked(path: Path, key: bytes) -> bytes:
     if len(key) != KEY_BYTES:
         raise KeyringError(
@@ -97,11 +124,10 @@ def _checked(path: Path, key: bytes) -> bytes:
     return key
 
 
-def _create(path: Path) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.unlink(missing_ok=True)
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+def _create(folder: Folder, name: str) -> None:
+    beside = f".{name}.{os.getpid()}"
+    folder.remove(beside)
+    descriptor = folder.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(os.urandom(KEY_BYTES))
@@ -109,13 +135,9 @@ def _create(path: Path) -> None:
             os.fsync(file.fileno())
         try:
             # A link, not a rename: a rename would replace the key that another process has just made.
-            os.link(beside, path)
+            os.link(folder.path / beside, folder.path / name)
         except FileExistsError:
             return
     finally:
-        beside.unlink()
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        folder.remove(beside)
+    folder.sync()

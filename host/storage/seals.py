@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import os
 import sqlite3
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import msgspec
 import structlog
 
+from host.storage.beneath import Folder
 from host.storage.database import Database
-from host.storage.errors import KeyringError, SealBrokenError
+from host.storage.errors import KeyringError, OddFileError, SealBrokenError, unreadable
 from host.storage.keyring import Keyring
+from host.storage.state_folder import SEALS
+from plugin_sdk.worker.file_errors import is_of_the_file
 
 _log = structlog.get_logger(__name__)
+MAX_SERIAL: Final = 4096
+"""Bytes of a serial's file; one has some 60."""
 _SEAL: Final = "SELECT serial, mac FROM seals WHERE name = ?"
 _STAMP: Final = "INSERT OR REPLACE INTO seals (name, serial, mac) VALUES (?, ?, ?)"
 
@@ -42,13 +45,14 @@ class Seal:
         self._keyring = keyring
         self._name = name
         self._rows = tuple(rows)
-        self._file = database.path.with_name("seals") / name
+        self._folder = database.path.parent
 
     async def check(self) -> None:
         """Hold the rows against their seal, and the seal against the serial in the file.
 
         Raises:
             SealBrokenError: they were changed, replaced by an older copy, or are no longer sealed.
+            StorageFailedError: the machine refuses to say.
         """
         highest = await asyncio.to_thread(self._highest)
         seal, content, empty = await self._database.write(self._read)
@@ -79,7 +83,7 @@ class Seal:
         """Note the serial of a seal that is durable; a disk that refuses it is made up for at the next check."""
         try:
             await asyncio.to_thread(self._write, serial)
-        except OSError as error:
+        except (OSError, OddFileError) as error:
             _log.warning("seal_serial_not_kept", seal=self._name, error=str(error))
 
     async def renew(self) -> None:
@@ -100,28 +104,25 @@ class Seal:
         return self._keyring.mac(b"%d\n%s" % (serial, content), f"seal:{self._name}")
 
     def _highest(self) -> int | None:
-        """The serial in the file, None where there is none."""
+        """The serial in the file, None where there is none.
+
+        Raises:
+            SealBrokenError: it is not what this host wrote.
+            StorageFailedError: the machine refuses to read it, which says nothing of what is in it.
+        """
         try:
-            return int(self._keyring.open(self._file.read_bytes(), f"seal:{self._name}"))
+            with Folder.at(self._folder) as folder, folder.below(SEALS) as seals:
+                sealed = seals.read(self._name, MAX_SERIAL)
+            return int(self._keyring.open(sealed, f"seal:{self._name}"))
         except FileNotFoundError:
             return None
-        except (OSError, KeyringError, ValueError) as error:
+        except OSError as error:
+            if not is_of_the_file(error):
+                raise unreadable(f"the serial of the {self._name}", error) from error
+            raise SealBrokenError(f"the serial of the {self._name} cannot be read: {error}") from None
+        except (OddFileError, KeyringError, ValueError) as error:
             raise SealBrokenError(f"the serial of the {self._name} cannot be read: {error}") from None
 
     def _write(self, serial: int) -> None:
-        self._file.parent.mkdir(mode=0o700, exist_ok=True)
-        _replace(self._file, self._keyring.seal(str(serial), f"seal:{self._name}"))
-
-
-def _replace(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        with Folder.at(self._folder) as folder, folder.below(SEALS, make=0o700) as seals:
+            seals.replace(self._name, self._keyring.seal(str(serial), f"seal:{self._name}"))

@@ -19,9 +19,12 @@ import aiohttp
 from yarl import URL
 
 from host.resolver import ClientResolver, Resolver
+from host.storage.beneath import open_plain
+from host.storage.errors import OddFileError, unreadable
 from host.supply.dependency_lock import LockedWheel
 from host.supply.errors import ReleaseRefusedError, ReleaseTooLargeError
 from host.supply.sealed_tree import on_disk
+from plugin_sdk.worker.file_errors import is_of_the_file
 
 CHUNK: Final = 256 * 1024
 REDIRECTS: Final = 5
@@ -94,13 +97,15 @@ class _Arriving:
     def copy(self, source: Path) -> bool:
         """Take it from a file; false where there is none. Never a link: the bytes are this release's own."""
         try:
-            if not source.is_file():
-                return False
-            with source.open("rb") as file:
+            with os.fdopen(open_plain(source), "rb") as file:
                 while chunk := file.read(CHUNK):
                     self.write(chunk)
+        except (FileNotFoundError, NotADirectoryError, OddFileError):
+            return False
         except OSError as error:
-            raise _unavailable(self._wheel, f"{source} cannot be read ({error.strerror})") from None
+            if is_of_the_file(error):
+                raise _unavailable(self._wheel, f"{source} cannot be read ({error.strerror})") from None
+            raise unreadable(str(source), error) from error
         self.done(str(source))
         return True
 

@@ -31,7 +31,7 @@ from host.supply.index.core_metadata import check_metadata
 from host.supply.release_store import BILL, SCAN, WHEEL, ReleaseStore, StoredRelease
 from host.supply.scan.scanner import Scanner
 from host.supply.scan.staged_release import scan_staged
-from host.supply.sealed_tree import modified, on_disk, read_stored
+from host.supply.sealed_tree import not_read, on_disk, read_stored
 from host.supply.trust import KeyState
 from host.supply.trust_store import TrustStore
 from host.supply.verification import Purpose, VerifiedRelease, plugin_of, verify_release
@@ -188,6 +188,7 @@ class Installer:
 
         Raises:
             ReleaseRefusedError: with the rule that is broken now.
+            StorageFailedError: the machine refuses to read it; nothing is said of the release.
         """
         snapshot = await self._trust.snapshot()
         now = self._clock.now()
@@ -212,7 +213,7 @@ class Installer:
         try:
             return await asyncio.to_thread(verify)
         except OSError as error:  # a file that goes while it is looked at, a disk that fails
-            raise modified(f"it cannot be read ({error.strerror or error})") from None
+            raise not_read("files", error) from None
 
     async def paper(self, sha256: str, name: str) -> bytes:
         """What is kept with a release: the report of its `SCAN`, or its `BILL` of materials.

@@ -10,14 +10,19 @@ removes. All functions here block; callers run them in a thread.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from host.storage.beneath import Folder
+from host.storage.errors import OddFileError
+from host.storage.state_folder import RELEASES, STAGING
 from host.supply.dependency_lock import LockedWheel
 from host.supply.dependency_wheel import DependencyWheel, Distribution
 from host.supply.dsse import MAX_BUNDLE
@@ -25,8 +30,8 @@ from host.supply.errors import PaperNotFoundError, ReleaseRefusedError
 from host.supply.sealed_tree import (
     check_tree,
     modified,
+    not_read,
     read_stored,
-    remove,
     same,
     sync_folder,
     write_sealed,
@@ -87,33 +92,40 @@ class ReleaseStore:
     """The releases of one host."""
 
     def __init__(self, root: Path) -> None:
-        self.releases = root / "releases"
-        self.staging = root / "staging"
+        self._root = root
+        self.releases = root / RELEASES
+        self.staging = root / STAGING
 
-    def open(self, keep: Iterable[str]) -> tuple[str, ...]:
+    def open(self, keep: Iterable[str] | None) -> tuple[str, ...]:
         """Make the folders and remove what a crash left: all of staging, and releases not in `keep`.
 
-        Answers the hashes of the releases that were removed.
+        Where `keep` is None nobody knows which releases are wanted, and none is removed. Answers the hashes of those
+        that were.
+
+        Raises:
+            OddFileError: a link, or something that is no folder, lies in the place of one.
         """
-        for folder in (self.releases, self.staging):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o755)
-        for left in self.staging.iterdir():
-            remove(left)
-        wanted = set(keep)
-        orphans = tuple(found.name for found in self.releases.iterdir() if found.name not in wanted)
-        for name in orphans:
-            remove(self.releases / name)
+        self._root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with self._folder(STAGING, make=0o755) as staging:
+            for left in staging.names():
+                staging.remove(left)
+        with self._folder(RELEASES, make=0o755) as releases:
+            wanted = None if keep is None else set(keep)
+            orphans = () if wanted is None else tuple(name for name in releases.names() if name not in wanted)
+            for name in orphans:
+                releases.remove(name)
         return orphans
 
     def new_staging(self) -> Path:
         """A fresh folder to receive a release in."""
-        folder = self.staging / secrets.token_hex(8)
-        folder.mkdir(mode=0o700)
-        return folder
+        name = secrets.token_hex(8)
+        with self._folder(STAGING) as staging, staging.below(name, make=0o700):
+            return self.staging / name
 
     def discard_staging(self, folder: Path) -> None:
         """Remove a staging folder, whatever is in it."""
-        remove(folder)
+        with self._folder(STAGING) as staging:
+            staging.remove(folder.name)
 
     def unpack(self, staging: Path, wheel: ReadWheel, filename: str, attestations: bytes) -> None:
         """Write the files of a wheel that was read strictly, each beside the wheel in its staging folder."""
@@ -146,24 +158,26 @@ class ReleaseStore:
         which may be newer. One that is there and differs is not what was signed, or has dependencies for another
         Python; no plugin can start from it any more, so it gives way.
         """
-        target = self.releases / sha256
-        if target.exists():
-            if all(same(staging / name, target / name) for name in (WHEEL, NAME, TREE, WHEELS, DEPENDENCIES)):
-                target.chmod(0o755)
-                for paper in (ATTESTATIONS, SCAN, BILL):  # the newer ones, where there are some
-                    if (staging / paper).exists():
-                        (staging / paper).replace(target / paper)
-                target.chmod(0o555)
-                sync_folder(target)
-                remove(staging)
-                return self.find(sha256)
-            target.chmod(0o755)  # to be moved: only then can its entry for the folder above be changed
-            target.rename(staging.with_name(f"{staging.name}.old"))
-        staging.chmod(0o755)
-        staging.rename(target)
-        target.chmod(0o555)
-        sync_folder(self.releases)
-        remove(staging.with_name(f"{staging.name}.old"))
+        target, old = self.releases / sha256, f"{staging.name}.old"
+        with self._folder(STAGING) as staged, self._folder(RELEASES) as releases:
+            if releases.status(sha256) is not None:
+                if all(same(staging / name, target / name) for name in (WHEEL, NAME, TREE, WHEELS, DEPENDENCIES)):
+                    with staged.below(staging.name) as fresh, releases.below(sha256) as known:
+                        os.fchmod(known.descriptor, 0o755)
+                        for paper in (ATTESTATIONS, SCAN, BILL):  # the newer ones, where there are some
+                            if fresh.status(paper) is not None:
+                                fresh.move(paper, known)
+                        os.fchmod(known.descriptor, 0o555)
+                        known.sync()
+                    staged.remove(staging.name)
+                    return self.find(sha256)
+                releases.move(sha256, staged, old)
+            with staged.below(staging.name) as fresh:
+                os.fchmod(fresh.descriptor, 0o755)
+                staged.move(staging.name, releases, sha256)
+                os.fchmod(fresh.descriptor, 0o555)
+            sync_folder(self.releases)
+            staged.remove(old)
         return self.find(sha256)
 
     def find(self, sha256: str) -> StoredRelease:
@@ -171,12 +185,16 @@ class ReleaseStore:
 
         Raises:
             ReleaseRefusedError: `release_modified` where it is not there whole.
+            StorageFailedError: the machine refuses to say; so for all that reads below.
         """
         folder = self.releases / sha256
         try:
-            status = folder.lstat()
-        except OSError as error:
-            raise modified(f"its folder cannot be read ({error.strerror})") from None
+            with self._folder(RELEASES) as releases:
+                status = releases.status(sha256)
+        except (OSError, OddFileError) as error:
+            raise not_read("its folder", error) from None
+        if status is None:
+            raise modified("its folder is gone")
         if not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o022:
             raise modified("its folder is none any more, or others may write into it")
         try:
@@ -188,7 +206,8 @@ class ReleaseStore:
     def remove(self, sha256: str) -> None:
         """Forget a release."""
         if _SHA256.fullmatch(sha256):
-            remove(self.releases / sha256)
+            with self._folder(RELEASES) as releases:
+                releases.remove(sha256)
 
     def wheel_of(self, release: StoredRelease) -> bytes:
         """The bytes of the stored wheel, hashed anew; what was hashed is what is answered.
@@ -216,6 +235,12 @@ class ReleaseStore:
             ReleaseRefusedError: `release_modified`, naming the first file that is wrong.
         """
         check_tree(release.tree, wheel.record, wheel.record_name)
+
+    @contextmanager
+    def _folder(self, name: str, *, make: int | None = None) -> Iterator[Folder]:
+        """One of the two folders, which are no links."""
+        with Folder.at(self._root) as root, root.below(name, make=make) as folder:
+            yield folder
 
 
 def dependency_folder(release: Path, one: Distribution | LockedWheel) -> Path:
@@ -263,9 +288,7 @@ def check_dependency_folders(release: StoredRelease, wanted: Iterable[LockedWhee
         (release.wheels, {one.filename for one in locked}),
         (release.dependencies, {dependency_folder(release.folder, one).name for one in locked}),
     ):
-        if place.is_symlink():
-            raise modified(f"{place.name} is no folder any more")
-        found = {one.name for one in place.iterdir()} if place.is_dir() else set()
+        found = _names(release.folder, place.name)
         if names - found:
             raise ReleaseRefusedError(
                 "dependency_stale",
@@ -274,3 +297,15 @@ def check_dependency_folders(release: StoredRelease, wanted: Iterable[LockedWhee
             )
         if found - names:
             raise modified(f"{place.name}/{min(found - names)} was added")
+
+
+def _names(release: Path, name: str) -> set[str]:
+    """What is in a folder of a release, which need not have it."""
+    try:
+        with Folder.at(release) as folder:
+            if folder.status(name) is None:
+                return set()
+            with folder.below(name) as inner:
+                return set(inner.names())
+    except (OSError, OddFileError) as error:
+        raise not_read(name, error) from None

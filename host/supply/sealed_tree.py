@@ -8,17 +8,19 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
-from host.storage.errors import StorageFailedError
+from host.errors import BusbarError
+from host.storage.errors import OddFileError, StorageFailedError, unreadable
 from host.supply.errors import ReleaseRefusedError
 from host.supply.wheel_record import digest_of, parse_record
 from host.supply.wheel_structure import MAX_FILE
+from plugin_sdk.worker.file_errors import is_of_the_file
 
 
 def write_tree(tree: Path, files: Mapping[str, bytes]) -> None:
@@ -54,6 +56,7 @@ def read_stored(path: Path, limit: int) -> bytes:
 
     Raises:
         ReleaseRefusedError: `release_modified`.
+        StorageFailedError: the machine refuses to read it, which says nothing of what is in it.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -65,8 +68,7 @@ def read_stored(path: Path, limit: int) -> bytes:
                 raise modified(f"{path.name} has more than {limit} bytes")
             content = file.read(status.st_size + 1)
     except OSError as error:
-        why = "it is no plain file any more" if error.errno == errno.ELOOP else error.strerror
-        raise modified(f"{path.name} cannot be read ({why})") from None
+        raise not_read(path.name, error, path) from None
     if len(content) != status.st_size:
         raise modified(f"{path.name} changes while it is read")
     return content
@@ -81,6 +83,7 @@ def check_tree(
 
     Raises:
         ReleaseRefusedError: `release_modified`, naming the first file that is wrong.
+        StorageFailedError: the machine refuses to say.
     """
     wanted: dict[str, tuple[str, str] | None] = {
         path: row for path, row in parse_record(record, record_name).items() if path not in left_out
@@ -89,16 +92,18 @@ def check_tree(
     folders = {"/".join(parts[:depth]) for parts in (path.split("/") for path in wanted) for depth in range(len(parts))}
     seen: set[str] = set()
     widened = ""
-    if not os.path.lexists(tree) or not stat.S_ISDIR(tree.lstat().st_mode):
-        raise modified(f"the folder of {of or 'its files'} is none any more")
-    if tree.lstat().st_mode & 0o222:
-        widened = f"the folder of {of or 'its files'}"
-    for base, below, files in os.walk(tree, followlinks=False):
+    top = f"the folder of {of or 'its files'}"
+    status = _status(tree, top)
+    if not stat.S_ISDIR(status.st_mode):
+        raise modified(f"{top} is none any more")
+    if status.st_mode & 0o222:
+        widened = top
+    for base, below, files in os.walk(tree, onerror=lambda error: _cannot_list(tree, error), followlinks=False):
         for name in (*below, *files):
             full = Path(base) / name
             path = full.relative_to(tree).as_posix()
             shown = f"{of}/{path}" if of else path
-            found = full.lstat()
+            found = _status(full, shown)
             if stat.S_ISDIR(found.st_mode):
                 if path not in folders:
                     raise modified(f"the folder {shown} was added")
@@ -127,16 +132,6 @@ def _holds(path: Path, row: tuple[str, str] | None, record: bytes) -> bool:
 def same(left: Path, right: Path) -> bool:
     """Whether two files or folders hold the same, all the way down, with the same modes."""
     return _fingerprint(left) == _fingerprint(right)
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a folder whose folders may be read-only."""
-    if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
-        return
-    for base, _, _ in os.walk(path):
-        Path(base).chmod(0o700)
-    shutil.rmtree(path)
 
 
 def sync_folder(folder: Path) -> None:
@@ -168,6 +163,41 @@ def on_disk() -> Iterator[None]:
 def modified(why: str) -> ReleaseRefusedError:
     """What is on disk is not what was signed."""
     return ReleaseRefusedError("modified", f"the release on disk is not what was signed: {why}; install it again")
+
+
+def not_read(what: str, error: OSError | OddFileError, path: Path | None = None) -> BusbarError:
+    """The error to raise where something of a stored release could not be read: the release's fault, or the machine's.
+
+    Without descriptors, memory or a disk that works, nothing can be said of the release, and it is not refused: it is
+    looked at again later. `path` is what was read: one whose owner may not read it is not as the host wrote it.
+    """
+    if isinstance(error, OddFileError) or error.errno == errno.ELOOP:
+        return modified(f"{what} is no plain file or folder any more")
+    if is_of_the_file(error):
+        return modified(f"{what} cannot be read ({error.strerror})")
+    if error.errno == errno.EACCES and path is not None and not _readable_by_mode(path):
+        return modified(f"{what} was made unreadable")
+    return unreadable(f"the release's {what}", error)
+
+
+def _readable_by_mode(path: Path) -> bool:
+    try:
+        return bool(path.lstat().st_mode & stat.S_IRUSR)
+    except OSError:
+        return True  # nothing is known of it
+
+
+def _status(path: Path, shown: str) -> os.stat_result:
+    try:
+        return path.lstat()
+    except OSError as error:
+        raise not_read(shown, error) from None
+
+
+def _cannot_list(tree: Path, error: OSError) -> NoReturn:
+    """A folder that cannot be listed would else pass for an empty one, and every file in it for one that is missing."""
+    path = Path(error.filename)
+    raise not_read(path.relative_to(tree).as_posix(), error, path)
 
 
 def _fingerprint(path: Path) -> dict[str, tuple[int, str]]:

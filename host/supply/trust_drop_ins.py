@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from host.storage.beneath import read_plain
+from host.storage.errors import OddFileError, unreadable
 from host.supply.errors import KeyRefusedError, PublisherRefusedError
 from host.supply.keys import PublicKey
 from host.supply.trust import KeyState, Publisher, TrustedKey, TrustPolicy
@@ -36,6 +38,7 @@ async def load_drop_ins(trust: TrustStore, folder: Path) -> tuple[str, ...]:
 
     Raises:
         SupplyError: a file is malformed and is named, or the store refuses what it says; none is taken after it.
+        StorageFailedError: the machine refuses to read one.
     """
     paths = await asyncio.to_thread(lambda: sorted(folder.glob("*.toml")))
     found = [await asyncio.to_thread(read_drop_in, path) for path in paths]
@@ -64,18 +67,21 @@ def read_drop_in(path: Path) -> DropIn:
     """What one file says.
 
     Raises:
-        PublisherRefusedError: it is malformed.
+        PublisherRefusedError: it is malformed, or no plain file; a pipe keeps nobody waiting.
+        StorageFailedError: the machine refuses to read it.
     """
     try:
-        if path.stat().st_size > MAX_DROP_IN:
-            raise PublisherRefusedError(f"{path} is larger than {MAX_DROP_IN} bytes")
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        found = tomllib.loads(read_plain(path, MAX_DROP_IN).decode())
         _known(path, found, {"publisher", "keys", "policies"})
         if not found:
             raise PublisherRefusedError(f"{path} says nothing: it has a [publisher] with [[keys]], or [[policies]]")
         publisher = _publisher(path, found) if "publisher" in found or "keys" in found else None
         return DropIn(publisher, tuple(_policy(path, policy) for policy in found.get("policies", ())))
-    except (tomllib.TOMLDecodeError, ValueError, TypeError, AttributeError, KeyRefusedError) as error:
+    except OddFileError as error:
+        raise PublisherRefusedError(error.message) from None
+    except OSError as error:
+        raise unreadable(str(path), error) from error
+    except (tomllib.TOMLDecodeError, ValueError, TypeError, AttributeError, RecursionError, KeyRefusedError) as error:
         raise PublisherRefusedError(f"{path} is no publisher: {error}") from None
     except KeyError as error:
         raise PublisherRefusedError(f"{path} is no publisher: there is no {error}") from None

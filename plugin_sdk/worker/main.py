@@ -25,6 +25,7 @@ from plugin_sdk.context import Session
 from plugin_sdk.errors import DescriptionError, HostError, PermissionDeniedError, SandboxError
 from plugin_sdk.loading import LoadedPlugin
 from plugin_sdk.resumed import Resumed
+from plugin_sdk.worker.file_errors import is_shortage
 from plugin_sdk.worker.log_lines import LogHandler, Printed, delivery_id
 from plugin_sdk.worker.outcomes import raised, returned, text, trace
 from plugin_sdk.worker.sandbox.confinement import CONNECTION
@@ -219,7 +220,7 @@ class Worker:
             text(type(error).__name__, MAX_NAME),
             text(error),
             "" if known else trace(error),
-            retryable and not known,
+            (retryable or is_shortage(error)) and not known,
         )
 
     def _check_files(self) -> None:

@@ -24,14 +24,13 @@ from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from plugin_sdk.worker.digests import FolderDigests, unpack
+from plugin_sdk.worker.file_errors import is_of_the_file
 from plugin_sdk.worker.shared_objects import SharedObjects
 
 if TYPE_CHECKING:  # loaded when a plugin asks for it: most never do
     from plugin_sdk.worker.verified_resources import VerifiedReader
 
 _LOADED: Final = SharedObjects()
-_OWN_FAULT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""Errors of opening a file that say nothing about the file."""
 
 
 class ReleaseModifiedError(ImportError):
@@ -86,7 +85,8 @@ class VerifiedImports:
         """The content of a file, which is what was hashed.
 
         Raises:
-            ReleaseModifiedError: it is not, or cannot be read any more.
+            ReleaseModifiedError: it is not, or is not there any more.
+            OSError: the machine refuses to read it, which says nothing of the file.
             FileNotFoundError: there is no such file in the folders.
         """
         with open(self.open(path), "rb", buffering=0) as file:
@@ -101,8 +101,8 @@ class VerifiedImports:
             # Not blocking: a pipe in its place holds nobody up.
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
-            if error.errno in _OWN_FAULT:
-                raise
+            if not is_of_the_file(error):
+                raise  # it says nothing of the file: too few descriptors, no memory, a disk that fails
             raise self._refused(shown, f"cannot be read ({error.strerror})", path) from None
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)

@@ -19,6 +19,8 @@ from typing import Final, Self
 from yarl import URL
 
 from host.settings import IndexSection, SettingsError
+from host.storage.beneath import read_plain
+from host.storage.errors import OddFileError
 
 MAX_TOKEN: Final = 4096
 Origin = tuple[str, str, int]
@@ -100,11 +102,12 @@ def _authorization(section: IndexSection, name: Path, environment: Mapping[str, 
     try:
         if path is name and stat.S_IMODE(path.stat().st_mode) & 0o077:
             raise SettingsError(f"others may read the token of index {section.name}: run `chmod 600 {path}`")
-        with path.open("rb") as file:
-            token = file.read(MAX_TOKEN + 1).decode("ascii", "replace").strip()
+        token = read_plain(path, MAX_TOKEN).decode("ascii", "replace").strip()
+    except OddFileError as error:
+        raise SettingsError(f"{path} is no token: {error.message}") from None
     except OSError as error:
         raise SettingsError(f"the token of index {section.name}, {path}, cannot be read: {error.strerror}") from None
-    if len(token) > MAX_TOKEN or not _TOKEN.fullmatch(token):
+    if not _TOKEN.fullmatch(token):
         raise SettingsError(f"{path} is no token: write one line, a token or user:password, without blanks")
     if ":" in token:
         return "Basic " + base64.b64encode(token.encode()).decode()

@@ -6,6 +6,7 @@ entry. Functions here block; callers run them in a thread.
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from typing import IO, Final
 
 import msgspec
 
+from host.storage.beneath import open_plain
+from host.storage.errors import OddFileError
 from host.supply.scan.advisory import Advisory
 
 MAX_ENTRY: Final = 8 * 2**20
@@ -73,6 +76,8 @@ def read_snapshot(path: Path, names: AbstractSet[str], now: datetime) -> Snapsho
                 newest = changed
             if advisory.about_any(names):
                 kept.append(advisory)
+    except OddFileError as error:
+        raise SnapshotError(f"the advisories in {path} cannot be read: {error.message}") from None
     except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
         raise SnapshotError(f"the advisories in {path} cannot be read: {error}") from None
     if not entries:
@@ -99,10 +104,10 @@ def _entries(path: Path) -> Iterator[bytes]:
 def _raw_entries(path: Path) -> Iterator[bytes]:
     if path.is_dir():
         for found in sorted(path.rglob("*.json")):
-            with found.open("rb") as file:
+            with os.fdopen(open_plain(found), "rb") as file:
                 yield _bounded(file, found.name)
         return
-    with path.open("rb") as file:
+    with os.fdopen(open_plain(path), "rb") as file:
         if file.read(len(_ZIP)) == _ZIP:
             yield from _zipped(file)
         else:

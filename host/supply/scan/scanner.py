@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Final, Literal
 
+from host.storage.errors import StorageFailedError
 from host.supply.scan import advisories, bandit_checks, source_checks
 from host.supply.scan.distributions import ScannedDistribution, SourceTree
 from host.supply.scan.errors import ScanRefusedError
@@ -20,6 +22,8 @@ AT_ONCE: Final = 2
 """Scans that run at once; each has up to three children. More wait."""
 NAMED: Final = 5
 """Findings that a refusal names; the report has them all."""
+_NO_CHILD: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+"""Why a machine starts no more processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,9 @@ class Scanner:
             sha256: The hash of its wheel.
             manifest: What it asks for.
             distributions: Its dependencies.
+
+        Raises:
+            StorageFailedError: the machine has too little to scan it.
         """
         policy = self.policy
         own = SourceTree(tree)
@@ -102,13 +109,13 @@ class Scanner:
                 ),
             )
             tasks = [group.create_task(self._bounded(check, until, failed)) for check, failed in checks]
-        return ScanReport.compose(
-            plugin=plugin,
-            version=version,
-            sha256=sha256,
-            scanned_at=now,
-            results=[task.result() for task in tasks],
-        )
+        results: list[Checked] = []
+        for task in tasks:
+            found = task.result()
+            if isinstance(found, StorageFailedError):
+                raise found
+            results.append(found)
+        return ScanReport.compose(plugin=plugin, version=version, sha256=sha256, scanned_at=now, results=results)
 
     def refuse(self, report: ScanReport) -> None:
         """Hold a report against the policy.
@@ -146,11 +153,20 @@ class Scanner:
             return Checked(Check(name=bandit_checks.NAME, state=CheckState.NOT_DONE, reason=reason))
         return await bandit_checks.check_with_bandit(trees)
 
-    async def _bounded(self, check: Awaitable[Checked], until: float, failed: Callable[[str], Checked]) -> Checked:
+    async def _bounded(
+        self, check: Awaitable[Checked], until: float, failed: Callable[[str], Checked]
+    ) -> Checked | StorageFailedError:
+        """What a check found; or the error to raise where the machine has too little: that says nothing of the code."""
         try:
             async with asyncio.timeout_at(until):
                 return await check
         except TimeoutError:
             return failed(f"it took longer than {self.policy.timeout:g} s")
         except OSError as error:
+            if error.errno in _NO_CHILD:
+                return StorageFailedError(
+                    f"the release cannot be scanned now ({error.strerror}): look at the machine's memory and its open "
+                    "files, then install it again",
+                    retry_after=1.0,
+                )
             return failed(f"it could not be started: {error.strerror or error}")

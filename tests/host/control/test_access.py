@@ -43,6 +43,20 @@ async def test_a_token_is_found_by_its_secret_and_by_nothing_else(tokens):
         assert tokens.find(other) is None
 
 
+async def test_a_first_token_is_made_once(tokens):
+    assert tokens.find(await tokens.bootstrap()).role is Role.ADMIN
+    assert await tokens.bootstrap() is None
+
+
+async def test_a_database_that_forgot_the_first_token_gets_no_second_one(rig, tokens):
+    await tokens.bootstrap()
+    await rig.database.write(lambda connection: connection.execute("DELETE FROM bootstrap").rowcount)
+    again = await reloaded(rig)
+    before = again.all()
+    assert await again.bootstrap(again=True) is None
+    assert again.all() == before
+
+
 async def test_no_two_tokens_are_alike_although_their_names_are(tokens):
     made = [await tokens.create("ci", Role.VIEWER) for _ in range(20)]
     assert len({secret for _, secret in made}) == 20

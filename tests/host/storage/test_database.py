@@ -2,6 +2,7 @@ import asyncio
 import sqlite3
 
 import pytest
+from short_of_descriptors import descriptors_left
 
 from host.storage import database as storage
 from host.storage.database import Database
@@ -114,3 +115,20 @@ async def test_a_cancelled_query_gives_its_connection_back(database):
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     assert len(await database.read("SELECT 1")) == 1
+
+
+async def test_too_few_descriptors_are_told_as_such_wherever_they_end(tmp_path):
+    path = tmp_path / "busbar.db"
+    await (await Database.open(path)).close()
+    outcomes = set()
+    for left in range(20):
+        with descriptors_left(left):
+            try:
+                opened = await Database.open(path)
+            except StorageFailedError as error:
+                assert "cannot be opened" in error.message  # noqa: PT017 - which error it is hangs on the number
+                outcomes.add("refused")
+            else:
+                outcomes.add("opened")
+                await opened.close()
+    assert outcomes == {"refused", "opened"}

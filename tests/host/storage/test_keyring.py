@@ -3,8 +3,9 @@ import os
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from short_of_descriptors import descriptors_left
 
-from host.storage.errors import KeyringError
+from host.storage.errors import KeyringError, OddFileError, StorageFailedError
 from host.storage.keyring import CREDENTIAL, KEY_BYTES, Keyring
 
 
@@ -103,3 +104,31 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(KeyringError, match="cannot be read or made"):
         Keyring.load(tmp_path / "file" / "keyring", environ={})
+
+
+def test_a_key_that_cannot_be_read_now_is_not_a_bad_key(path):
+    Keyring.load(path, environ={})
+    with descriptors_left(0), pytest.raises(StorageFailedError, match="Too many open files"):
+        Keyring.load(path, environ={})
+
+
+@pytest.mark.parametrize("place", ["file", "credential"])
+@pytest.mark.parametrize("kind", ["pipe", "endless"])
+def test_a_key_that_is_no_plain_file_keeps_nobody_waiting(path, tmp_path, place, kind):
+    odd = path if place == "file" else tmp_path / CREDENTIAL
+    odd.parent.mkdir(exist_ok=True)
+    if kind == "pipe":
+        os.mkfifo(odd, 0o600)
+    else:
+        odd.touch(0o600)
+        os.truncate(odd, 2**40)
+    with pytest.raises(OddFileError):
+        Keyring.load(path, environ={"CREDENTIALS_DIRECTORY": str(tmp_path)})
+
+
+def test_a_key_that_leads_elsewhere_is_not_followed(path, tmp_path):
+    Keyring.load(tmp_path / "other", environ={})
+    path.parent.mkdir()
+    path.symlink_to(tmp_path / "other")
+    with pytest.raises(OddFileError, match="no link is followed"):
+        Keyring.load(path, environ={})

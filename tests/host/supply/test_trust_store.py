@@ -1,16 +1,20 @@
 """The trust store keeps what it was told, refuses what could be abused, and notices who else wrote into it."""
 
+import os
 from pathlib import Path
 
 import pytest
+from short_of_descriptors import descriptors_left
 from supply_wheels import NOW, Acme
 
 from host.errors import BusbarError
 from host.storage.database import Database
+from host.storage.errors import StorageFailedError
 from host.storage.keyring import Keyring
+from host.supply.errors import PublisherRefusedError
 from host.supply.keys import PrivateKey
 from host.supply.trust import KeyState, Publisher, TrustedKey, TrustPolicy
-from host.supply.trust_drop_ins import load_drop_ins
+from host.supply.trust_drop_ins import load_drop_ins, read_drop_in
 from host.supply.trust_store import TrustStore
 from plugin_sdk.testing import FakeClock
 
@@ -175,6 +179,46 @@ async def test_a_key_is_rotated_retired_and_revoked_in_a_file(trust, folder):
     drop_in(folder, "acme.toml", publisher_file((old,), (new,)))
     await load_drop_ins(trust, folder)
     assert next(key for key in trust.get("acme").keys if key.public == old).state is KeyState.REVOKED
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+def device(path):
+    path.symlink_to("/dev/zero")
+
+
+def inner_folder(path):
+    path.mkdir()
+
+
+def endless(path):
+    path.touch()
+    os.truncate(path, 2**40)
+
+
+def nested(path):
+    path.write_text("a = " + "[" * 100_000)
+
+
+@pytest.mark.parametrize("make", [pipe, device, inner_folder, endless, nested])
+async def test_what_is_no_file_of_a_publisher_is_named_and_keeps_nobody_waiting(trust, folder, make):
+    make(folder / "odd.toml")
+    with pytest.raises(PublisherRefusedError, match=r"odd\.toml"):
+        await load_drop_ins(trust, folder)
+
+
+async def test_a_file_may_be_reached_through_links_as_containers_have_it(trust, folder, tmp_path):
+    drop_in(tmp_path, "data", publisher_file((fresh().public,)))
+    (folder / "acme.toml").symlink_to(tmp_path / "data")
+    assert await load_drop_ins(trust, folder) == ("publisher acme",)
+
+
+async def test_a_file_that_the_machine_cannot_read_now_is_not_malformed(trust, folder):
+    drop_in(folder, "acme.toml", publisher_file((fresh().public,)))
+    with descriptors_left(0), pytest.raises(StorageFailedError, match="Too many open files"):
+        read_drop_in(folder / "acme.toml")
 
 
 @pytest.mark.parametrize(

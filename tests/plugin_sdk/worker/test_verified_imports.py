@@ -1,6 +1,7 @@
 """Verified imports: what runs is what was hashed, and to the rest of Python it is an ordinary import."""
 
 import contextlib
+import errno
 import importlib
 import importlib.resources
 import importlib.util
@@ -10,6 +11,7 @@ import os
 import pickle
 import pkgutil
 import py_compile
+import re
 import shutil
 import sys
 import traceback
@@ -177,6 +179,27 @@ def test_no_descriptors_left_says_nothing_about_the_file(release, imports):
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert not imports.modified
+
+
+@pytest.mark.parametrize(
+    "number", [errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE], ids=errno.errorcode.get
+)
+def test_nothing_that_the_machine_refuses_says_anything_about_the_file(release, imports, monkeypatch, number):
+    opened = os.open
+
+    def refuse(path, *arguments, **options):
+        if str(path).endswith("single.py"):
+            raise OSError(number, os.strerror(number), path)
+        return opened(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+            import single
+    assert not imports.modified
+    import single
+
+    assert single.WHO == "single"
 
 
 def test_a_path_that_leads_into_the_folder_by_another_way_is_held_to_the_same(release, imports):

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 from types import ModuleType
 
 from plugin_sdk import Context
-from saboteur.modes import callers, disk, hooks, network, no_json, requests, resources, values, wire
+from saboteur.modes import callers, disk, hooks, machine, network, no_json, requests, resources, values, wire
 
-KINDS: tuple[ModuleType, ...] = (hooks, resources, disk, requests, callers, network, wire, values, no_json)
+KINDS: tuple[ModuleType, ...] = (*(hooks, resources, machine, disk, requests, callers, network, wire, values, no_json),)
 
 MODES: dict[str, Callable[[Context], Awaitable[None]]] = {
     name.rstrip("_"): function

@@ -1,0 +1,3 @@
+"""A module that nothing imports before a mode does."""
+
+SAID = "imported"
