@@ -14,6 +14,7 @@ from typing import Any, Final
 import structlog
 
 from host.api.app import Routes, Server
+from host.api.refusals import Refusals
 from host.api.table import Behind, endpoints
 from host.control.access import Tokens
 from host.control.administration import Administration
@@ -41,6 +42,7 @@ from host.control.services import Services
 from host.control.watch_files import watch_publishers, watch_releases
 from host.errors import BusbarError
 from host.observe.audit import Audit
+from host.observe.descriptors import Descriptors, raise_limit
 from host.observe.logging import PluginLogs
 from host.observe.metrics import Metrics, RequestCounts
 from host.routing.bus import Bus
@@ -154,9 +156,12 @@ class _Builder:
         self._state = settings.storage.directory.absolute()
         self._stopping = asyncio.Event()
         self._egress = EgressBroker()
+        self._descriptors = Descriptors.share_out(raise_limit(), settings.server.connections)
         self._reconciler: Reconciler | None = None
 
     async def build(self) -> Daemon:
+        if self._descriptors.scarce:
+            _log.warning("descriptors_scarce", reason=self._descriptors.scarce)
         core = await self._core()
         hosting = await self._hosting(core)
         daemon = await self._listen(core, hosting)
@@ -383,7 +388,10 @@ class _Builder:
         """The API over everything; from here on requests come in."""
         settings = self._settings
         metrics, counts = Metrics(), RequestCounts()
-        metrics.register(counts.metrics)
+        refusals = Refusals(core.audit)
+        self._background(refusals.run(), "refusals", before_cancel=refusals.write)
+        for provider in (counts.metrics, refusals.metrics, core.tokens.guesses.metrics, self._descriptors.metrics):
+            metrics.register(provider)
         inbound = InboundWebhooks(core.registry, core.bus, hosting.reconciler.hosted, self._clock)
         metrics.register(lambda: webhook_metrics(inbound))
         metrics.register(
@@ -396,7 +404,14 @@ class _Builder:
                 installation=hosting.installation,
                 audit=core.audit,
                 bus=core.bus,
-                checks=HostChecks(core.database, core.budget, core.registry, hosting.reconciler, hosting.fork_server),
+                checks=HostChecks(
+                    core.database,
+                    core.budget,
+                    core.registry,
+                    hosting.reconciler,
+                    hosting.fork_server,
+                    self._descriptors,
+                ),
                 dead_letters=DeadLetters(core.log, core.router, core.audit),
                 inbound=inbound,
                 indexes=hosting.indexes,
@@ -420,7 +435,8 @@ class _Builder:
             )
         )
         secret = await core.tokens.bootstrap()
-        server = Server(Routes(table, core.tokens, counts), settings.server.host, settings.server.port)
+        server = Server(Routes(table, core.tokens, counts, refusals), settings.server, self._descriptors)
+        metrics.register(server.connections.counts.metrics)
         self._stack.push_async_callback(server.stop)
         await server.start()
         self._stack.callback(self._drain, core.bus)

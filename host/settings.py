@@ -57,13 +57,19 @@ class _Section(BaseModel):
 
 
 class Server(_Section):
-    """`[server]`: where the API listens, and what it takes."""
+    """`[server]`: where the API listens, what it takes, and how long it waits for clients."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8700
     event_body: Annotated[Bytes, Field(ge=64 * 1024, le=MAX_EVENT_BODY)] = 2**20
     wheel: Annotated[Bytes, Field(ge=2**20)] = 64 * 2**20
     drain: Duration = 30.0
+    connections: Annotated[int, Field(ge=8, le=65_536)] = 1000
+    connections_per_address: Annotated[int, Field(ge=4, le=65_536)] = 256
+    head_within: Duration = 10.0
+    body_within: Duration = 30.0
+    answer_within: Duration = 30.0
+    idle_for: Duration = 75.0
 
 
 class Storage(_Section):

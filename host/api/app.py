@@ -13,12 +13,16 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
+from host.api.connections import Caps, Connections, Deadlines, Handler
 from host.api.endpoint import PARTS, Endpoint, RawHandler, served
+from host.api.listener import Listener
 from host.api.middlewares import edge
+from host.api.refusals import Refusals
 from host.control.access import Tokens
+from host.observe.descriptors import Descriptors
 from host.observe.metrics import RequestCounts
+from host.settings import Server as ServerSettings
 
-KEEPALIVE_SECONDS: Final = 75.0
 SHUTDOWN_SECONDS: Final = 5.0
 """How long open connections may take to end when the server stops."""
 ANY: Final = "*"
@@ -28,12 +32,20 @@ _PART: Final = re.compile(r"\{(\w+)(?::([^{}]+))?\}")
 class Routes:
     """Hands each request to its endpoint; whatever is not in the table is answered with 404 or 405."""
 
-    def __init__(self, endpoints: Sequence[Endpoint], tokens: Tokens, counts: RequestCounts) -> None:
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        tokens: Tokens,
+        counts: RequestCounts,
+        refusals: Refusals | None = None,
+    ) -> None:
         self._fixed: dict[tuple[str, str], RawHandler] = {}
         self._patterns: list[tuple[re.Pattern[str], str, RawHandler]] = []
         self._methods: dict[str, set[str]] = {}
         for endpoint in endpoints:
-            handler = edge(counts, served(endpoint, tokens), quiet=endpoint.quiet)
+            handler = edge(
+                counts, served(endpoint, tokens), quiet=endpoint.quiet, route=endpoint.path, refusals=refusals
+            )
             if "{" in endpoint.path:
                 self._patterns.append((_pattern(endpoint.path), endpoint.method, handler))
             else:
@@ -65,13 +77,21 @@ class Routes:
 
 
 class Server:
-    """Listens on one address."""
+    """Listens, and serves what comes.
 
-    def __init__(self, routes: Routes, host: str, port: int) -> None:
-        server = web.Server(routes, access_log=None, keepalive_timeout=KEEPALIVE_SECONDS)
-        self._runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_SECONDS)
-        self._host = host
-        self._port = port
+    Args:
+        routes: Serves requests.
+        settings: Where it listens, how many connections it takes, and how long they may keep it waiting.
+        descriptors: How many connections there is room for.
+    """
+
+    def __init__(self, routes: Handler, settings: ServerSettings, descriptors: Descriptors) -> None:
+        caps = Caps(descriptors.connections, settings.connections_per_address, descriptors.ceiling)
+        deadlines = Deadlines(
+            head=settings.head_within, body=settings.body_within, idle=settings.idle_for, answer=settings.answer_within
+        )
+        self.connections = Connections(routes, caps, deadlines)
+        self._listener = Listener(self.connections, settings.host, settings.port)
         self.address = ""
 
     async def start(self) -> None:
@@ -80,15 +100,13 @@ class Server:
         Raises:
             OSError: the address is taken, or not this machine's.
         """
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, self._host, self._port, reuse_address=True)
-        await site.start()
-        host, port = self._runner.addresses[0][:2]
-        self.address = f"http://{host}:{port}"
+        self.connections.start()
+        self.address = await self._listener.start()
 
     async def stop(self) -> None:
         """Listen no more, and let requests that are being served end."""
-        await self._runner.cleanup()
+        self._listener.stop()
+        await self.connections.stop(SHUTDOWN_SECONDS)
 
 
 def _pattern(path: str) -> re.Pattern[str]:

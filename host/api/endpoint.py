@@ -20,6 +20,7 @@ from host.api.errors import (
     UnsupportedMediaError,
 )
 from host.control.access import Role, Token, Tokens
+from host.control.peers import counted_as
 
 MAX_JSON: Final = 2**20
 """Bytes of a JSON body of the management API."""
@@ -135,6 +136,7 @@ def authenticate(request: web.BaseRequest, tokens: Tokens, role: Role) -> Token:
 
     Raises:
         UnauthenticatedError: none, or one that is unknown or has expired.
+        TooManyAttemptsError: the same, of an address that has sent too many such.
         ForbiddenError: its role is not enough.
     """
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
@@ -142,10 +144,11 @@ def authenticate(request: web.BaseRequest, tokens: Tokens, role: Role) -> Token:
         raise UnauthenticatedError("send the header 'Authorization: Bearer <token>' with a token of this host")
     token = tokens.find(secret.strip())
     if token is None:
+        tokens.guesses.wrong(counted_as(request.remote), secret)
         raise UnauthenticatedError("this token is unknown, revoked or expired: make another")
+    request[TOKEN] = token
     if not token.role.covers(role):
         raise ForbiddenError(f"this needs the role {role.value}, and the token has {token.role.value}")
-    request[TOKEN] = token
     return token
 
 

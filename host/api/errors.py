@@ -39,6 +39,13 @@ class ForbiddenError(ApiError):
     kind = ErrorKind.FORBIDDEN
 
 
+class PluginAnswerError(ApiError):
+    """A plugin answered a request with what cannot be sent."""
+
+    code = "plugin_answer_invalid"
+    kind = ErrorKind.UPSTREAM
+
+
 class UnsupportedMediaError(ApiError):
     """The body's content type is not one that the endpoint reads."""
 

@@ -5,8 +5,6 @@ It wraps the handlers themselves instead of being an aiohttp middleware: those c
 
 from __future__ import annotations
 
-import random
-import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -14,14 +12,15 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from host.api.endpoint import TRACE
+from host.api.endpoint import TOKEN, TRACE
 from host.api.envelope import failure, refusal
-from host.errors import BusbarError
+from host.api.refusals import Refusals, Refused
+from host.api.trace import trace_of
+from host.control.guesses import TooManyAttemptsError
+from host.errors import BusbarError, ErrorKind
 from host.observe.metrics import RequestCounts
 from plugin_sdk.errors import DescriptionError, InvalidEventError
 
-TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
-"""W3C Trace Context, section 3.2."""
 _CODES: Final = {
     400: ("bad_request", "the request is malformed"),
     404: ("not_found", "there is nothing at this path: GET /api/openapi.json lists what there is"),
@@ -30,18 +29,31 @@ _CODES: Final = {
     413: ("body_too_large", "the body is larger than this host takes"),
     415: ("unsupported_media_type", "this content type is not read here"),
 }
-_numbers = random.Random()  # noqa: S311 - trace ids are no secrets
+_REFUSED: Final = frozenset({ErrorKind.UNAUTHENTICATED, ErrorKind.FORBIDDEN})
 _log = structlog.get_logger("api")
 
 
 def edge(
-    counts: RequestCounts, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], *, quiet: bool
+    counts: RequestCounts,
+    handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+    *,
+    quiet: bool,
+    route: str = "",
+    refusals: Refusals | None = None,
 ) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
-    """The handler with the edge around it; `quiet` leaves its requests out of the log."""
+    """The handler with the edge around it.
+
+    Args:
+        counts: Where its requests are counted.
+        handler: What serves them.
+        quiet: Leaves them out of the log.
+        route: The path of its endpoint, for the audit trail.
+        refusals: Told of those that are refused for want of permission.
+    """
 
     async def edged(request: web.BaseRequest) -> web.StreamResponse:
         started = time.perf_counter()
-        trace = request[TRACE] = _trace_id(request)
+        trace = request[TRACE] = trace_of(request)
         if not quiet:
             structlog.contextvars.bind_contextvars(trace_id=trace)
             _log.info(
@@ -52,7 +64,7 @@ def edge(
                 userAgent=request.headers.get("User-Agent", "")[:200],
                 ip=request.remote,
             )
-        response = await _answer(request, handler, trace)
+        response = await _answer(request, handler, trace, route, refusals)
         duration = time.perf_counter() - started
         counts.count(request.method, response.status, duration)
         if not response.prepared:
@@ -77,12 +89,22 @@ def edge(
 
 
 async def _answer(
-    request: web.BaseRequest, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], trace: str
+    request: web.BaseRequest,
+    handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+    trace: str,
+    route: str,
+    refusals: Refusals | None,
 ) -> web.StreamResponse:
     try:
         return await handler(request)
     except BusbarError as error:
-        return refusal(error, trace)
+        response = refusal(error, trace)
+        guessed = isinstance(error, TooManyAttemptsError)
+        if guessed:
+            response.force_close()  # the next guess costs a connection
+        if refusals is not None and (guessed or error.kind in _REFUSED):
+            await refusals.note(_refused(request, error, route))
+        return response
     except InvalidEventError as error:
         return failure(error.code, str(error), trace, status=400, errors=(error.attribute,))
     except DescriptionError as error:
@@ -101,13 +123,18 @@ async def _answer(
         )
 
 
-def _trace_id(request: web.BaseRequest) -> str:
-    """The trace id of a valid `traceparent`; else a new one."""
-    parent = request.headers.get("traceparent")
-    if parent:
-        match = TRACEPARENT.fullmatch(parent)
-        if match and match[1].strip("0") and match[2].strip("0"):
-            return match[1]
-    # A version 4 UUID (RFC 9562, section 5.4), from a generator that costs no system call: it names, and keeps nothing.
-    digits = f"{_numbers.getrandbits(128):032x}"
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
+def _refused(request: web.BaseRequest, error: BusbarError, route: str) -> Refused:
+    token = request.get(TOKEN)
+    actor = "anonymous" if token is None else f"token:{token.name}"
+    if token is None and "Authorization" in request.headers:
+        actor = "unknown"
+    return Refused(
+        actor=actor,
+        remote=request.remote,
+        method=request.method,
+        route=route,
+        path=request.path,
+        status=error.kind.value,
+        code=error.word,
+        token="" if token is None else token.id,
+    )

@@ -14,7 +14,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
 
 SMALL: Final = 64 * 1024
-"""Bytes of a body that needs no care for a slow reader; larger ones go aiohttp's way, which waits for it."""
+"""Bytes of a body that is written in one piece with its head."""
 
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 
@@ -31,6 +31,7 @@ class RenderedResponse(web.Response):
             or len(body) > SMALL
             or request.version != HttpVersion11
             or not request.keep_alive
+            or self.keep_alive is False
             or request.method == hdrs.METH_HEAD
             or self.status not in _STATUS_LINES
         ):
@@ -42,4 +43,7 @@ class RenderedResponse(web.Response):
         transport.write(start.encode() + body)
         self._keep_alive = True
         self._eof_sent = True  # aiohttp has nothing left to write
+        if request.protocol.writing_paused:
+            # Small answers add up where a client asks again and again and reads none of them.
+            await request.writer.drain()
         return None

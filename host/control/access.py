@@ -1,6 +1,7 @@
 """API tokens and roles. A token's secret is shown once; the host keeps only its SHA-256.
 
-A plain hash is right here: the secret is 256 random bits, so there is nothing to guess and nothing to slow down.
+A plain hash is right here: the secret is 256 random bits, so there is nothing to guess that a slow hash would protect.
+Wrong ones are counted all the same (`host.control.guesses`).
 Each row has a MAC of the host's key over it: who can write the database alone can neither make a token nor raise one.
 """
 
@@ -17,6 +18,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from host.control.guesses import Guesses
 from host.errors import BusbarError, ErrorKind
 from host.storage.database import Database
 from host.storage.keyring import Keyring
@@ -77,6 +79,8 @@ class Tokens:
         self._keyring = keyring
         self._clock = clock
         self._by_hash: dict[bytes, Token] = {}
+        self.guesses = Guesses(clock.monotonic)
+        """Counts the wrong tokens that come."""
 
     async def load(self) -> None:
         """Read what the database holds; call once, before anything else."""

@@ -12,6 +12,7 @@ from host.control.reconciler import Reconciler
 from host.control.registry import Registry
 from host.control.states import PluginState
 from host.errors import BusbarError
+from host.observe.descriptors import Descriptors
 from host.routing.log_budget import LogBudget
 from host.runtime.fork_server import ForkServer
 from host.storage.database import Database
@@ -43,16 +44,18 @@ class HostChecks:
         registry: Registry,
         reconciler: Reconciler,
         fork_server: ForkServer,
+        descriptors: Descriptors,
     ) -> None:
         self._database = database
         self._budget = budget
         self._registry = registry
         self._reconciler = reconciler
         self._fork_server = fork_server
+        self._descriptors = descriptors
 
     async def look(self) -> Sequence[Check]:
         """Every part; only a database that does not answer fails the host, the others warn."""
-        return (await self._storage(), self._log(), self._plugins(), self._workers())
+        return (await self._storage(), self._log(), self._plugins(), self._workers(), self._files())
 
     async def _storage(self) -> Check:
         started = time.perf_counter()
@@ -79,3 +82,9 @@ class HostChecks:
 
     def _workers(self) -> Check:
         return Check("fork-server", "pass", "" if self._fork_server.pid else "not started yet: no plugin needed it")
+
+    def _files(self) -> Check:
+        few, opened = self._descriptors, self._descriptors.open_now()
+        if opened >= few.ceiling:
+            return Check("descriptors", "warn", f"{opened} of {few.limit} are open: new connections are refused")
+        return Check("descriptors", "warn" if few.scarce else "pass", few.scarce)

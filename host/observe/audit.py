@@ -13,10 +13,22 @@ from host.storage.database import Database
 from plugin_sdk.clock import Clock
 
 KEPT: Final = 100_000
-"""Entries that are kept; the oldest make room."""
+"""Entries of changes that are kept; the oldest make room."""
+KEPT_REFUSALS: Final = 20_000
+"""Entries of refusals that are kept. They have room of their own: whoever is refused chooses how often, and must not
+push out of the trail what was done."""
+TRIMMED_EVERY: Final = 1000
+"""Entries between two looks at how many there are."""
 
 _INSERT: Final = "INSERT INTO audit (at, actor, action, target, detail, outcome) VALUES (?, ?, ?, ?, ?, ?)"
-_TRIM: Final = "DELETE FROM audit WHERE number <= (SELECT max(number) FROM audit) - ?"
+_TRIM_CHANGES: Final = (
+    "DELETE FROM audit WHERE outcome != 'refused' AND number <= "
+    "(SELECT number FROM audit WHERE outcome != 'refused' ORDER BY number DESC LIMIT 1 OFFSET ?)"
+)
+_TRIM_REFUSALS: Final = (
+    "DELETE FROM audit WHERE outcome = 'refused' AND number <= "
+    "(SELECT number FROM audit WHERE outcome = 'refused' ORDER BY number DESC LIMIT 1 OFFSET ?)"
+)
 _PAGE: Final = "SELECT * FROM audit ORDER BY number DESC LIMIT ? OFFSET ?"
 
 
@@ -53,8 +65,9 @@ class Audit:
 
         def write(connection: sqlite3.Connection) -> None:
             number = connection.execute(_INSERT, row).lastrowid or 0
-            if number % 1000 == 0:
-                connection.execute(_TRIM, (KEPT,))
+            if number % TRIMMED_EVERY == 0:
+                connection.execute(_TRIM_CHANGES, (KEPT,))
+                connection.execute(_TRIM_REFUSALS, (KEPT_REFUSALS,))
 
         await self._database.write(write)
 

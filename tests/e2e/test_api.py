@@ -175,7 +175,19 @@ async def test_tokens_have_roles_and_can_be_revoked(host):
     assert (await host.ask("DELETE", f"/api/v1/tokens/{made['data']['id']}"))[0] == 200
     assert (await host.ask("GET", "/api/v1/plugins", token=secret))[0] == 401
     _, audit = await host.ask("GET", "/api/v1/audit")
-    assert [entry["action"] for entry in audit["data"][:2]] == ["token.revoke", "token.create"]
+    assert [*(entry["action"] for entry in audit["data"] if entry["action"] != "access.refuse")][:2] == [
+        "token.revoke",
+        "token.create",
+    ]
+    refused = next(entry for entry in audit["data"] if entry["actor"] == "token:watcher")
+    assert (refused["target"], refused["outcome"]) == ("POST /api/v1/events", "refused")
+    assert refused["detail"] == {
+        "address": "127.0.0.1",
+        "path": "/api/v1/events",
+        "status": 403,
+        "code": "forbidden",
+        "token": made["data"]["id"],
+    }
 
 
 async def test_the_openapi_document_is_valid_and_names_every_path(host):

@@ -152,7 +152,10 @@ def test_a_wrong_value_is_refused_with_its_line_its_option_and_how_to_write_it(
     assert (refused.value.code, refused.value.kind) == ("settings_invalid", ErrorKind.INVALID)
 
 
-SERVER = "drain, event_body, host, port, wheel"
+SERVER = (
+    "answer_within, body_within, connections, connections_per_address, drain, event_body, head_within, host, idle_for, "
+    "port, wheel"
+)
 SECTIONS = "auth, breaker, events, limits, log, runtime, sandbox, scan, server, storage, supply"
 
 UNKNOWN: list[tuple[str, int, str]] = [

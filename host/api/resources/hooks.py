@@ -8,7 +8,7 @@ from aiohttp import web
 
 from host.api.endpoint import PARTS, TRACE, Endpoint, header_text, read_bounded
 from host.api.envelope import success
-from host.api.resources.plugin_routes import DROPPED
+from host.api.plugin_answers import rendered
 from host.control.inbound_webhooks import InboundWebhooks, Received
 from plugin_sdk.calls import Response
 
@@ -47,9 +47,6 @@ class Hooks:
         parts = request[PARTS]
         taken = await self._inbound.receive(parts["plugin"], parts["name"], received)
         if isinstance(taken, Response):
-            kept = {name: value for name, value in taken.headers.items() if name.lower() not in DROPPED}
-            return web.Response(
-                status=taken.status, headers={**kept, "Content-Security-Policy": "sandbox"}, body=taken.body
-            )
+            return rendered(parts["plugin"], taken)
         data: dict[str, Any] = {"sequence": taken.sequence, "duplicate": taken.duplicate}
         return success(data, request[TRACE], status=202)

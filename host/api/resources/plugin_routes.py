@@ -8,6 +8,7 @@ from aiohttp import web
 
 from host.api.endpoint import PARTS, Endpoint, header_text, read_bounded
 from host.api.errors import NotFoundError
+from host.api.plugin_answers import rendered
 from host.control.administration import Administration
 from host.control.errors import CallFailedError
 from host.routing.caller_guard import party
@@ -16,20 +17,7 @@ from plugin_sdk.calls import Request, Response
 from plugin_sdk.errors import HostError
 
 MAX_BODY: Final = 2**20
-DROPPED: Final = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "transfer-encoding",
-        "upgrade",
-        "content-length",
-        "te",
-        "trailer",
-        "set-cookie",
-    }
-)
-"""Headers of a plugin's answer that would speak for the host's connection, or set cookies for its origin."""
-HIDDEN: Final = frozenset({"authorization", "cookie"})
+HIDDEN: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
 """Headers of a request that are the host's to read, not a plugin's."""
 
 
@@ -74,9 +62,4 @@ class PluginRoutes:
             answer: Response = await hosted.serve(found, "handle_request", caller=party(request.remote or ""))
         except (HookFailedError, HostError) as error:
             raise CallFailedError(f"{plugin} failed at this request: {type(error).__name__}") from None
-        headers = {name: value for name, value in answer.headers.items() if name.lower() not in DROPPED}
-        if not 200 <= answer.status <= 599:  # noqa: PLR2004 - final statuses of HTTP
-            raise CallFailedError(f"{plugin} answered with the status {answer.status}, which is none")
-        # A plugin's page must not run with the host's origin.
-        headers["Content-Security-Policy"] = "sandbox"
-        return web.Response(status=answer.status, headers=headers, body=answer.body)
+        return rendered(plugin, answer)

@@ -3,14 +3,15 @@
 Events: `saboteur.work` with `{"key": …}` is work: it is written down, and fails as the standing mode says.
 `saboteur.switch` with `{"mode": …}` sets the standing mode. `saboteur.command` with `{"mode": …}` misbehaves
 once. The modes are in `saboteur.modes`, and `ok`. The service `attempt` tries what a sandbox refuses, of
-`saboteur.attempts`.
+`saboteur.attempts`. The route `answer/{name}` gives one of `saboteur.answers`.
 """
 
 from typing import Any
 
 from pydantic import BaseModel
 
-from plugin_sdk import Context, Event, Plugin, on_event, service
+from plugin_sdk import Context, Event, Plugin, Request, Response, on_event, service
+from saboteur.answers import ANSWERS
 from saboteur.attempts import ATTEMPTS
 from saboteur.modes import MODES
 
@@ -63,6 +64,10 @@ class Saboteur(Plugin):
             return {"got": ATTEMPTS[what](target), "met": ""}
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
             return {"got": "", "met": f"{type(error).__name__}: {error}"}
+
+    async def handle_request(self, request: Request, context: Context) -> Response:
+        """Give the answer that the path names."""
+        return ANSWERS.get(request.path.removeprefix("/answer/"), Response(404))
 
     @service
     async def handled(self, context: Context) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 import pytest
-from saboteur import MODES, Saboteur
+from saboteur import ANSWERS, MODES, Saboteur
 
-from plugin_sdk import HostError
+from plugin_sdk import HostError, Request
 from plugin_sdk.testing import PluginHarness
 
 
@@ -30,6 +30,12 @@ async def test_new_config_overrides_the_standing_mode():
 async def test_a_command_misbehaves_once(mode):
     async with PluginHarness(Saboteur) as plugin:
         assert (await plugin.deliver("saboteur.command", data={"mode": mode})).outcome == "failed"
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+async def test_a_route_gives_the_answer_of_its_name(name):
+    async with PluginHarness(Saboteur) as plugin:
+        assert await plugin.request(Request("GET", f"/answer/{name}")) == ANSWERS[name]
 
 
 def test_every_mode_is_listed():

@@ -1,0 +1,373 @@
+"""The connections of clients: how many there may be, how long they may keep the host waiting, and who makes room.
+
+aiohttp speaks HTTP on them. What it leaves open is here: it waits for a head, a body or a reader as long as these let
+it, and takes as many connections as come. A connection is looked at once in a while instead of having timers of its
+own, so a request costs nothing more than a few assignments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from aiohttp import web
+from aiohttp.streams import StreamReader
+
+from host.api.connection_counts import ConnectionCounts, Cut, Refusal
+from host.api.endpoint import TOKEN
+from host.api.farewell import SLOW_BODY, SLOW_HEAD, WIDE_HEAD, farewell
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+MAX_HEAD: Final = 64 * 1024
+"""Bytes of a request's line and headers together, give or take what comes at once."""
+MAX_QUEUED: Final = 64 * 1024
+"""Bytes of requests that wait behind the first one on a connection; more are read when there is room again."""
+MAX_UNREAD: Final = 64 * 2**20
+"""Bytes of answers that clients have not read yet, all together; beyond, whoever lets the host wait longest is cut."""
+LEAST_RATE: Final = 4 * 1024
+"""Bytes a second that a body must come with, and an answer be read with, once its time is up."""
+LOOK_EVERY: Final = 1.0
+"""Seconds between two looks at the connections, where no deadline is shorter than two of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long a client may keep the host waiting, in seconds.
+
+    Attributes:
+        head: For the whole head of a request, from the connection or from the head's first byte on.
+        body: For a body, beside what `LEAST_RATE` allows for what has come.
+        idle: Between two requests.
+        answer: For reading an answer, beside what `LEAST_RATE` allows for what was read.
+    """
+
+    head: float
+    body: float
+    idle: float
+    answer: float
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """How many connections there may be: in all, and of one address; `ceiling` as `Descriptors` has it."""
+
+    total: int
+    address: int
+    ceiling: int
+
+
+class Connection(web.RequestHandler):
+    """One connection, and what is needed to say whether it keeps the host waiting."""
+
+    __slots__ = (
+        "_answered",
+        "_body_from",
+        "_closing_from",
+        "_content",
+        "_head_from",
+        "_queued",
+        "_request",
+        "_stalled",
+        "_unparsed",
+        "_within",
+        "address",
+        "known",
+        "received",
+        "waits_from",
+        "wire",
+    )
+
+    def __init__(self, within: Connections, address: str, server: web.Server, **options: Any) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), **options)
+        self._within = within
+        self.address = address
+        self.wire: asyncio.Transport | None = None
+        self.known = False
+        """Whether a request with a valid token has come on it."""
+        self.waits_from = within.now
+        """Since when it waits for a request, or for the rest of one."""
+        self.received = 0
+        self._answered = False
+        self._request: web.BaseRequest | None = None
+        self._content: StreamReader | None = None
+        self._unparsed = 0
+        self._head_from = within.now
+        self._body_from = (0.0, 0)
+        self._queued = 0
+        self._stalled: tuple[float, int] | None = None
+        self._closing_from: float | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the loop."""
+        super().connection_made(transport)
+        self.wire = self.transport
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Called by the loop."""
+        super().connection_lost(exc)
+        self.wire = None
+        self._within.forget(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the loop, and by aiohttp itself without data."""
+        known = self._request_count
+        of_body = self._content is not None and not self._content.is_eof()
+        super().data_received(data)
+        self.received += len(data)
+        if self._request_count == known:
+            if not of_body:
+                self._more(len(data))
+            return
+        self._unparsed = 0
+        self._content = self._messages[-1][1]
+        self._queued = self._queued + len(data) if len(self._messages) > 1 else 0
+        if self._queued > MAX_QUEUED and not self._buffer_paused:
+            self._pause_reading_for_buffer()
+
+    def pause_writing(self) -> None:
+        """Called by the loop: the client does not read as fast as it asks."""
+        super().pause_writing()
+        size = self.wire.get_write_buffer_size() if self.wire is not None else 0
+        self._stalled = (self._within.now, size)
+        self._within.stalled(self, size)
+
+    def resume_writing(self) -> None:
+        """Called by the loop."""
+        super().resume_writing()
+        self._stalled = None
+        self.waits_from = self._within.now
+        self._within.resumed(self)
+
+    def begun(self, request: web.BaseRequest) -> None:
+        """A request is served from here on."""
+        self._request = request
+        self._body_from = (self._within.now, self.received)
+
+    def finish_response(self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None) -> Any:
+        """Called by aiohttp where a request was served, and its answer goes out."""
+        self._request = None
+        self._answered = True
+        self.known = self.known or TOKEN in request
+        self.waits_from = self._within.now
+        return super().finish_response(request, resp, start_time)
+
+    @property
+    def makes_room(self) -> bool:
+        """Whether it waits for its client and not for the host, so that ending it breaks no work off."""
+        if self.wire is None or self._messages:
+            return False
+        return self._request is None or not self._request.content.is_eof()
+
+    def overdue(self, now: float, deadlines: Deadlines) -> Cut | None:
+        """What it did not do in time."""
+        wire = self.wire
+        if wire is None:
+            return None
+        if wire.is_closing():
+            if self._closing_from is None:
+                self._closing_from = now
+            return Cut.CLOSE if now - self._closing_from > deadlines.answer else None
+        if self._stalled is not None:
+            since, size = self._stalled
+            read = max(0, size - wire.get_write_buffer_size())
+            return Cut.ANSWER if now - since > deadlines.answer + read / LEAST_RATE else None
+        if self._request is not None:
+            return self._slow_body(now, deadlines)
+        since = self._head_from if self._unparsed or not self._answered else now
+        return Cut.HEAD if now - since > deadlines.head else None
+
+    def end(self, why: Cut) -> None:
+        """End it, with a word where the client may still hear one."""
+        wire = self.wire
+        if wire is None:
+            return
+        if wire.is_closing() or why in {Cut.ANSWER, Cut.CLOSE, Cut.ROOM}:
+            wire.abort()
+            return
+        if why is Cut.BODY:
+            wire.write(farewell(SLOW_BODY))
+        elif self._unparsed:
+            wire.write(farewell(WIDE_HEAD if self._unparsed > MAX_HEAD else SLOW_HEAD))
+        wire.close()
+
+    def _slow_body(self, now: float, deadlines: Deadlines) -> Cut | None:
+        if self._request is None or self._request.content.is_eof():
+            return None
+        if self._reading_paused:  # it is the host that does not read
+            self._body_from = (now, self.received)
+            return None
+        since, before = self._body_from
+        come = self.received - before
+        return Cut.BODY if now - since > deadlines.body + come / LEAST_RATE else None
+
+    def _more(self, size: int) -> None:
+        """What came is of no body and began no request: it is of a head that has not ended, or of no use."""
+        if not size or self._buffer_paused or self._upgraded:
+            return
+        if not self._unparsed and self._answered:
+            self._head_from = self._within.now
+        self._unparsed += size
+        if self._unparsed > MAX_HEAD:
+            self._within.cut(self, Cut.HEAD)
+
+
+@dataclass(slots=True)
+class _Group:
+    """Connections that share a cap, the oldest first; `fresh` are those on which no request has come yet."""
+
+    every: dict[Connection, None] = field(default_factory=dict)
+    fresh: dict[Connection, None] = field(default_factory=dict)
+
+    def forget(self, connection: Connection) -> None:
+        self.every.pop(connection, None)
+        self.fresh.pop(connection, None)
+
+    def least_needed(self) -> Connection | None:
+        """The one that makes room: without a request before with one, without a token before with one, the oldest."""
+        for connection in self.fresh:
+            if connection.makes_room:
+                return connection
+        waiting = [connection for connection in self.every if connection.makes_room]
+        return min(waiting, key=lambda one: (one.known, one.waits_from), default=None)
+
+
+class Connections:
+    """All connections there are.
+
+    Args:
+        handler: Serves requests.
+        caps: How many there may be.
+        deadlines: How long they may keep the host waiting.
+    """
+
+    def __init__(self, handler: Handler, caps: Caps, deadlines: Deadlines) -> None:
+        self._handler = handler
+        self._caps = caps
+        self._deadlines = deadlines
+        self._loop = asyncio.get_running_loop()
+        self._every = min(LOOK_EVERY, min(deadlines.head, deadlines.body, deadlines.answer) / 2)
+        self._server = web.Server(self._serve, access_log=None)
+        self._all = _Group()
+        self._groups: dict[str, _Group] = {}
+        self._unread: dict[Connection, int] = {}
+        self._look: asyncio.TimerHandle | None = None
+        self.now = self._loop.time()
+        """The time at the last look: good enough for deadlines, and free."""
+        self.counts = ConnectionCounts(lambda: self.count, self._loop.time)
+
+    def start(self) -> None:
+        """Look at the connections from here on."""
+        self.look()
+
+    async def stop(self, grace: float) -> None:
+        """Let requests that are being served end for `grace` seconds, then end all connections."""
+        await asyncio.sleep(0)  # so that what came before is being served
+        self._server.pre_shutdown()
+        await self._server.shutdown(grace)
+        if self._look is not None:
+            self._look.cancel()
+        for connection in tuple(self._all.every):
+            connection.end(Cut.CLOSE)
+
+    def admit(self, address: str, number: int) -> Connection | Refusal:
+        """A connection for a socket that was accepted, or why there is none.
+
+        Where a cap is reached, the connection under it that is needed least is ended for it, if one waits for its
+        client; so whoever holds connections open and says nothing keeps nobody out.
+
+        Args:
+            address: Of the peer, as `counted_as` has it.
+            number: The socket's descriptor.
+        """
+        group = self._groups.get(address) or _Group()
+        if len(group.every) >= self._caps.address and not self._make_room(group):
+            return self.refuse(Refusal.ADDRESS, address)
+        if len(self._all.every) >= self._caps.total and not self._make_room(self._all):
+            return self.refuse(Refusal.TOTAL, address)
+        if number >= self._caps.ceiling:
+            self.make_room()
+            return self.refuse(Refusal.DESCRIPTORS, address)
+        # aiohttp ends what is idle between two requests; its other deadlines are ours.
+        connection = Connection(self, address, self._server, access_log=None, keepalive_timeout=self._deadlines.idle)
+        self._groups[address] = group
+        for each in (group, self._all):
+            each.every[connection] = each.fresh[connection] = None
+        self.counts.accepted()
+        return connection
+
+    def refuse(self, why: Refusal, address: str) -> Refusal:
+        """Count a connection that is not taken."""
+        self.counts.refused(why, address)
+        return why
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._all.every)
+
+    def cut(self, connection: Connection, why: Cut) -> None:
+        """End a connection, and count it."""
+        connection.end(why)
+        self.counts.cut(why, connection.address)
+
+    def forget(self, connection: Connection) -> None:
+        """A connection is gone; said twice, it is gone once."""
+        self._all.forget(connection)
+        group = self._groups.get(connection.address)
+        if group is not None:
+            group.forget(connection)
+            if not group.every:
+                del self._groups[connection.address]
+        self._unread.pop(connection, None)
+
+    def stalled(self, connection: Connection, size: int) -> None:
+        """A client has `size` bytes to read, more than one may leave lying."""
+        self._unread[connection] = size
+        while len(self._unread) > 1 and sum(self._unread.values()) > MAX_UNREAD:
+            longest = next(iter(self._unread))
+            del self._unread[longest]
+            self.cut(longest, Cut.ANSWER)
+
+    def resumed(self, connection: Connection) -> None:
+        """It has read them."""
+        self._unread.pop(connection, None)
+
+    def look(self) -> None:
+        """End what has kept the host waiting for too long; say what was refused; look again after a while."""
+        self._look = self._loop.call_later(self._every, self.look)
+        # Whatever began since the last look has that one's time, and would be cut too soon by up to the time between.
+        now, self.now = self._loop.time() - self._every, self._loop.time()
+        for connection, why in [*self._overdue(tuple(self._all.every), now)]:
+            self.cut(connection, why)
+        self.counts.say()
+
+    def _overdue(self, connections: Iterable[Connection], now: float) -> Iterable[tuple[Connection, Cut]]:
+        for connection in connections:
+            why = connection.overdue(now, self._deadlines)
+            if why is not None:
+                yield connection, why
+
+    def _serve(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        connection = request.protocol
+        if isinstance(connection, Connection):
+            connection.begun(request)
+            if connection in self._all.fresh:
+                del self._all.fresh[connection]
+                del self._groups[connection.address].fresh[connection]
+        return self._handler(request)
+
+    def make_room(self) -> None:
+        """Have the connection that is needed least make room, where there is no descriptor for another."""
+        self._make_room(self._all)
+
+    def _make_room(self, group: _Group) -> bool:
+        """Have a connection of the group make room; whether one did."""
+        connection = group.least_needed()
+        if connection is None:
+            return False
+        self.cut(connection, Cut.ROOM)
+        self.forget(connection)
+        return True
