@@ -18,6 +18,7 @@ from plugin_sdk.calls import Delivery, Firing, Health, Request, Response, Servic
 from plugin_sdk.egress import http_session
 from plugin_sdk.errors import DeadLetter, HostError
 from plugin_sdk.events import Event, new_event
+from plugin_sdk.strict_json import StrictJsonError, dumps
 
 if TYPE_CHECKING:
     import aiohttp
@@ -98,9 +99,13 @@ class KeyValueStore:
         """Keep a JSON value under `key`; durable when it returns.
 
         Raises:
-            HostError: the key is over 256 bytes, the value over 256 KiB, or the plugin's quota is used up.
+            HostError: the key is over 256 bytes, the value over 256 KiB or no JSON value (NaN is none), or the plugin's
+                quota is used up.
         """
-        encoded = msgspec.json.encode(value)
+        try:
+            encoded = dumps(value)
+        except StrictJsonError as error:
+            raise HostError(f"a kv value is a JSON value: {error}", "kv_value_invalid") from None
         if len(encoded) > MAX_VALUE_BYTES:
             raise HostError(
                 f"a kv value has at most {MAX_VALUE_BYTES} bytes as JSON, not {len(encoded)}: split it",
@@ -282,16 +287,20 @@ class Context:
 
         Raises:
             PermissionDeniedError: the service is not among the plugin's granted `call` permissions.
-            HostError: `plugin_not_found`, `method_not_found`, `plugin_not_running`; `breaker_open` or
-                `bulkhead_full`, where the callee's guard refuses; `hook_timeout`; `call_cycle`, where the callee
-                waits for this call itself; `plugin_call_failed`, or a code of the callee's own, where it raised.
+            HostError: `arguments_invalid`, where they are no JSON values; `plugin_not_found`, `method_not_found`,
+                `plugin_not_running`; `breaker_open` or `bulkhead_full`, where the callee's guard refuses;
+                `hook_timeout`; `call_cycle`, where the callee waits for this call itself; `plugin_call_failed`, or a
+                code of the callee's own, where it raised; `plugin_answer_invalid`, where it returned no JSON value.
         """
         served = self.service_call
         if self._expires is not None:
             timeout = min(timeout, self._expires - monotonic())
         trace = self.delivery.traceparent if self.delivery else served.traceparent if served else ""
         chain = list(served.chain) if served else []
-        encoded = msgspec.json.encode({**(arguments or {}), **named})
+        try:
+            encoded = dumps({**(arguments or {}), **named})
+        except StrictJsonError as error:
+            raise HostError(f"the arguments of {service} are JSON values: {error}", "arguments_invalid") from None
         return msgspec.json.decode(await self._session.host.call(service, encoded, timeout, chain, trace))
 
     async def still_working(self) -> None:

@@ -86,7 +86,7 @@ class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
             ("priority", self.priority, -MAX_PRIORITY, MAX_PRIORITY),
         ):
             if value is not None and not lowest <= value <= highest:
-                raise DescriptionError(f"{name} must be {lowest:g} to {highest:g}, not {value:g}")
+                raise DescriptionError(f"{name} must be {lowest:g} to {highest:g}, not {_shown(value)}")
         for name, wait, longest in (
             ("timeout", self.timeout, MAX_TIMEOUT),
             ("max_age", self.max_age, math.inf),
@@ -95,7 +95,7 @@ class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
             *((f"retry_delays[{at}]", wait, MAX_WAIT) for at, wait in enumerate(self.retry_delays)),
         ):
             if wait is not None and not 0 < wait <= longest:
-                raise DescriptionError(f"{name} must be above 0 and at most {longest:g}, not {wait:g}")
+                raise DescriptionError(f"{name} must be above 0 and at most {longest:g}, not {_shown(wait)}")
         if not 0 < self.first_retry <= self.longest_retry:
             raise DescriptionError("first_retry must be above 0 and at most longest_retry")
         if len(self.retry_delays) > MAX_ATTEMPTS:
@@ -121,6 +121,13 @@ class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
             growth=self.growth,
             delays=self.retry_delays,
         )
+
+
+def _shown(value: float) -> str:
+    try:
+        return f"{value:g}"
+    except OverflowError:
+        return "a number of hundreds of digits"  # an integer that no float holds
 
 
 class PolicyOptions(TypedDict, total=False):

@@ -13,11 +13,14 @@ from typing import Any, Final, NoReturn
 from urllib.parse import unquote_to_bytes
 
 from plugin_sdk.errors import InvalidEventError
-from plugin_sdk.events import Event, parse_json
+from plugin_sdk.events import Event, not_strict, parse_json
+from plugin_sdk.strict_json import StrictJsonError, loads_items
 
 STRUCTURED: Final = "application/cloudevents+json"
 BATCHED: Final = "application/cloudevents-batch+json"
 PREFIX: Final = "ce-"
+MAX_BATCH: Final = 1000
+"""Events of one batch."""
 _ANY_BATCH: Final = "application/cloudevents-batch"
 _ANY_STRUCTURED: Final = "application/cloudevents"
 _JSON_TYPE: Final = re.compile(r"[^/]+/(?:[^;\s]+\+)?json")
@@ -59,14 +62,18 @@ def is_structured(media: str) -> bool:
     return True
 
 
-def parse_batch(body: bytes) -> list[Event | InvalidEventError]:
-    """The events of a batch, each checked by itself; an empty one is a batch, too.
+def parse_batch(body: bytes, most: int = MAX_BATCH) -> list[Event | InvalidEventError]:
+    """The events of a batch, each read and checked by itself; an empty one is a batch, too.
 
     Raises:
         InvalidEventError: the body is no JSON array, or its events have different versions of the specification.
+        TooManyItemsError: there are more than `most` events.
     """
-    found = parse_json(body)
-    if not isinstance(found, list):
+    try:
+        found = loads_items(body, most)
+    except StrictJsonError as error:
+        raise not_strict(error) from None
+    if found is None:
         _refuse("body", "must be a JSON array of events")
     versions = {repr(one.get("specversion")) for one in found if isinstance(one, dict)}
     if len(versions) > 1:
@@ -75,6 +82,8 @@ def parse_batch(body: bytes) -> list[Event | InvalidEventError]:
 
 
 def _item(found: Any) -> Event | InvalidEventError:
+    if isinstance(found, StrictJsonError):
+        return not_strict(found)
     try:
         if not isinstance(found, dict):
             _refuse("body", "must hold JSON objects")

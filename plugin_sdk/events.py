@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import os
 import re
 import uuid
@@ -20,10 +19,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from plugin_sdk.errors import InvalidEventError
+from plugin_sdk.strict_json import MAX_DEPTH, StrictJsonError, dumps, loads, too_deep
 
 SPEC_VERSION: Final = "1.0"
-MAX_DEPTH: Final = 64
-"""How deep `data` may nest; far above real events, far below Python's recursion limit."""
 
 ATTRIBUTES: Final = frozenset(
     {"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema", "data", "data_base64"}
@@ -80,10 +78,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def hops(self) -> int:
-        """Through how many plugins it came; 0 where nobody said so in a way that counts."""
+        """Through how many plugins it came; 0 where nobody said so in a way that counts.
+
+        It is text where it came in a header, and may be any number there; more than an integer attribute may be is as
+        good as that.
+        """
         found = self.extensions.get("hops", 0)
         try:
-            return max(0, int(found))  # text where it came in a header
+            return min(max(0, int(found)), _INT32.stop - 1)
         except ValueError:
             return 0
 
@@ -125,8 +127,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Parse and check one event in the CloudEvents JSON format.
 
         Raises:
-            InvalidEventError: the text is no JSON object (duplicate names and NaN included), or an
-                attribute is missing, of the wrong type or malformed; it names the attribute.
+            InvalidEventError: the text is no strict JSON object (equal names, NaN and 1e400, and text that is no
+                Unicode are not), or an attribute is missing, of the wrong type or malformed; it names the attribute.
         """
         return cls.from_attributes(parse_json_object(body))
 
@@ -142,8 +144,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def from_attributes(cls, found: dict[str, Any]) -> Event:
         """Check a decoded JSON object and make it an event; errors as in `from_json`."""
         event = cls._ordinary(found) or cls._checked(found)
-        data = event.data
-        if isinstance(data, _NESTS) and _too_deep(data):
+        if too_deep(event.data, MAX_DEPTH):
             _refuse("data", f"nests deeper than {MAX_DEPTH} levels: flatten it")
         return event
 
@@ -214,7 +215,7 @@ def new_event(
     """A checked event made in code: a fresh UUID for `id` and now for `time` unless they are given.
 
     Raises:
-        InvalidEventError: as `Event.from_json`.
+        InvalidEventError: as `Event.from_json`; `data` is no JSON value, such as NaN, included.
     """
     found: dict[str, Any] = {
         **(extensions or {}),
@@ -226,6 +227,10 @@ def new_event(
         "time": (time or datetime.now(UTC)).isoformat().replace("+00:00", "Z"),
     }
     if data is not msgspec.UNSET:
+        try:
+            dumps(data)
+        except StrictJsonError as error:
+            _refuse("data", f"holds what no event can: {error}")
         found["data"] = data
         found["datacontenttype"] = "application/json"
     return Event.from_attributes(found)
@@ -251,39 +256,22 @@ def parse_json_object(body: bytes | str) -> dict[str, Any]:
 
 
 def parse_json(body: bytes | str) -> Any:
-    """Decode strict JSON (RFC 8259, no duplicate names, no NaN or Infinity).
+    """Decode strict JSON, as `plugin_sdk.strict_json` has it; how deep it nests, the event looks at.
 
     Raises:
-        InvalidEventError: with attribute `body`.
+        InvalidEventError: it is not; with the attribute that is no text, else with `body`.
     """
     try:
-        # msgspec is many times as fast, but keeps the last of two equal names without a word, which hides one
-        # attribute from every check. Where its own writing gives the same bytes again, nothing was hidden.
-        found = msgspec.json.decode(body)
-        if msgspec.json.encode(found) == (body.encode() if isinstance(body, str) else body):
-            return found
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        pass  # what is wrong, the strict parser says better
-    try:
-        return _STRICT.decode(body if isinstance(body, str) else body.decode())
-    except (ValueError, RecursionError) as error:
-        _refuse("body", f"is not strict JSON in UTF-8: {error}")
+        return loads(body, depth=None)
+    except StrictJsonError as error:
+        raise not_strict(error) from None
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the name {twice!r} stands twice in one object")
-    return found
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
-
-
-_STRICT: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+def not_strict(error: StrictJsonError) -> InvalidEventError:
+    """The refusal of an event that is no strict JSON."""
+    first = error.path[0] if error.path else None
+    attribute = first if isinstance(first, str) and first in ATTRIBUTES - {"data"} else "body"
+    return InvalidEventError(f"CloudEvents attribute '{attribute}' is not strict JSON: {error}", attribute)
 
 
 def _refuse(attribute: str, why: str) -> NoReturn:
@@ -352,9 +340,14 @@ def _is_time(value: str) -> bool:
     return True
 
 
+def is_media_type(text: str) -> bool:
+    """Whether a text can be the `datacontenttype` of an event: a media type (RFC 2046)."""
+    return _MEDIA_TYPE.fullmatch(text) is not None and _plain(text)
+
+
 def _media_type(found: dict[str, Any]) -> Any:
     value = _text(found, "datacontenttype")
-    if value is not None and value != "application/json" and not _MEDIA_TYPE.fullmatch(value):
+    if value is not None and value != "application/json" and not is_media_type(value):
         _refuse("datacontenttype", "must be a media type (RFC 2046), such as 'application/json'")
     return value
 
@@ -392,22 +385,3 @@ def _extensions(found: dict[str, Any]) -> dict[str, str | int | bool]:
         else:
             _refuse(name, "must be a string, a 32-bit integer or a boolean")
     return extensions
-
-
-def _too_deep(value: Any) -> bool:
-    """Whether `value` nests deeper than the bound; level by level, so that depth costs no recursion."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        below: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                below += [child for child in item.values() if isinstance(child, _NESTS)]
-            elif isinstance(item, list):
-                below += [child for child in item if isinstance(child, _NESTS)]
-        if not below:
-            return False
-        level = below
-    return True
-
-
-_NESTS: Final = (dict, list)

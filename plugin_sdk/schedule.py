@@ -6,7 +6,6 @@ decorators take beside the rule.
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, TypedDict, get_args
 
@@ -169,8 +168,11 @@ def instant_of(text: str) -> float:
     found = datetime.fromisoformat(text)
     if found.tzinfo is None:
         raise ValueError("it has no offset")
-    instant = found.astimezone(UTC).timestamp()
-    if not math.isfinite(instant) or instant < 0:
+    try:
+        instant = found.astimezone(UTC).timestamp()
+    except OverflowError:
+        raise ValueError("it is outside the years 1 to 9999") from None
+    if instant < 0:
         raise ValueError("it is before 1970")
     return instant
 

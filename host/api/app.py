@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from host.api.connections import Caps, Connections, Deadlines, Handler
-from host.api.endpoint import PARTS, Endpoint, RawHandler, served
+from host.api.endpoint import ANY, ANY_METHODS, PARTS, Endpoint, RawHandler, served
 from host.api.listener import Listener
 from host.api.middlewares import edge
 from host.api.refusals import Refusals
@@ -25,7 +25,6 @@ from host.settings import Server as ServerSettings
 
 SHUTDOWN_SECONDS: Final = 5.0
 """How long open connections may take to end when the server stops."""
-ANY: Final = "*"
 _PART: Final = re.compile(r"\{(\w+)(?::([^{}]+))?\}")
 
 
@@ -63,13 +62,14 @@ class Routes:
         path = request.rel_url.raw_path
         allowed = set(self._methods.get(path, ()))
         for pattern, method, handler in self._patterns:
-            match = pattern.fullmatch(path)
+            # A path that has a row of its own is no name in another one's.
+            match = None if path in self._methods else pattern.fullmatch(path)
             if match is None:
                 continue
-            if method in {ANY, request.method}:
+            if method == request.method or (method == ANY and request.method in ANY_METHODS):
                 request[PARTS] = {name: unquote(value) for name, value in match.groupdict().items()}
                 return handler
-            allowed.add(method)
+            allowed.update(ANY_METHODS if method == ANY else (method,))
         if not allowed:
             return self._not_found
         request[PARTS] = {"allowed": ", ".join(sorted(allowed))}

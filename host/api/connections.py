@@ -81,7 +81,8 @@ class Connection(web.RequestHandler):
     )
 
     def __init__(self, within: Connections, address: str, server: web.Server, **options: Any) -> None:
-        super().__init__(server, loop=asyncio.get_running_loop(), **options)
+        # Whoever reads a body undoes its coding, within the bound of its endpoint: see `host.api.body`.
+        super().__init__(server, loop=asyncio.get_running_loop(), auto_decompress=False, **options)
         self._within = within
         self.address = address
         self.wire: asyncio.Transport | None = None

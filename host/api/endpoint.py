@@ -2,32 +2,59 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
-import msgspec
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from host.api.body import read_bounded
 from host.api.envelope import success
 from host.api.errors import (
     BadRequestError,
-    BodyTooLargeError,
     ForbiddenError,
     UnauthenticatedError,
     UnsupportedMediaError,
 )
 from host.control.access import Role, Token, Tokens
 from host.control.peers import counted_as
+from plugin_sdk.strict_json import MAX_DEPTH, StrictJsonError, loads
 
 MAX_JSON: Final = 2**20
 """Bytes of a JSON body of the management API."""
+MAX_BODY_DEPTH: Final = MAX_DEPTH + 2
+"""How deep a body may nest: an event may stand in one, with data of its own depth."""
 TRACE: Final[web.RequestKey[str]] = web.RequestKey("trace", str)
 TOKEN: Final[web.RequestKey[Token]] = web.RequestKey("token", Token)
+_INSTANT: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_LATEST: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 PARTS: Final[web.RequestKey[dict[str, str]]] = web.RequestKey("parts", dict[str, str])
 """The named parts of the path."""
+
+
+def _read(value: Any) -> datetime:
+    """An instant as RFC 3339 writes it; pydantic would take numbers, dates and week dates, too."""
+    if not (isinstance(value, str) and _INSTANT.fullmatch(value)):
+        raise ValueError("it must be an RFC 3339 timestamp, such as '2026-11-20T10:00:00Z'")
+    return datetime.fromisoformat(value.upper())
+
+
+def _in_years(value: datetime) -> datetime:
+    try:
+        found = value.astimezone(UTC)
+    except OverflowError:
+        found = None
+    if found is None or found > _LATEST:
+        raise ValueError("it must lie in the years 1 to 9999, in UTC")
+    return value
+
+
+Instant = Annotated[datetime, BeforeValidator(_read), AfterValidator(_in_years)]
+"""A time with an offset that can be written in UTC again, in every answer and row that it gets into."""
 
 
 class View(BaseModel):
@@ -86,6 +113,10 @@ class Call:
         return "anonymous" if self.token is None else f"token:{self.token.name}"
 
 
+ANY: Final = "*"
+ANY_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+"""What `*` stands for in the table; TRACE and CONNECT are a server's own (RFC 9110, section 9.3)."""
+
 Handler = Callable[[Call], Awaitable[Answer]]
 RawHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -105,6 +136,7 @@ class Endpoint:
         request: Model of the JSON body, or `dict` for any object.
         response: Model of the answer's data; `many` for a list of it.
         status: Of an answer that went well.
+        also: Other statuses that such an answer may have, as where nobody waits for the outcome.
         form: Names of the parts of a multipart body, which the handler reads; beside `request`, either may come.
         raw: Gets the aiohttp request as it came and answers it whole: for what is no JSON in an envelope,
             and for the one path where every microsecond counts.
@@ -124,6 +156,7 @@ class Endpoint:
     response: type[BaseModel] | None = None
     many: bool = False
     status: int = 200
+    also: tuple[int, ...] = ()
     form: tuple[str, ...] = ()
     raw: RawHandler | None = None
     consumes: str = ""
@@ -197,7 +230,7 @@ def _query(endpoint: Endpoint, request: web.BaseRequest) -> Any:
         return None
     if len(found) != len(request.query):
         raise BadRequestError("a name stands twice in the query", code="query_invalid")
-    return _validated(model, found, "query_invalid", "the query is not what this takes")
+    return validated(model, found, "query_invalid", "the query is not what this takes")
 
 
 async def _body(endpoint: Endpoint, request: web.BaseRequest) -> Any:
@@ -211,14 +244,15 @@ async def _body(endpoint: Endpoint, request: web.BaseRequest) -> Any:
         raise UnsupportedMediaError(f"send {wanted}, not {request.content_type[:100]}")
     raw = await read_bounded(request, MAX_JSON)
     try:
-        found = msgspec.json.decode(raw or b"{}")
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequestError(f"the body is no JSON: {error}", code="body_invalid") from None
+        found = loads(raw or b"{}", depth=MAX_BODY_DEPTH)
+    except StrictJsonError as error:
+        raise BadRequestError(f"the body is no strict JSON: {error}", code="body_invalid") from None
     if not isinstance(found, dict):
         raise BadRequestError("the body must be a JSON object", code="body_invalid")
     if not issubclass(model, BaseModel):
         return found
-    return _validated(model, found, "body_invalid", "the body is not what this takes")
+    # As JSON and strictly: a number is no boolean there, and a text no number.
+    return validated(model, raw or b"{}", "body_invalid", "the body is not what this takes")
 
 
 def header_text(value: str) -> str:
@@ -230,26 +264,16 @@ def header_text(value: str) -> str:
     return value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
-async def read_bounded(request: web.BaseRequest, limit: int) -> bytes:
-    """The whole body, of at most `limit` bytes.
+def validated(model: type[BaseModel], found: dict[str, Any] | bytes, code: str, message: str) -> Any:
+    """What was found as the model: names and texts of a query, or JSON that was read before.
 
     Raises:
-        BodyTooLargeError: it has more.
+        BadRequestError: it is not what the model takes, with a sentence for each field.
     """
-    if (request.content_length or 0) <= limit:
-        body = bytearray()
-        async for chunk in request.content.iter_any():
-            body += chunk
-            if len(body) > limit:
-                break
-        else:
-            return bytes(body)
-    raise BodyTooLargeError(f"the body has more than {limit} bytes")
-
-
-def _validated(model: type[BaseModel], found: dict[str, Any], code: str, message: str) -> Any:
     try:
-        return model.model_validate(found)
+        return (
+            model.model_validate_json(found, strict=True) if isinstance(found, bytes) else model.model_validate(found)
+        )
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, item['loc'])) or 'body'}: {item['msg']}" for item in error.errors()]
         raise BadRequestError(f"{message}: {lines[0]}", errors=lines, code=code) from None

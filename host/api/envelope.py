@@ -11,22 +11,31 @@ import msgspec
 from aiohttp import web
 from pydantic import BaseModel
 
+from host.api.body import ACCEPTED
+from host.api.errors import UnsupportedCodingError
 from host.api.rendered import RenderedResponse
 from host.errors import BusbarError
 
 JSON: Final = "application/json; charset=utf-8"
+_EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
+_LATEST: Final = datetime.max.replace(tzinfo=UTC)
 
 
 def rfc3339(stamp: float | None) -> str | None:
     """Seconds since the epoch as RFC 3339 in UTC; None stays None."""
-    if stamp is None:
-        return None
-    return datetime.fromtimestamp(stamp, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return None if stamp is None else written(stamp)
 
 
 def written(stamp: float) -> str:
-    """As `rfc3339`, for a time that is always there."""
-    return datetime.fromtimestamp(stamp, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """As `rfc3339`, for a time that is always there.
+
+    What lies outside the years that RFC 3339 has is written as their end: no list fails for one odd row in it.
+    """
+    try:
+        instant = datetime.fromtimestamp(stamp, UTC)
+    except (ValueError, OverflowError, OSError):  # NaN, infinite, or a year that no calendar here has
+        instant = _LATEST if stamp > 0 else _EARLIEST
+    return instant.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def success(
@@ -72,15 +81,34 @@ def refusal(error: BusbarError, trace_id: str) -> web.Response:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if error.kind.value == 401:  # noqa: PLR2004 - RFC 9110, section 15.5.2
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, UnsupportedCodingError):
+        headers["Accept-Encoding"] = ACCEPTED  # RFC 9110, section 15.5.16
     return failure(error.word, error.message, trace_id, status=error.kind.value, errors=error.errors, headers=headers)
 
 
 def _response(body: dict[str, Any], trace_id: str, status: int, headers: Mapping[str, str] | None) -> web.Response:
     body["timestamp"] = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     body["traceId"] = trace_id
-    response = RenderedResponse(body=_encode(body), status=status, headers=headers)
+    try:
+        encoded = _encode(body)
+    except UnicodeEncodeError:  # half of a surrogate pair, in what was kept before texts were looked at
+        encoded = _encode(_shown(body))
+    response = RenderedResponse(body=encoded, status=status, headers=headers)
     response.headers["Content-Type"] = JSON
     return response
+
+
+def _shown(value: Any) -> Any:
+    """A value whose every text can be encoded; what cannot is written as an escape."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, BaseModel):
+        return _shown(_plain(value))
+    if isinstance(value, Mapping):
+        return {_shown(name): _shown(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shown(item) for item in value]
+    return value
 
 
 def _plain(value: Any) -> Any:

@@ -53,6 +53,12 @@ class UnsupportedMediaError(ApiError):
     kind = ErrorKind.UNSUPPORTED
 
 
+class UnsupportedCodingError(UnsupportedMediaError):
+    """The body's content coding is not one that is undone here."""
+
+    code = "unsupported_content_encoding"
+
+
 class NotFoundError(ApiError):
     """Nothing is there."""
 

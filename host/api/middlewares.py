@@ -19,6 +19,7 @@ from host.api.trace import trace_of
 from host.control.guesses import TooManyAttemptsError
 from host.errors import BusbarError, ErrorKind
 from host.observe.metrics import RequestCounts
+from host.storage.errors import disk_failure
 from plugin_sdk.errors import DescriptionError, InvalidEventError
 
 _CODES: Final = {
@@ -113,7 +114,11 @@ async def _answer(
         code, message = _CODES.get(error.status, ("http_error", error.reason))
         kept = {name: value for name, value in error.headers.items() if name in {"Allow", "Location"}}
         return failure(code, message, trace, status=error.status, headers=kept)
-    except Exception:  # noqa: BLE001 - the last stop: logged with its traceback, never shown
+    except Exception as error:  # noqa: BLE001 - the last stop: logged with its traceback, never shown
+        full = disk_failure(error) if isinstance(error, OSError) else None
+        if full is not None:
+            _log.warning("disk_refused", traceId=trace, url=request.path, reason=str(error))
+            return refusal(full, trace)
         _log.exception("request_crashed", traceId=trace, method=request.method, url=request.path)
         return failure(
             "internal_error",

@@ -10,7 +10,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from host.api.endpoint import Endpoint
+from host.api.endpoint import ANY, ANY_METHODS, Endpoint
 
 REF: Final = "#/components/schemas/{model}"
 _ENVELOPE: Final = {
@@ -49,9 +49,8 @@ def document(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
         path = re.sub(r"\{(\w+):[^}]*\}", r"{\1}", endpoint.path)
-        methods = ("get", "post", "put", "delete") if endpoint.method == "*" else (endpoint.method.lower(),)
-        for method in methods:
-            paths.setdefault(path, {})[method] = _operation(endpoint, path, method, schemas)
+        for method in ANY_METHODS if endpoint.method == ANY else (endpoint.method,):
+            paths.setdefault(path, {})[method.lower()] = _operation(endpoint, path, method.lower(), schemas)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -88,7 +87,7 @@ def page(endpoints: Sequence[Endpoint], version: str) -> str:
 def _operation(
     endpoint: Endpoint, path: str, method: str, schemas: dict[type[BaseModel], dict[str, Any]]
 ) -> dict[str, Any]:
-    suffix = f"_{method}" if endpoint.method == "*" else ""
+    suffix = f"_{method}" if endpoint.method == ANY else ""
     operation: dict[str, Any] = {
         "operationId": endpoint.operation + suffix,
         "summary": endpoint.summary,
@@ -149,6 +148,9 @@ def _responses(endpoint: Endpoint, schemas: dict[type[BaseModel], dict[str, Any]
         }
     failed = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}}}
     return {
-        str(endpoint.status): {"description": endpoint.summary, "content": content},
+        **{
+            str(status): {"description": endpoint.summary, "content": content}
+            for status in (endpoint.status, *endpoint.also)
+        },
         "default": {"description": "What is wrong, and how to mend it.", **failed},
     }

@@ -27,6 +27,8 @@ from plugin_sdk.clock import Clock
 PREFIX: Final = "bbt_"
 MAX_TOKENS: Final = 1000
 MAX_NAME: Final = 200
+LATEST: Final = 253_402_300_799.0
+"""The last second that RFC 3339 can write: a token that expires later could not be shown."""
 
 _log = structlog.get_logger(__name__)
 
@@ -118,6 +120,8 @@ class Tokens:
             raise TokenRefusedError(f"a token's name is printable, with 1 to {MAX_NAME} characters")
         if expires_at is not None and expires_at <= now:
             raise TokenRefusedError("expiresAt is in the past")
+        if expires_at is not None and not expires_at <= LATEST:  # NaN included
+            raise TokenRefusedError("expiresAt is after the year 9999, which nobody could be shown")
         if len(self._by_hash) >= MAX_TOKENS:
             raise TokenRefusedError(f"there are {MAX_TOKENS} tokens already: revoke some")
         secret = PREFIX + secrets.token_urlsafe(32)

@@ -25,9 +25,10 @@ from host.routing.event_log import Appended
 from host.runtime.errors import HookFailedError
 from plugin_sdk.calls import Request, Response
 from plugin_sdk.clock import Clock
-from plugin_sdk.errors import HostError, InvalidEventError, PluginError
-from plugin_sdk.events import SPEC_VERSION, Event, parse_json
+from plugin_sdk.errors import HostError, InvalidEventError, PluginError, Verdict
+from plugin_sdk.events import SPEC_VERSION, Event, is_media_type
 from plugin_sdk.resilience import TokenBucket
+from plugin_sdk.strict_json import StrictJsonError, loads
 from plugin_sdk.webhooks import WebhookRefused, verify
 from plugin_sdk.webhooks.endpoint import MESSAGE_ID, OWN, Webhook, extension_of
 
@@ -134,8 +135,8 @@ class InboundWebhooks:
         )
         try:
             answer = await hosted.serve(request, "handle_request", caller=party(received.remote))
-        except (HookFailedError, HostError) as error:
-            raise self._refuse(record.id, webhook.name, f"plugin_failed: {error}") from None
+        except (HookFailedError, HostError, Verdict) as error:
+            raise self._refuse(record.id, webhook.name, f"plugin_failed: {type(error).__name__}: {error}") from None
         if not isinstance(answer, Response) or not 200 <= answer.status < 300:  # noqa: PLR2004 - HTTP's own numbers
             raise self._refuse(record.id, webhook.name, "plugin_refused")
         message = {name.lower(): value for name, value in answer.headers.items()}.get(MESSAGE_ID)
@@ -202,7 +203,10 @@ def _fits(value: str | None) -> bool:
 
 
 def _event(plugin: str, webhook: Webhook, message: str, received: Received) -> Event:
-    """The event that a message is. It has no time: a sender that tries again must make the same event."""
+    """The event that a message is. It has no time: a sender that tries again must make the same event.
+
+    A body that is no strict JSON is bytes: its sender is authentic and would only send it again.
+    """
     headers = received.single
     found: dict[str, Any] = {
         **{extension_of(name): headers[name] for name in webhook.headers if _fits(headers.get(name))},
@@ -214,8 +218,9 @@ def _event(plugin: str, webhook: Webhook, message: str, received: Received) -> E
     if not received.body:
         return Event.from_attributes(found)
     try:
-        found |= {"data": parse_json(received.body), "datacontenttype": "application/json"}
-    except InvalidEventError:  # a form, a file: what it is, its sender says
+        found |= {"data": loads(received.body), "datacontenttype": "application/json"}
+    except StrictJsonError:  # a form, a file: what it is, its sender says
+        content_type = headers.get("content-type", "")
         found["data_base64"] = base64.b64encode(received.body).decode()
-        found["datacontenttype"] = headers.get("content-type") or None
+        found["datacontenttype"] = content_type if is_media_type(content_type) else None
     return Event.from_attributes(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 import structlog
@@ -20,6 +20,7 @@ from plugin_sdk.context import MAX_HOPS
 from plugin_sdk.errors import HostError, PermissionDeniedError
 from plugin_sdk.events import Event
 from plugin_sdk.manifest import Permissions
+from plugin_sdk.strict_json import StrictJsonError, loads
 
 T = TypeVar("T")
 
@@ -122,9 +123,11 @@ class PluginPort:
         if self._services is None:
             raise PluginNotFoundError(plugin)
         try:
-            found = msgspec.json.decode(arguments, type=dict[str, Any])
-        except msgspec.MsgspecError as error:
-            raise HostError(f"the arguments of {service} are no JSON object: {error}", "arguments_invalid") from None
+            found = loads(arguments)
+        except StrictJsonError as error:
+            raise HostError(f"the arguments of {service} are no strict JSON: {error}", "arguments_invalid") from None
+        if not isinstance(found, dict):
+            raise HostError(f"the arguments of {service} must be a JSON object, by name", "arguments_invalid")
         answer = self._services.call(
             plugin,
             method,

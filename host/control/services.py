@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
@@ -14,12 +15,14 @@ from host.control.errors import (
 )
 from host.control.registry import Registry
 from host.control.states import PluginStatus
-from host.runtime.errors import HookFailedError
+from host.runtime.errors import HookAnswerError, HookFailedError
 from plugin_sdk.calls import HookCall, ServiceCall
-from plugin_sdk.errors import ArgumentsError, HostError
+from plugin_sdk.errors import ArgumentsError, HostError, Verdict
 
 MAX_CHAIN: Final = 8
 """Plugins that one call may go through."""
+_WORD: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+"""What a code looks like; a plugin may give its errors its own."""
 
 
 class Callee(Protocol):
@@ -82,7 +85,8 @@ class Services:
             BreakerOpenError, BulkheadFullError, HookTimeoutError: the callee's guard does not let it through, or
                 its time was up.
             ArgumentsRefusedError: the service does not take these arguments.
-            CallFailedError: the service raised; the sentence has its type and message, no traceback.
+            CallFailedError: the service raised; the sentence has its type and message, no traceback. With the code
+                `plugin_answer_invalid`, where it returned what is no JSON value, or decided on a delivery.
         """
         record = self._registry.get(plugin)
         if method not in {service.name for service in record.description.services}:
@@ -96,11 +100,28 @@ class Services:
         try:
             return await hosted.serve(call, "call", timeout, caller=chain[-1] if chain else f"api:{actor}")
         except ArgumentsError as error:
-            raise ArgumentsRefusedError(str(error), code=error.word) from None
+            raise ArgumentsRefusedError(str(error), code=word_of(error)) from None
         except HostError as error:
-            raise CallFailedError(str(error), code=error.word) from None
+            raise CallFailedError(str(error), code=word_of(error)) from None
         except HookFailedError as error:
-            raise CallFailedError(f"{plugin}.{method} failed: {error.message}") from None
+            code = error.word if isinstance(error, HookAnswerError) else None
+            raise CallFailedError(f"{plugin}.{method} failed: {error.message}", code=code) from None
+        except Verdict as error:
+            raise no_delivery(f"{plugin}.{method}", error) from None
+
+
+def word_of(error: HostError) -> str | None:
+    """The code that a plugin gave its error, if it is one; None for what callers could not go by."""
+    return error.word if _WORD.fullmatch(error.word) else None
+
+
+def no_delivery(what: str, verdict: Verdict) -> CallFailedError:
+    """That a plugin raised, for someone who waits for its answer, what decides on a delivery."""
+    return CallFailedError(
+        f"{what} raised {type(verdict).__name__}, which decides on a delivery, and this is none: "
+        "return an answer, or raise an exception of your own",
+        code=HookAnswerError.code,
+    )
 
 
 def not_running(plugin: str, status: PluginStatus) -> PluginNotRunningError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from collections import deque
@@ -26,6 +27,9 @@ def configure(level: str, form: str) -> None:
 
     What is bound with `structlog.contextvars` (trace id, plugin, event, delivery) is on every line.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Lines quote what strangers sent: text that the terminal has no letters for must not fail what is logged.
+        sys.stdout.reconfigure(errors="backslashreplace")
     readable = form == "console" or (form == "auto" and sys.stdout.isatty())
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,

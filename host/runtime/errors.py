@@ -36,6 +36,15 @@ class HookFailedError(RuntimeFailedError):
         self.traceback = traceback
 
 
+class HookAnswerError(HookFailedError):
+    """A hook returned what it must not: the wrong type, or what cannot be handed on."""
+
+    code = "plugin_answer_invalid"
+
+    def __init__(self, why: str) -> None:
+        super().__init__("TypeError", f"the hook's answer has the wrong shape: {why}")
+
+
 class StartFailedError(RuntimeFailedError):
     """The plugin could not be started; `retryable` where the same again may do."""
 

@@ -14,6 +14,7 @@ from host.runtime.runtime import Launch
 from host.runtime.workshop import Workshop
 from plugin_sdk.description import Description
 from plugin_sdk.errors import DescriptionError
+from plugin_sdk.strict_json import loads
 from plugin_sdk.worker.wire import Inspect, LogLine, Validate
 
 EXAMINE_SECONDS: Final = 60.0
@@ -30,8 +31,8 @@ class WorkerExaminer:
         """What the plugin's code does; errors as in `Examiner.describe`."""
         found = await self._examine(launch, Inspect)
         try:
-            return msgspec.json.decode(found or b"null", type=Description)
-        except (msgspec.MsgspecError, DescriptionError) as error:
+            return msgspec.convert(loads(found or b"null"), Description)
+        except (msgspec.MsgspecError, ValueError, ArithmeticError, DescriptionError) as error:
             raise StartFailedError(f"{launch.plugin} describes itself wrongly: {error}", retryable=False) from None
 
     async def validate_config(self, launch: Launch, config: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from typing import Final
 
@@ -21,6 +22,8 @@ _MACHINE: Final = frozenset(
         sqlite3.SQLITE_READONLY,
     }
 )
+
+_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 
 class StorageError(BusbarError):
@@ -69,6 +72,16 @@ class SealBrokenError(StorageError):
     """Rows that nobody but the host may change are not as the host left them."""
 
     code = "seal_broken"
+
+
+def disk_failure(error: OSError) -> StorageFailedError | None:
+    """The refusal of a disk that has no room or fails, at whatever was under way; None for another error."""
+    if error.errno not in _DISK:
+        return None
+    return StorageFailedError(
+        f"the host cannot write ({error.strerror}): is the disk full? Make room for its state, then try again",
+        retry_after=5.0,
+    )
 
 
 def is_machine_failure(error: Exception) -> bool:

@@ -160,7 +160,8 @@ def on_disk() -> Iterator[None]:
     except OSError as error:
         raise StorageFailedError(
             f"the release cannot be kept ({error.strerror or error}): make room on the disk of the host's state, then "
-            "install it again"
+            "install it again",
+            retry_after=5.0,
         ) from error
 
 

@@ -10,32 +10,38 @@ import math
 import traceback
 from typing import Final
 
-import msgspec
-
+from plugin_sdk.calls import Response
 from plugin_sdk.errors import ArgumentsError, DeadLetter, Drop, HostError, InvalidEventError, Retry
+from plugin_sdk.strict_json import StrictJsonError, dumps
 from plugin_sdk.worker.wire import MAX_LINE, MAX_NAME, MAX_PAYLOAD, MAX_TRACEBACK, MAX_WAIT, Raised, Reply
 
 _SDK: Final = "/plugin_sdk/"
+
+
+class AnswerError(TypeError, ValueError):
+    """A hook returned what is no answer: of a wrong type, or too large. Its name tells the host so."""
 
 
 def returned(number: int, value: object) -> Reply:
     """The answer of a hook that returned a JSON value, or nothing.
 
     Raises:
-        TypeError: it is no JSON value.
-        ValueError: it is larger than an answer may be.
+        AnswerError: it is no JSON value, or larger than an answer may be.
     """
     return Reply(number, None if value is None else encoded(value))
 
 
 def encoded(value: object) -> bytes:
     """A hook's answer as JSON; errors as of `returned`."""
+    if isinstance(value, Response) and not isinstance(value.body, bytes | bytearray | memoryview):
+        # As JSON, a text would be taken for the base64 of other bytes.
+        raise AnswerError(f"the body of a Response is bytes, not {type(value.body).__name__}: encode it")
     try:
-        found = msgspec.json.encode(value)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise TypeError(f"a hook must return a JSON value: {error}") from None
+        found = dumps(value)
+    except StrictJsonError as error:
+        raise AnswerError(f"a hook must return a JSON value: {error}") from None
     if len(found) > MAX_PAYLOAD:
-        raise ValueError(f"an answer of {len(found)} bytes is more than {MAX_PAYLOAD}")
+        raise AnswerError(f"an answer of {len(found)} bytes is more than {MAX_PAYLOAD}")
     return found
 
 

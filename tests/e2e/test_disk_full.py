@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import random
 import shutil
 import subprocess
 import uuid
@@ -231,4 +232,50 @@ async def test_a_host_ends_when_it_is_asked_to_although_the_disk_is_full(host, d
     async with aiohttp.ClientSession() as session:
         assert publisher.acknowledged <= await in_log(host, session)
         await all_seen(host, publisher, disk)
+    assert host.stop() == 0
+
+
+BULK = 400 * 1024
+"""Bytes that a wheel has; the disk has to hold them spooled, staged and, twice as many, unpacked."""
+LEFT = (0, BULK // 2, BULK, BULK * 3 // 2, BULK * 2, BULK * 3, BULK * 4 - 32 * 1024)
+BULKY = """from plugin_sdk import Plugin
+
+
+class Bulky(Plugin):
+    data = {data!r}
+
+    async def start(self, context):
+        pass
+"""
+
+
+@pytest.fixture(scope="module")
+def bulky(signed, tmp_path_factory):
+    code = BULKY.format(data=random.Random(1).randbytes(BULK).hex())  # of two digits one is all that can be saved
+    return signed.build(write_project(tmp_path_factory.mktemp("bulky"), "bulky", code))
+
+
+async def test_an_install_for_which_there_is_no_room_is_refused_at_each_step_and_leaves_nothing(
+    daemon, signed, bulky, disk
+):
+    host = daemon().start()
+    await host.trust(signed.public, ["bulky"])
+    async with aiohttp.ClientSession() as session:
+        for left in LEFT:
+            disk.fill(leave=left)
+            form = aiohttp.FormData()
+            form.add_field("wheel", bulky.read_bytes(), filename=bulky.name)
+            sidecar = bulky.with_name(bulky.name + ".intoto.jsonl")
+            form.add_field("attestations", sidecar.read_bytes(), filename=sidecar.name)
+            headers = {"Authorization": f"Bearer {host.token}"}
+            async with session.post(host.url + "/api/v1/plugins", data=form, headers=headers) as response:
+                answer = await response.json()
+                assert (response.status, answer["code"]) == (503, "storage_unavailable"), (left, answer)
+                assert int(response.headers["Retry-After"]) >= 1
+            assert list((disk.folder / "staging").iterdir()) == []
+            assert (await tell(host, session, "GET", "/api/v1/plugins"))[1]["data"] == []
+        disk.clear()
+    status, answer = await host.install(bulky)
+    assert status == 201, answer
+    assert not host.logged("request_crashed")
     assert host.stop() == 0

@@ -13,6 +13,8 @@ from plugin_sdk.event_http import (
     parse_batch,
     parse_binary,
 )
+from plugin_sdk.events import Event
+from plugin_sdk.strict_json import TooManyItemsError
 
 REQUIRED = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/tests", "ce-type": "a.b"}
 
@@ -167,3 +169,49 @@ def test_a_batch_that_is_none_is_refused_whole(body, attribute):
     with pytest.raises(InvalidEventError) as refused:
         parse_batch(body)
     assert refused.value.attribute == attribute
+
+
+FAULTS = [
+    r'"data":"\ud800"',
+    r'"data":{"\udfff":1}',
+    '"data":{"n":1e400}',
+    '"data":[NaN]',
+    '"data":{"a":1,"a":2}',
+    '"data":' + "9" * 4301,
+    '"data":' + "[" * 65 + "]" * 65,
+    r'"subject":"\ud800"',
+    r'"x":"\ud800"',
+    '"type":"b"',
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=[str(number) for number in range(len(FAULTS))])
+def test_an_event_that_is_no_strict_json_keeps_none_of_its_batch(fault):
+    good = '{"specversion":"1.0","id":"%s","source":"/s","type":"a"}'
+    odd = (good % "2")[:-1] + "," + fault + "}"
+    found = parse_batch(f"[{good % 1},{odd},{good % 3}]".encode())
+    assert [one.id for one in (found[0], found[2])] == ["1", "3"]
+    assert isinstance(found[1], InvalidEventError)
+    with pytest.raises(InvalidEventError):
+        Event.from_json(odd)
+
+
+@pytest.mark.parametrize(
+    "body", [rb'"\ud800"', b"1e400", b'{"a":1,"a":2}', b"9" * 4301, b"[" * 65 + b"]" * 65, b"\xff"]
+)
+def test_a_payload_that_is_no_strict_json_is_the_fault_of_data(body):
+    with pytest.raises(InvalidEventError) as refused:
+        binary("application/json", body)
+    assert refused.value.attribute == "data"
+
+
+@pytest.mark.parametrize("value", ["%ED%A0%80", "%FF", "\udcff", "caf\xe9\udce9"])
+def test_a_header_that_is_no_unicode_text_is_refused(value):
+    with pytest.raises(InvalidEventError) as refused:
+        binary(ce_subject=value)
+    assert refused.value.attribute == "subject"
+
+
+def test_a_batch_of_more_events_than_are_taken_is_refused_whole():
+    with pytest.raises(TooManyItemsError):
+        parse_batch(b"[" + b"1," * 1000 + b"1]")

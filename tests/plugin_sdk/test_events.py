@@ -132,3 +132,30 @@ def test_the_short_way_for_ordinary_events_agrees_with_the_long_one(found: dict[
     quick = Event._ordinary(found)
     if quick is not None:
         assert quick == Event._checked(found)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        float("nan"),
+        {"n": float("inf")},
+        "\ud800",
+        {"\udcff": 1},
+        [10**4300],
+        {"a": object()},
+        [[[float("-inf")]], None],
+    ],
+    ids=[str(number) for number in range(7)],
+)
+def test_data_that_no_reader_of_json_could_hold_is_no_event(data):
+    with pytest.raises(InvalidEventError) as refused:
+        new_event("a.b", source="/s", data=data)
+    assert refused.value.attribute == "data"
+
+
+@pytest.mark.parametrize(
+    ("hops", "counted"),
+    [(3, 3), ("3", 3), (-1, 0), ("x", 0), ("9" * 30, 2**31 - 1), ("9" * 5000, 0), (True, 1), ("1e3", 0)],
+)
+def test_hops_are_a_number_that_fits_into_every_message(hops, counted):
+    assert new_event("a.b", source="/s", extensions={"hops": hops}).hops == counted

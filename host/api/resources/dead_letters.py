@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 
 import msgspec
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
-from host.api.endpoint import Answer, Call, Endpoint, PageQuery, View
+from host.api.endpoint import Answer, Call, Endpoint, Instant, PageQuery, View
 from host.api.envelope import written
 from host.api.errors import BadRequestError, NotFoundError
 from host.api.filter_language import FilterField, as_filters
@@ -28,8 +28,8 @@ class LetterList(PageQuery):
     plugin: PluginId = None
     subscription: Name = None
     type: TypeGlob = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Instant | None = None
+    until: Instant | None = None
 
 
 class LetterChoice(View):
@@ -41,8 +41,8 @@ class LetterChoice(View):
     plugin: PluginId = None
     subscription: Name = None
     type: TypeGlob = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Instant | None = None
+    until: Instant | None = None
     filter: FilterField = None
     dry_run: bool = False
 

@@ -6,9 +6,10 @@ from datetime import datetime
 from typing import Annotated, Any, Final, cast
 
 from aiohttp import web
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
-from host.api.endpoint import TRACE, Answer, Call, Endpoint, PageQuery, View, read_bounded
+from host.api.body import read_bounded
+from host.api.endpoint import TRACE, Answer, Call, Endpoint, Instant, PageQuery, View
 from host.api.envelope import success, written
 from host.api.errors import BadRequestError, BodyTooLargeError, NotFoundError, UnsupportedMediaError
 from host.control.access import Role
@@ -17,6 +18,7 @@ from host.routing.bus import Bus
 from host.routing.event_log import Appended, EventLog, EventQuery, StoredEvent
 from plugin_sdk.errors import InvalidEventError
 from plugin_sdk.event_http import (
+    MAX_BATCH,
     PREFIX,
     STRUCTURED,
     UnknownFormatError,
@@ -27,10 +29,9 @@ from plugin_sdk.event_http import (
     parse_binary,
 )
 from plugin_sdk.events import Event
+from plugin_sdk.strict_json import TooManyItemsError
 
 BASE: Final = "/api/v1/events"
-MAX_BATCH: Final = 1000
-"""Events of one batch."""
 BATCH_BODIES: Final = 8
 """A batch may have so many times the bytes of an event."""
 
@@ -41,8 +42,8 @@ class EventList(PageQuery):
     type: Annotated[str | None, Field(max_length=500)] = None
     source: Annotated[str | None, Field(max_length=2000)] = None
     subject: Annotated[str | None, Field(max_length=2000)] = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Instant | None = None
+    until: Instant | None = None
 
 
 class StoredView(View):
@@ -60,8 +61,6 @@ class Events:
         self._bus = bus
         self._log = log
         self._max_body = max_body
-        # aiohttp's own read() is the quicker one, and bounded by itself at 1 MiB.
-        self._direct = min(max_body, 2**20 - 1)
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         """The rows of the table."""
@@ -112,7 +111,7 @@ class Events:
         """Publish CloudEvents in whichever of the three modes they come."""
         content_type = request.headers.get("Content-Type")
         if content_type == STRUCTURED:  # spelled just so by most; the others are parsed
-            event = Event.from_json(await self._body(request, self._max_body))
+            event = Event.from_json(await read_bounded(request, self._max_body))
         else:
             media = media_type(content_type)
             try:
@@ -121,7 +120,7 @@ class Events:
                 structured = is_structured(media)
             except UnknownFormatError as error:
                 raise UnsupportedMediaError(str(error)) from None
-            body = await self._body(request, self._max_body)
+            body = await read_bounded(request, self._max_body)
             if structured or (media == "application/json" and not _has_attributes(request)):
                 event = Event.from_json(body)
             else:
@@ -131,9 +130,12 @@ class Events:
 
     async def _publish_batch(self, request: web.BaseRequest) -> web.StreamResponse:
         """Publish each event of a batch by itself; one that is refused does not keep the others."""
-        items = parse_batch(await self._body(request, BATCH_BODIES * self._max_body))
-        if len(items) > MAX_BATCH:
-            raise BodyTooLargeError(f"a batch has at most {MAX_BATCH} events, not {len(items)}: send several")
+        try:
+            items = parse_batch(await read_bounded(request, BATCH_BODIES * self._max_body))
+        except TooManyItemsError as error:
+            raise BodyTooLargeError(
+                f"a batch has at most {MAX_BATCH} events, not {error.count}: send several"
+            ) from None
         events = [one for one in items if isinstance(one, Event)]
         taken = await self._bus.publish_many(events)
         refusals = [one for one in taken if isinstance(one, BusbarError)]
@@ -150,12 +152,6 @@ class Events:
             )
         return success(results, request[TRACE], status=202)
 
-    async def _body(self, request: web.BaseRequest, limit: int) -> bytes:
-        length = request.content_length
-        if length is None or length > min(limit, self._direct):
-            return await read_bounded(request, limit)
-        return await request.read()
-
     async def agree(self, request: web.BaseRequest) -> web.StreamResponse:
         """Say which methods there are, and to a sender of web-hooks that it may (CloudEvents web hooks, section 4)."""
         headers = {"Allow": "GET, OPTIONS, POST"}
@@ -163,7 +159,7 @@ class Events:
         if origin is not None:
             headers["WebHook-Allowed-Origin"] = origin
             headers["WebHook-Allowed-Rate"] = request.headers.get("WebHook-Request-Rate", "*")
-        return web.Response(status=200, headers=headers)
+        return web.Response(status=200, headers=headers, text="")
 
     async def list(self, call: Call) -> Answer:
         """A page of the log."""

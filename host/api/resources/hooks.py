@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from host.api.endpoint import PARTS, TRACE, Endpoint, header_text, read_bounded
+from host.api.body import read_bounded
+from host.api.endpoint import PARTS, TRACE, Endpoint, header_text
 from host.api.envelope import success
 from host.api.plugin_answers import rendered
 from host.control.inbound_webhooks import InboundWebhooks, Received

@@ -108,6 +108,7 @@ class PluginReleases:
                 query=Upgrade,
                 request=RequiredUpgrade,
                 response=PluginView,
+                also=(202,),
                 form=("wheel", "attestations"),
             ),
             Endpoint(
@@ -119,6 +120,7 @@ class PluginReleases:
                 self.roll_back,
                 query=Wait,
                 response=PluginView,
+                also=(202,),
             ),
             Endpoint("GET", ONE + "/scan", "showScan", "Show what the scan of its release found.", VIEWER, self.scan),
             Endpoint(

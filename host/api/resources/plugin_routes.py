@@ -6,15 +6,16 @@ from typing import Final
 
 from aiohttp import web
 
-from host.api.endpoint import PARTS, Endpoint, header_text, read_bounded
+from host.api.body import read_bounded
+from host.api.endpoint import PARTS, Endpoint, header_text
 from host.api.errors import NotFoundError
 from host.api.plugin_answers import rendered
 from host.control.administration import Administration
 from host.control.errors import CallFailedError
 from host.routing.caller_guard import party
-from host.runtime.errors import HookFailedError
+from host.runtime.errors import HookAnswerError, HookFailedError
 from plugin_sdk.calls import Request, Response
-from plugin_sdk.errors import HostError
+from plugin_sdk.errors import HostError, Verdict
 
 MAX_BODY: Final = 2**20
 HIDDEN: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
@@ -60,6 +61,11 @@ class PluginRoutes:
         )
         try:
             answer: Response = await hosted.serve(found, "handle_request", caller=party(request.remote or ""))
-        except (HookFailedError, HostError) as error:
-            raise CallFailedError(f"{plugin} failed at this request: {type(error).__name__}") from None
+        except (HookFailedError, HostError, Verdict) as error:
+            # Whoever asks may be a stranger: he hears that it failed, and the plugin's log has how.
+            invalid = isinstance(error, HookAnswerError | Verdict)
+            raise CallFailedError(
+                f"{plugin} failed at this request: {type(error).__name__}",
+                code=HookAnswerError.code if invalid else None,
+            ) from None
         return rendered(plugin, answer)

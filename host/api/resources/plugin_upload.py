@@ -7,11 +7,15 @@ from collections.abc import AsyncIterator
 from typing import IO, Final
 
 from aiohttp import BodyPartReader, web
+from aiohttp.http import HttpProcessingError
 
-from host.api.errors import BadRequestError, BodyTooLargeError
+from host.api.body import content_coding
+from host.api.errors import BadRequestError, BodyTooLargeError, UnsupportedCodingError
 
 MAX_ATTESTATIONS: Final = 4 * 2**20
 CHUNK: Final = 256 * 1024
+_MALFORMED: Final = (ValueError, RuntimeError, HttpProcessingError, web.RequestPayloadError, ConnectionError)
+"""What aiohttp's reader raises at a form: bad boundaries, headers of parts, codings of parts, framing; who left."""
 
 
 async def receive(request: web.BaseRequest, spooled: IO[bytes], max_wheel: int) -> tuple[str, bytes]:
@@ -19,8 +23,11 @@ async def receive(request: web.BaseRequest, spooled: IO[bytes], max_wheel: int) 
 
     Raises:
         BadRequestError: the form is malformed, or has not just these two parts.
+        UnsupportedCodingError: it has a content coding.
         BodyTooLargeError: the wheel has more than `max_wheel` bytes, or the attestations have too many.
     """
+    if content_coding(request):
+        raise UnsupportedCodingError("a form is sent without a Content-Encoding: a wheel is compressed already")
     filename: str | None = None
     attestations: bytes | None = None
     try:
@@ -34,7 +41,7 @@ async def receive(request: web.BaseRequest, spooled: IO[bytes], max_wheel: int) 
                 raise BadRequestError(
                     "the form has the parts 'wheel' and 'attestations', once each", code="form_invalid"
                 )
-    except ValueError as error:
+    except _MALFORMED as error:
         raise BadRequestError(f"the form is malformed: {error}", code="form_invalid") from None
     if not filename:
         raise BadRequestError("the form has no part 'wheel' with a file name", code="form_invalid")

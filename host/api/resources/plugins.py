@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from host.api.endpoint import Answer, Call, Endpoint, PageQuery, View
+from host.api.endpoint import Answer, Call, Endpoint, PageQuery, View, validated
 from host.api.envelope import rfc3339, written
 from host.control.access import Role
 from host.control.administration import Administration
@@ -144,6 +144,7 @@ class Plugins:
                 self.enable,
                 query=Wait,
                 response=PluginView,
+                also=(202,),
             ),
             Endpoint(
                 "POST",
@@ -154,6 +155,7 @@ class Plugins:
                 self.disable,
                 query=Wait,
                 response=PluginView,
+                also=(202,),
             ),
             Endpoint(
                 "POST",
@@ -164,6 +166,7 @@ class Plugins:
                 self.restart,
                 query=Wait,
                 response=PluginView,
+                also=(202,),
             ),
             Endpoint(
                 "GET",
@@ -266,7 +269,8 @@ class Plugins:
 
     async def grant(self, call: Call) -> Answer:
         """Say what it is allowed."""
-        granted = Permissions.model_validate(call.body.model_dump())
+        self._registry.get(call.path("id"))
+        granted = validated(Permissions, call.body.model_dump(), "grants_invalid", "these are no permissions")
         record = await self._administration.grant(call.path("id"), granted, actor=call.actor)
         return Answer(_permissions(record.granted))
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
-from host.api.endpoint import Answer, Call, Endpoint, View
+from host.api.endpoint import Answer, Call, Endpoint, Instant, View
 from host.api.envelope import rfc3339
 from host.control.access import Role
 from host.observe.audit import Audit
@@ -21,8 +21,8 @@ class NewKey(View):
     """A public key to trust, and when."""
 
     public: Annotated[str, Field(max_length=100)]
-    not_before: AwareDatetime | None = None
-    not_after: AwareDatetime | None = None
+    not_before: Instant | None = None
+    not_after: Instant | None = None
 
 
 class NewPublisher(View):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
-from host.api.endpoint import Answer, Call, Endpoint, PageQuery, View
+from host.api.endpoint import Answer, Call, Endpoint, Instant, PageQuery, View
 from host.api.envelope import rfc3339, written
 from host.api.filter_language import FilterField, as_filters
 from host.control.access import Role
@@ -25,8 +25,8 @@ class ReplayRequest(View):
 
     plugin: Annotated[str, Field(max_length=64)]
     subscription: Annotated[str | None, Field(max_length=64)] = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Instant | None = None
+    until: Instant | None = None
     filter: FilterField = None
     dry_run: bool = False
 
@@ -80,6 +80,7 @@ class ReplayResource:
                 request=ReplayRequest,
                 response=ReplayView,
                 status=202,
+                also=(200,),
             ),
             Endpoint(
                 "GET",

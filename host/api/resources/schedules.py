@@ -14,7 +14,7 @@ from host.scheduling.scheduler import Scheduler
 
 BASE: Final = "/api/v1/schedules"
 # A schedule's id is `plugin/name`; clients may send the slash as it is, or as %2F.
-ONE: Final = BASE + "/{id:[a-z0-9-]+(?:/|%2F)[a-z0-9_]+}"
+ONE: Final = BASE + "/{id:[^/]+(?:/[^/]+)?}"
 
 
 class ScheduleView(View):

@@ -79,6 +79,7 @@ class System:
                 "Whether the host takes work; 503 where not.",
                 None,
                 raw=self.ready,
+                also=(503,),
                 quiet=True,
             ),
             Endpoint(
@@ -88,6 +89,7 @@ class System:
                 "How the host is; details for those with a token.",
                 None,
                 raw=self.health,
+                also=(503,),
                 quiet=True,
             ),
             Endpoint(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
-from host.api.endpoint import Answer, Call, Endpoint, View
+from host.api.endpoint import Answer, Call, Endpoint, Instant, View
 from host.api.envelope import rfc3339, written
 from host.control.access import Role, Token, Tokens
 from host.observe.audit import Audit
@@ -19,7 +19,7 @@ class NewToken(View):
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
     role: Role = Role.VIEWER
-    expires_at: AwareDatetime | None = None
+    expires_at: Instant | None = None
 
 
 class TokenView(View):

@@ -32,6 +32,13 @@ async def test_a_command_misbehaves_once(mode):
         assert (await plugin.deliver("saboteur.command", data={"mode": mode})).outcome == "failed"
 
 
+@pytest.mark.parametrize("mode", ["nonsense", "malformed"])
+async def test_what_is_no_json_is_refused_wherever_it_is_handed_over(mode):
+    async with PluginHarness(Saboteur) as plugin:
+        assert (await plugin.deliver("saboteur.command", data={"mode": mode})).outcome == "delivered"
+        assert plugin.emitted == []
+
+
 @pytest.mark.parametrize("name", ANSWERS)
 async def test_a_route_gives_the_answer_of_its_name(name):
     async with PluginHarness(Saboteur) as plugin:

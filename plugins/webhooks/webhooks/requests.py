@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Final, TypeVar
 
-import msgspec
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, ValidationError
 from pydantic.alias_generators import to_camel
 
 from plugin_sdk.description import TYPE_GLOB
+from plugin_sdk.strict_json import StrictJsonError, loads
 from webhooks.errors import ApiError
 from webhooks.keys import LONGEST_OVERLAP, Kind
 from webhooks.messages import Format
@@ -122,9 +122,9 @@ def parsed(model: type[B], body: bytes) -> B:
         ApiError: `body_invalid`, with a sentence for each field.
     """
     try:
-        found = msgspec.json.decode(body) if body else {}
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ApiError(400, "body_invalid", f"the body is no JSON: {error}") from None
+        found = loads(body) if body else {}
+    except StrictJsonError as error:
+        raise ApiError(400, "body_invalid", f"the body is no strict JSON: {error}") from None
     try:
         return model.model_validate(found)
     except ValidationError as error:

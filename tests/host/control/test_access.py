@@ -2,6 +2,7 @@ import hashlib
 
 import pytest
 
+from host.api.envelope import written
 from host.control import access
 from host.control.access import PREFIX, Role, TokenNotFoundError, TokenRefusedError, Tokens
 from host.storage.errors import StorageFailedError
@@ -91,6 +92,18 @@ async def test_any_printable_name_is_taken(tokens, name):
 async def test_a_token_that_has_expired_already_is_not_made(rig, tokens, seconds):
     with pytest.raises(TokenRefusedError, match="expiresAt is in the past"):
         await tokens.create("ci", Role.VIEWER, rig.clock.now().timestamp() + seconds)
+
+
+@pytest.mark.parametrize("expires_at", [253_402_300_800.0, 1e300, float("inf"), float("nan")])
+async def test_a_token_whose_end_could_not_be_written_is_not_made(tokens, expires_at):
+    with pytest.raises(TokenRefusedError, match="expiresAt"):
+        await tokens.create("ci", Role.VIEWER, expires_at)
+    assert tokens.all() == ()
+
+
+async def test_the_last_second_that_can_be_written_is_taken(tokens):
+    token, _ = await tokens.create("ci", Role.VIEWER, 253_402_300_799.0)
+    assert written(token.expires_at) == "9999-12-31T23:59:59.000Z"
 
 
 async def test_there_is_a_bound_and_revoking_makes_room(tokens, monkeypatch):

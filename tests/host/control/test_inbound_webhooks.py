@@ -1,5 +1,6 @@
 """Inbound webhooks at the edges of time, address and rate; what each request counts as, and what the event carries."""
 
+import base64
 import hashlib
 import hmac
 
@@ -13,13 +14,14 @@ from host.routing.bus import Bus
 from host.routing.errors import EventRefusedError
 from host.routing.event_log import EventQuery
 from host.routing.sqlite_log import SQLiteLog
-from host.runtime.errors import HookFailedError
+from host.runtime.errors import HookAnswerError, HookFailedError
 from plugin_sdk.calls import Response
-from plugin_sdk.errors import HostError
+from plugin_sdk.errors import Drop, HostError, Retry
 from plugin_sdk.webhooks import new_secret, sign, verify
 from plugin_sdk.webhooks.endpoint import Webhook
 
 SECRET = new_secret()
+DEEP = b"[" * 65 + b"]" * 65
 OLD = new_secret()
 PLAIN = "a plain secret"
 
@@ -286,6 +288,11 @@ async def test_a_header_that_is_absent_or_empty_is_no_extension(bench, value):
         (b"a=1&b=2", "application/x-www-form-urlencoded", {"data_base64": "YT0xJmI9Mg==", "datacontenttype": ...}),
         (b"\xff", None, {"data_base64": "/w=="}),
         (b'{"a": 1, "a": 2}', "application/json", {"data_base64": "eyJhIjogMSwgImEiOiAyfQ==", "datacontenttype": ...}),
+        (b'"\\ud800"', "application/json", {"data_base64": "Ilx1ZDgwMCI=", "datacontenttype": ...}),
+        (b'{"n":1e400}', "application/json", {"data_base64": "eyJuIjoxZTQwMH0=", "datacontenttype": ...}),
+        (DEEP, "application/json", {"data_base64": base64.b64encode(DEEP).decode(), "datacontenttype": ...}),
+        (b"{", "not a type", {"data_base64": "ew=="}),
+        (b"{", "text/plain; x=\x01", {"data_base64": "ew=="}),
         (b"", "application/json", {}),
     ],
 )
@@ -354,6 +361,9 @@ async def nothing(_request):
         (nothing, "plugin_refused"),
         (HookFailedError("KeyError", "no such header"), "plugin_failed"),
         (HostError("no"), "plugin_failed"),
+        (Drop("no"), "plugin_failed"),
+        (Retry(5, "no"), "plugin_failed"),
+        (HookAnswerError("no"), "plugin_failed"),
     ],
 )
 async def test_what_the_plugin_refuses_or_fails_at_is_refused_like_everything_else(bench, answer, outcome):

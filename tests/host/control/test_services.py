@@ -14,10 +14,10 @@ from host.control.errors import (
 from host.control.services import MAX_CHAIN, Services
 from host.control.states import PluginState
 from host.routing.errors import BreakerOpenError, BulkheadFullError, HookTimeoutError
-from host.runtime.errors import HookFailedError
+from host.runtime.errors import HookAnswerError, HookFailedError
 from plugin_sdk.calls import ServiceCall
 from plugin_sdk.description import Service
-from plugin_sdk.errors import ArgumentsError, HostError, PermissionDeniedError
+from plugin_sdk.errors import ArgumentsError, DeadLetter, Drop, HostError, PermissionDeniedError, Retry
 
 
 class Bench:
@@ -158,3 +158,45 @@ async def test_a_caller_that_gives_up_takes_the_call_with_it(bench):
     with pytest.raises(asyncio.CancelledError):
         await task
     assert ended.is_set()
+
+
+@pytest.mark.parametrize("verdict", [Drop("x"), Retry(5, "x"), DeadLetter("x")])
+async def test_a_decision_on_a_delivery_is_no_answer_to_a_call(bench, verdict):
+    async def decide(_call):
+        raise verdict
+
+    bench.callee.answer = decide
+    with pytest.raises(CallFailedError, match=f"email.send raised {type(verdict).__name__}") as refused:
+        await bench.call()
+    assert (refused.value.word, refused.value.kind.value) == ("plugin_answer_invalid", 502)
+
+
+async def test_an_answer_of_the_wrong_shape_has_a_code_of_its_own(bench):
+    async def answer(_call):
+        raise HookAnswerError("it is no JSON")
+
+    bench.callee.answer = answer
+    with pytest.raises(CallFailedError, match="wrong shape: it is no JSON") as refused:
+        await bench.call()
+    assert refused.value.word == "plugin_answer_invalid"
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("not_paid", "not_paid"),
+        ("", "plugin_call_failed"),
+        ("Not Paid", "plugin_call_failed"),
+        ("a\n", "plugin_call_failed"),
+        ("x" * 65, "plugin_call_failed"),
+        ("\udcff", "plugin_call_failed"),
+    ],
+)
+async def test_a_code_of_a_plugins_own_is_handed_on_where_it_is_one(bench, word, shown):
+    async def fail(_call):
+        raise HostError("no", word)
+
+    bench.callee.answer = fail
+    with pytest.raises(CallFailedError) as refused:
+        await bench.call()
+    assert refused.value.word == shown

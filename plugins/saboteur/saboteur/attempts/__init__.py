@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from types import ModuleType
 
-from saboteur.attempts import files, network, processes
+from saboteur.attempts import answers, files, network, processes
 
-KINDS: tuple[ModuleType, ...] = (files, processes, network)
+KINDS: tuple[ModuleType, ...] = (files, processes, network, answers)
 
 ATTEMPTS: dict[str, Callable[[str], str]] = {
     name.rstrip("_"): function

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 from types import ModuleType
 
 from plugin_sdk import Context
-from saboteur.modes import callers, hooks, requests, resources, values, wire
+from saboteur.modes import callers, hooks, no_json, requests, resources, values, wire
 
-KINDS: tuple[ModuleType, ...] = (hooks, resources, requests, callers, wire, values)
+KINDS: tuple[ModuleType, ...] = (hooks, resources, requests, callers, wire, values, no_json)
 
 MODES: dict[str, Callable[[Context], Awaitable[None]]] = {
     name.rstrip("_"): function
