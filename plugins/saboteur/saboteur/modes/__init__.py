@@ -9,7 +9,8 @@ from types import ModuleType
 from plugin_sdk import Context
 from saboteur.modes import callers, disk, hooks, machine, network, no_json, requests, resources, values, wire
 
-KINDS: tuple[ModuleType, ...] = (*(hooks, resources, machine, disk, requests, callers, network, wire, values, no_json),)
+_ENDS, _ASKS = (hooks, resources, machine, disk), (requests, callers, network)
+KINDS: tuple[ModuleType, ...] = (*_ENDS, *_ASKS, wire, values, no_json)
 
 MODES: dict[str, Callable[[Context], Awaitable[None]]] = {
     name.rstrip("_"): function
