@@ -128,7 +128,7 @@ def _of_state(history: History) -> list[Alert]:
         severity = AlertSeverity.CRITICAL if loss.certain else AlertSeverity.WARNING
         code = "history_lost" if loss.certain else "history_in_doubt"
         mend = "have what sent events then send them again, or restore a newer backup; see the audit trail"
-        found.append(Alert(f"host/history/{number}", severity, "database", code, loss.message, mend, None))
+        found.append(Alert(f"state/history/{number}", severity, "database", code, loss.message, mend, None))
     for name in history.missing:
         message = f"{name} was taken out of the state folder while the host runs"
         mend = (
@@ -137,7 +137,9 @@ def _of_state(history: History) -> list[Alert]:
             else "the host still has it open: stop publishing, and copy it from the daemon's /proc/PID/fd"
         )
         found.append(
-            Alert(f"host/state/{name}", AlertSeverity.CRITICAL, "state", "state_file_taken_away", message, mend, None)
+            Alert(
+                f"state/missing/{name}", AlertSeverity.CRITICAL, "state", "state_file_taken_away", message, mend, None
+            )
         )
     return found
 

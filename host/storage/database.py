@@ -130,9 +130,13 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 async def _reader(path: Path) -> aiosqlite.Connection:
     reader = await aiosqlite.connect(path, isolation_level=None)
-    reader.row_factory = sqlite3.Row
-    for pragma in (*PRAGMAS, "PRAGMA query_only = ON"):
-        await reader.execute(pragma)
+    try:
+        reader.row_factory = sqlite3.Row
+        for pragma in (*PRAGMAS, "PRAGMA query_only = ON"):
+            await reader.execute(pragma)
+    except BaseException:  # its thread would keep the process from ending; raised again
+        await reader.close()
+        raise
     return reader
 
 

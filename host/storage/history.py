@@ -42,7 +42,8 @@ _BOOTSTRAPPED: Final = "SELECT 1 FROM bootstrap"
 
 _NO_LOG_AHEAD: Final = (
     f"the write-ahead log {LOG_AHEAD} is gone, although the host was not stopped: what it acknowledged in its last "
-    "moments may be lost, unless another program opened the database meanwhile, and so moved the log into it"
+    "moments may be lost, unless another program opened the database meanwhile, and so moved the log into it, or the "
+    "host could not note that it was stopped (a full disk)"
 )
 
 _log = structlog.get_logger(__name__)

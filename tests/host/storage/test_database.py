@@ -1,5 +1,6 @@
 import asyncio
 import sqlite3
+import threading
 
 import pytest
 from short_of_descriptors import descriptors_left
@@ -117,10 +118,15 @@ async def test_a_cancelled_query_gives_its_connection_back(database):
     assert len(await database.read("SELECT 1")) == 1
 
 
+def of_connections():
+    """The threads that run, but for those of the loop's pool."""
+    return {thread for thread in threading.enumerate() if not thread.name.startswith("asyncio_")}
+
+
 async def test_too_few_descriptors_are_told_as_such_wherever_they_end(tmp_path):
     path = tmp_path / "busbar.db"
     await (await Database.open(path)).close()
-    outcomes = set()
+    outcomes, before = set(), of_connections()
     for left in range(20):
         with descriptors_left(left):
             try:
@@ -132,3 +138,6 @@ async def test_too_few_descriptors_are_told_as_such_wherever_they_end(tmp_path):
                 outcomes.add("opened")
                 await opened.close()
     assert outcomes == {"refused", "opened"}
+    for thread in of_connections() - before:  # one that is left would keep the process from ending
+        await asyncio.to_thread(thread.join, 5)
+    assert of_connections() == before
