@@ -22,6 +22,7 @@ import pytest
 from footing import Footing, stand, usual
 
 ROOT = Path(__file__).parents[2]
+pytest.register_assert_rewrite("tests.e2e.isolation_cases")
 BUSBAR = [sys.executable, "-m", "host.cli.main"]
 
 
