@@ -206,8 +206,8 @@ class CallerGuard:
         self._forget(caller)
 
     def _forget(self, caller: str) -> None:
-        own = self._callers[caller]
-        if not own.in_use and not own.waiting:
+        own = self._callers.get(caller)  # of several that give up in one turn, the first has forgotten it for all
+        if own is not None and not own.in_use and not own.waiting:
             del self._callers[caller]
 
     def _judge(

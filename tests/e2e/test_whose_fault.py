@@ -209,6 +209,8 @@ async def test_services_that_raise_open_the_breaker_of_calls_alone(host):
     assert await knock(host, "/p/kiosk/", times=1) == [200]
     found = await health(host, "kiosk")
     assert (found["state"], found["cause"]) == ("degraded", "breaker of calls is open")
+    (check,) = (one for one in found["checks"] if one["name"] == "breaker")
+    assert (check["status"], check["output"].partition(",")[0]) == ("warn", "calls: 5 failures in a row")
     _, answer = await host.ask("GET", "/api/v1/events", params={"type": "busbar.breaker.open"})
     announced = [one["event"]["data"] for one in answer["data"]]
     assert {(one["plugin"], one["share"], one["state"]) for one in announced} == {("kiosk", "calls", "open")}

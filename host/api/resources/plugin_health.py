@@ -230,16 +230,14 @@ def _health(record: PluginRecord, status: PluginStatus, hosted: HostedPlugin | N
             sandbox=dict(seen.sandbox),
         )
     breaker = _breaker(record, hosted)
+    refusing = [
+        share.reason if name == Share.DELIVERIES.value else f"{name}: {share.reason}"
+        for name, share in breaker.shares.items()
+        if share.state not in {"closed", "disabled"}
+    ]
     checks = [
         CheckView(name="runtime", status="pass" if supervisor.running else "fail", output=supervisor.status.cause),
-        *(
-            CheckView(
-                name="breaker" if name == Share.DELIVERIES.value else f"breaker of {name}",
-                status="pass" if share.state in {"closed", "disabled"} else "warn",
-                output=share.reason,
-            )
-            for name, share in breaker.shares.items()
-        ),
+        CheckView(name="breaker", status="warn" if refusing else "pass", output="; ".join(refusing) or breaker.reason),
         CheckView(name="plugin", status=hosted.health.status, output=hosted.health.reason),
     ]
     return HealthView(

@@ -223,6 +223,20 @@ async def test_the_table_of_callers_is_bounded_by_who_holds_or_waits_for_a_place
     assert (one._callers, one.bulkhead.in_use, one._waiting) == ({}, 0, 0)
 
 
+async def test_callers_that_give_up_in_the_very_moment_in_which_a_place_comes_free_are_gone_without_a_trace():
+    one = guard(2)
+    await one._admit("shop", 1.0)
+    waiting = [asyncio.create_task(serve(one, good)) for _ in range(3)]
+    await until(lambda: one._waiting == 3)
+    for task in waiting:
+        task.cancel()
+    one._leave("shop")
+    ended = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(error) for error in ended] == [asyncio.CancelledError] * 3
+    assert (one._callers, one.bulkhead.in_use, one._waiting) == ({}, 0, 0)
+    assert await serve(one, good) == "done"
+
+
 async def test_a_probe_is_not_held_by_a_call_that_waits_for_a_place():
     one = guard(2, open_for=0.001, probes=1)
     stay = asyncio.Event()
