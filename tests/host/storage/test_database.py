@@ -140,4 +140,4 @@ async def test_too_few_descriptors_are_told_as_such_wherever_they_end(tmp_path):
     assert outcomes == {"refused", "opened"}
     for thread in of_connections() - before:  # one that is left would keep the process from ending
         await asyncio.to_thread(thread.join, 5)
-    assert of_connections() == before
+    assert of_connections() <= before
