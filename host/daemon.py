@@ -327,7 +327,9 @@ class _Builder:
                 unread=limits.unread,
                 messages=limits.messages,
                 log_lines=limits.log_lines,
-                rates=RequestRates(limits.requests, limits.emits, limits.writes),
+                rates=RequestRates(
+                    limits.requests, limits.emits, limits.writes, float(limits.emit_bytes), float(limits.write_bytes)
+                ),
             ),
             data_watch=data_watch,
             egress=self._egress,

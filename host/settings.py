@@ -82,8 +82,10 @@ class Events(_Section):
 
     keep_for: Duration = 7 * 86400.0
     keep_bytes: Annotated[Bytes, Field(ge=2**20)] = 2 * 2**30
+    plugin_share: Annotated[float, Field(gt=0, le=1)] = 0.25
     rate: Annotated[float, Field(ge=0)] = 0.0
     dead_letters: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    dead_letter_bytes: Annotated[Bytes, Field(ge=2**20)] = 128 * 2**20
 
 
 class RuntimeSection(_Section):
@@ -118,6 +120,8 @@ class LimitsSection(_Section):
     requests: Annotated[float, Field(gt=0)] = 1000.0
     emits: Annotated[float, Field(gt=0)] = 500.0
     writes: Annotated[float, Field(gt=0)] = 500.0
+    emit_bytes: Annotated[Bytes, Field(ge=64 * 1024)] = 8 * 2**20
+    write_bytes: Annotated[Bytes, Field(ge=64 * 1024)] = 8 * 2**20
     log_lines: Annotated[float, Field(gt=0)] = 500.0
     messages: Annotated[float, Field(gt=0)] = 2000.0
     unread: Duration = 5.0

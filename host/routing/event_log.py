@@ -294,6 +294,17 @@ class EventLog(Protocol):
         """Remove events that are too old or beyond the budget, and that no subscription still needs."""
         ...
 
+    def plugin_bytes(self, plugin: str) -> int:
+        """What the events of a plugin take of the log: those that it emitted, and those that its webhooks brought."""
+        ...
+
+    async def prune_plugin(self, plugin: str, max_bytes: int) -> Pruned:
+        """Remove a plugin's own oldest events that no subscription still needs, until they take `max_bytes`.
+
+        Events of others stay, however old they are. `held_by` names who is the furthest behind where too many stay.
+        """
+        ...
+
     async def used_bytes(self) -> int:
         """Bytes that the log and what belongs to it hold on the disk."""
         ...

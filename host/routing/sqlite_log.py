@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
-from host.routing import log_deliveries, log_progress, log_retention
+from host.routing import log_deliveries, log_progress, log_retention, log_shares
 from host.routing.event_log import (
     Appended,
     DeadLetterRecord,
@@ -95,7 +95,8 @@ class SQLiteLog:
         """Take up the log where it ends."""
         rows = await database.read(_HEAD)
         letters = {row[0]: row[1] for row in await database.read(_LETTERS)}
-        return cls(database, Appender(int(rows[0][0]), clock), clock, letters)
+        shares = {row[0]: int(row[1]) for row in await database.read(log_shares.ALL)}
+        return cls(database, Appender(int(rows[0][0]), clock, shares), clock, letters)
 
     # -- events
 
@@ -288,7 +289,17 @@ class SQLiteLog:
 
         The budget is for the whole database; `older_than` is in seconds since the epoch.
         """
-        return await log_retention.prune(self._database, self.head(), older_than, max_bytes)
+        return await log_retention.prune(self._database, self.head(), older_than, max_bytes, self._appender.shares)
+
+    def plugin_bytes(self, plugin: str) -> int:
+        """What the events of a plugin take of the log."""
+        return self._appender.shares[plugin]
+
+    async def prune_plugin(self, plugin: str, max_bytes: int) -> Pruned:
+        """Remove a plugin's own oldest events that no subscription still needs, until they take `max_bytes`."""
+        return await log_retention.prune_plugin(
+            self._database, self.head(), plugin, max_bytes, self._appender.shares
+        )
 
     async def used_bytes(self) -> int:
         """Bytes of the database that hold something."""
