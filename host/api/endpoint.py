@@ -11,6 +11,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from host.api.bodies import BODIES
 from host.api.envelope import success
 from host.api.errors import (
     BadRequestError,
@@ -232,15 +233,18 @@ async def read_bounded(request: web.BaseRequest, limit: int) -> bytes:
 
     Raises:
         BodyTooLargeError: it has more.
+        BodiesBusyError: too many bytes are being received in other requests.
     """
     if (request.content_length or 0) <= limit:
         body = bytearray()
-        async for chunk in request.content.iter_any():
-            body += chunk
-            if len(body) > limit:
-                break
-        else:
-            return bytes(body)
+        with request[BODIES].receiving(known=TOKEN in request) as received:
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > limit:
+                    break
+                received.grown(len(body))
+            else:
+                return bytes(body)
     raise BodyTooLargeError(f"the body has more than {limit} bytes")
 
 

@@ -8,12 +8,16 @@ from typing import Any, Final
 
 import msgspec
 
-from host.errors import printable
+from host.errors import printable, shortened
 from host.storage.database import Database
 from plugin_sdk.clock import Clock
 
 KEPT: Final = 100_000
 """Entries that are kept; the oldest make room."""
+MAX_TEXT: Final = 500
+"""Characters of an actor, an action, a target, and of every text inside of a detail."""
+MAX_DETAIL: Final = 64 * 1024
+"""Bytes of a detail as JSON, as many as a manifest may have; of a larger one only the beginning is kept, as text."""
 
 _INSERT: Final = "INSERT INTO audit (at, actor, action, target, detail, outcome) VALUES (?, ?, ?, ?, ?, ?)"
 _TRIM: Final = "DELETE FROM audit WHERE number <= (SELECT max(number) FROM audit) - ?"
@@ -41,14 +45,14 @@ class Audit:
         self._clock = clock
 
     async def record(self, *, actor: str, action: str, target: str, detail: dict[str, Any], outcome: str) -> None:
-        """Write an entry; durable when it returns."""
+        """Write an entry; durable when it returns. Long texts are shortened, whoever they come from."""
         row = (
             self._clock.now().timestamp(),
-            actor,
-            action,
-            printable(target)[:500],
-            msgspec.json.encode(detail).decode(),
-            outcome,
+            _bounded(actor),
+            _bounded(action),
+            _bounded(printable(shortened(target, MAX_TEXT))),
+            _detail(detail),
+            _bounded(outcome),
         )
 
         def write(connection: sqlite3.Connection) -> None:
@@ -64,3 +68,25 @@ class Audit:
         counted = await self._database.read("SELECT count(*) FROM audit")
         entries = [AuditEntry(**{**dict(row), "detail": msgspec.json.decode(row["detail"])}) for row in rows]
         return entries, int(counted[0][0])
+
+
+def _detail(detail: dict[str, Any]) -> str:
+    """A detail as it is kept."""
+    text = msgspec.json.encode(_bounded(detail)).decode()
+    if len(text) <= MAX_DETAIL and len(text.encode()) <= MAX_DETAIL:
+        return text
+    return msgspec.json.encode({"shortened": shortened(text, MAX_DETAIL // 16)}).decode()
+
+
+def _bounded(value: Any) -> Any:
+    """A JSON value in which no text is long; one that has no place in JSON text is escaped."""
+    match value:
+        case str():
+            text = shortened(value, MAX_TEXT)
+            return text.encode("utf-8", "backslashreplace").decode()
+        case dict():
+            return {_bounded(str(name)): _bounded(one) for name, one in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_bounded(one) for one in value]
+        case _:
+            return value

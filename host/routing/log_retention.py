@@ -74,9 +74,7 @@ async def prune(
     return Pruned(removed, await _holders(database), dict(skipped))
 
 
-async def prune_plugin(
-    database: Database, head: int, plugin: str, max_bytes: int, shares: Counter[str]
-) -> Pruned:
+async def prune_plugin(database: Database, head: int, plugin: str, max_bytes: int, shares: Counter[str]) -> Pruned:
     """Remove a plugin's own oldest events as `EventLog.prune_plugin` says, a chunk to a transaction."""
     removed, skipped = 0, Counter[str]()
 

@@ -41,7 +41,7 @@ _OF_STRETCH: Final = (
     "((+source >= '/plugins/' AND +source < '/plugins0') OR (+source >= '/hooks/' AND +source < '/hooks0')) "
     "GROUP BY +source"
 )
-# The time bounds what is read of the index where much is held; where the clock was set back, less is found than might go.
+# The time bounds what is read of the index where much is held; after a clock was set back, less may be found.
 _TIME_OF: Final = "SELECT appended_at FROM events WHERE sequence <= ? ORDER BY sequence DESC LIMIT 1"
 _OLDEST_EMITTED: Final = (
     f"SELECT sequence, {_WEIGHT} FROM events WHERE source = ? AND appended_at <= ? AND sequence <= ? "
@@ -134,4 +134,3 @@ def _drop(connection: sqlite3.Connection, plugin: str, going: Sequence[int], fre
     connection.execute(_DROP, (listed,))
     add(connection, {plugin: -freed})
     return skipped
-

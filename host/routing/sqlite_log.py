@@ -19,6 +19,8 @@ from host.routing.event_log import (
     DeliveryQuery,
     DeliveryRecord,
     EventQuery,
+    Held,
+    HeldPlace,
     LetterQuery,
     LogStats,
     Outcome,
@@ -60,13 +62,14 @@ _WAITING_EVENTS: Final = (
     "SELECT e.sequence, e.appended_at, e.body FROM retries r JOIN events e USING (sequence) "
     "WHERE r.subscription = ? AND r.body IS NULL ORDER BY sequence LIMIT ?"
 )
+_ABOVE: Final = "SELECT count(*), coalesce(sum(length(body)), 0) FROM events WHERE sequence > ?"
 _PLUGINS: Final = (
     "SELECT substr(subscription, 1, instr(subscription, '/') - 1) FROM (SELECT subscription FROM cursors "
     "UNION SELECT subscription FROM retries UNION SELECT subscription FROM settled_ahead) "
     "UNION SELECT plugin FROM dead_letters UNION SELECT plugin FROM deliveries "
     "UNION SELECT plugin FROM replays"
 )
-_LETTERS: Final = "SELECT plugin, count(*) FROM dead_letters GROUP BY plugin"
+_LETTERS: Final = f"SELECT plugin, count(*), sum({log_deliveries.LETTER_WEIGHT}) FROM dead_letters GROUP BY plugin"
 _NEWEST: Final = "appended_at DESC, sequence DESC"
 """The order of every index of a query, so that nothing is sorted."""
 _STATS: Final = (
@@ -80,9 +83,12 @@ _STATS: Final = (
 class SQLiteLog:
     """The event log in the host's database. Make it with `open`."""
 
-    def __init__(self, database: Database, appender: Appender, clock: Clock, letters: Mapping[str, int]) -> None:
+    def __init__(
+        self, database: Database, appender: Appender, clock: Clock, letters: Mapping[str, tuple[int, int]]
+    ) -> None:
         self._database = database
-        self._letters = Counter(letters)
+        self._letters = Counter({plugin: count for plugin, (count, _) in letters.items()})
+        self._letter_bytes = Counter({plugin: size for plugin, (_, size) in letters.items()})
         self._clock = clock
         self._appender = appender
         database.writer.hook(appender)
@@ -94,7 +100,7 @@ class SQLiteLog:
     async def open(cls, database: Database, clock: Clock) -> SQLiteLog:
         """Take up the log where it ends."""
         rows = await database.read(_HEAD)
-        letters = {row[0]: row[1] for row in await database.read(_LETTERS)}
+        letters = {row[0]: (int(row[1]), int(row[2])) for row in await database.read(_LETTERS)}
         shares = {row[0]: int(row[1]) for row in await database.read(log_shares.ALL)}
         return cls(database, Appender(int(rows[0][0]), clock, shares), clock, letters)
 
@@ -170,16 +176,20 @@ class SQLiteLog:
         dead = [one for one in outcomes if one.outcome is Outcome.DEAD_LETTERED]
         stepped = [one for one in outcomes if one.noted or one.outcome is Outcome.RETRIED or "#" in one.subscription]
 
+        buried: Counter[str] = Counter()
+
         def write(connection: sqlite3.Connection) -> None:
             log_deliveries.insert_deliveries(connection, outcomes)
             if dead:
-                log_deliveries.bury(connection, dead, log_progress.histories(connection, dead), now)
+                weights = log_deliveries.bury(connection, dead, log_progress.histories(connection, dead), now)
+                buried.update(weights)
             if stepped:
                 log_progress.settle(connection, stepped)
             log_progress.move(connection, cursors, ahead, self._ahead)
 
         await self._settling.submit(write)
         self._letters.update(one.plugin for one in dead)
+        self._letter_bytes.update(buried)
 
     # -- retries
 
@@ -222,6 +232,10 @@ class SQLiteLog:
         """How many dead letters of a plugin are kept."""
         return self._letters[plugin]
 
+    def letter_bytes(self, plugin: str) -> int:
+        """What they weigh."""
+        return self._letter_bytes[plugin]
+
     async def dead_letters(self, query: LetterQuery, offset: int, limit: int) -> tuple[list[DeadLetterRecord], int]:
         """A page of dead letters, the newest first, and how many fit."""
         return await log_deliveries.letters(self._database, query, offset, limit)
@@ -251,6 +265,8 @@ class SQLiteLog:
 
         taken = await self._database.write(write)
         self._letters.subtract(one.plugin for one in taken)
+        for one in taken:
+            self._letter_bytes[one.plugin] -= log_deliveries.letter_weight(one)
         return taken
 
     async def deliveries(
@@ -271,6 +287,7 @@ class SQLiteLog:
 
         await self._database.write(drop)
         del self._letters[plugin]
+        del self._letter_bytes[plugin]
 
     async def plugins(self) -> set[str]:
         """The plugins that have something here."""
@@ -279,6 +296,18 @@ class SQLiteLog:
     async def retire(self, plugin: str, kept: Collection[str]) -> int:
         """Drop the cursors and retries of a plugin's subscriptions other than `kept` (ids); how many."""
         return await self._database.write(lambda connection: log_progress.retire(connection, plugin, kept))
+
+    async def held(self, plugin: str) -> Held:
+        """What the log keeps for a plugin."""
+        head = self.head()
+        places, lowest = await self._database.write(lambda connection: log_progress.held(connection, plugin, head))
+        ((events, size),) = await self._database.read(_ABOVE, (lowest,))
+        return Held(int(events), int(size), places)
+
+    async def skip(self, plugin: str) -> tuple[HeldPlace, ...]:
+        """Move the cursors of a plugin's subscriptions to the end of the log; what each of them did not have."""
+        head = self.head()
+        return await self._database.write(lambda connection: log_progress.skip(connection, plugin, head))
 
     async def release(self, subscription: str) -> None:
         """Drop the cursor and the retries of one subscription."""
@@ -297,9 +326,7 @@ class SQLiteLog:
 
     async def prune_plugin(self, plugin: str, max_bytes: int) -> Pruned:
         """Remove a plugin's own oldest events that no subscription still needs, until they take `max_bytes`."""
-        return await log_retention.prune_plugin(
-            self._database, self.head(), plugin, max_bytes, self._appender.shares
-        )
+        return await log_retention.prune_plugin(self._database, self.head(), plugin, max_bytes, self._appender.shares)
 
     async def used_bytes(self) -> int:
         """Bytes of the database that hold something."""

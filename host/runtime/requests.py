@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from host.errors import MAX_SENTENCE, shortened
 from plugin_sdk.context import HostPort
 from plugin_sdk.errors import HostError, InvalidEventError, PermissionDeniedError
 from plugin_sdk.resilience import TokenBucket
@@ -228,9 +229,9 @@ class Requests:
             answer = Answer(number, value)
         except HostError as error:
             denied = isinstance(error, PermissionDeniedError)
-            answer = Answer(number, None, str(error) or error.word, error.word, denied)
+            answer = Answer(number, None, shortened(str(error), MAX_SENTENCE) or error.word, error.word, denied)
         except InvalidEventError as error:
-            answer = Answer(number, None, str(error), error.code)
+            answer = Answer(number, None, shortened(str(error), MAX_SENTENCE), error.code)
         except Exception:  # noqa: BLE001 - a failing request must not end the others; logged with its traceback
             _log.exception("request_failed", plugin=self._plugin, operation=request.operation)
             answer = Answer(number, None, "the host failed at this; its log says how", "internal_error")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, cast
 from aiohttp import web
 from pydantic import AwareDatetime, Field
 
+from host.api.bodies import FREE
 from host.api.endpoint import TRACE, Answer, Call, Endpoint, PageQuery, View, read_bounded
 from host.api.envelope import success, written
 from host.api.errors import BadRequestError, BodyTooLargeError, NotFoundError, UnsupportedMediaError
@@ -60,8 +61,8 @@ class Events:
         self._bus = bus
         self._log = log
         self._max_body = max_body
-        # aiohttp's own read() is the quicker one, and bounded by itself at 1 MiB.
-        self._direct = min(max_body, 2**20 - 1)
+        # aiohttp's own read() is the quicker one, for what is not counted among the bodies that are received.
+        self._direct = min(max_body, FREE)
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         """The rows of the table."""

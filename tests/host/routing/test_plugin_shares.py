@@ -1,4 +1,4 @@
-"""Each plugin's share of the log: what it has is counted, its own oldest go first, and what is held refuses it alone."""
+"""Each plugin's share of the log: it is counted, its own oldest go first, and what is held refuses it alone."""
 
 import asyncio
 import itertools
@@ -287,9 +287,7 @@ async def test_a_subscription_that_does_without_is_told_of_what_it_lost_and_so_a
 
 async def test_many_at_once_do_not_get_beyond_the_share_together(bus, log):
     await log.cursor("slow/one", start=0)
-    answers = await asyncio.gather(
-        *(bus.publish_for("greedy", emitted()) for _ in range(200)), return_exceptions=True
-    )
+    answers = await asyncio.gather(*(bus.publish_for("greedy", emitted()) for _ in range(200)), return_exceptions=True)
     assert {type(one).__name__ for one in answers} == {"Appended", "LogShareFullError"}
     assert SHARE - 2000 < await counted(log) <= SHARE
 
