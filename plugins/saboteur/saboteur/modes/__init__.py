@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 from types import ModuleType
 
 from plugin_sdk import Context
-from saboteur.modes import hooks, requests, resources, wire
+from saboteur.modes import floods, hooks, requests, resources, wire
 
-KINDS: tuple[ModuleType, ...] = (hooks, resources, requests, wire)
+KINDS: tuple[ModuleType, ...] = (hooks, resources, requests, wire, floods)
 
 MODES: dict[str, Callable[[Context], Awaitable[None]]] = {
     name.rstrip("_"): function
