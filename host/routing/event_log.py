@@ -253,11 +253,17 @@ class EventLog(Protocol):
         ...
 
     async def waiting_events(self, subscription: str, limit: int) -> list[StoredEvent]:
-        """The events whose delivery failed and is to be made again, in order; not those of dead letters."""
+        """The events whose delivery failed and is to be made again, in order; not those of dead letters.
+
+        They come without payload and body: there may be thousands, of any size.
+        """
         ...
 
     async def due(self, subscription: str, now: float, limit: int) -> list[tuple[PendingRetry, StoredEvent]]:
-        """Retries due at `now`, the longest due first."""
+        """Retries due at `now`, the longest due first: at most `limit`, and fewer where their events are large.
+
+        Empty only where there is none; who has settled some of them looks for more.
+        """
         ...
 
     async def next_due(self, subscription: str, *, after: float) -> float | None:

@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
+
 from host.routing import log_deliveries, log_progress, log_retention, log_shares
 from host.routing.event_log import (
     Appended,
@@ -49,19 +51,27 @@ _READ: Final = (
 )
 _FIND: Final = "SELECT sequence, appended_at, body FROM events WHERE id = ? ORDER BY sequence LIMIT 100"
 _AHEAD: Final = "SELECT sequence FROM settled_ahead WHERE subscription = ?"
+# As in `_READ`. Whoever has the first of them settles it, and then looks for the rest.
 _DUE: Final = (
     "SELECT r.subscription, r.sequence, r.attempt, r.due_at, r.error, coalesce(r.body, e.body) AS body, "
-    "coalesce(e.appended_at, 0) AS appended_at FROM retries r LEFT JOIN events e USING (sequence) "
-    "WHERE r.subscription = ? AND r.due_at <= ? AND coalesce(r.body, e.body) IS NOT NULL "
-    "ORDER BY r.due_at LIMIT ?"
+    "coalesce(e.appended_at, 0) AS appended_at FROM ("
+    "SELECT *, sum(size) OVER (ORDER BY due_at, sequence ROWS UNBOUNDED PRECEDING) - size AS before FROM ("
+    "SELECT r.subscription, r.sequence, r.due_at, coalesce(length(r.body), length(e.body)) AS size "
+    "FROM retries r LEFT JOIN events e USING (sequence) "
+    "WHERE r.subscription = ? AND r.due_at <= ? AND coalesce(length(r.body), length(e.body)) IS NOT NULL "
+    "ORDER BY r.due_at, r.sequence LIMIT ?)) AS found "
+    "JOIN retries r USING (subscription, sequence) LEFT JOIN events e USING (sequence) "
+    f"WHERE found.before < {MAX_READ_BYTES} ORDER BY r.due_at, r.sequence"
 )
 _NEXT_DUE: Final = "SELECT min(due_at) FROM retries WHERE subscription = ? AND due_at > ?"
 _SHIFT: Final = "UPDATE retries SET due_at = due_at + ?"
 _WAITING: Final = "SELECT count(*) FROM retries WHERE subscription = ?"
 _WAITING_EVENTS: Final = (
     "SELECT e.sequence, e.appended_at, e.body FROM retries r JOIN events e USING (sequence) "
-    "WHERE r.subscription = ? AND r.body IS NULL ORDER BY sequence LIMIT ?"
+    "WHERE r.subscription = ? AND r.body IS NULL AND r.sequence > ? ORDER BY r.sequence LIMIT ?"
 )
+WAITING_AT_ONCE: Final = 16
+"""Of these, which may all be of the largest size, so many are read at once."""
 _ABOVE: Final = "SELECT count(*), coalesce(sum(length(body)), 0) FROM events WHERE sequence > ?"
 _PLUGINS: Final = (
     "SELECT substr(subscription, 1, instr(subscription, '/') - 1) FROM (SELECT subscription FROM cursors "
@@ -207,8 +217,16 @@ class SQLiteLog:
         await self._database.write(lambda connection: connection.execute(_SHIFT, (seconds,)).rowcount)
 
     async def waiting_events(self, subscription: str, limit: int) -> list[StoredEvent]:
-        """The events whose delivery failed and is to be made again, in order."""
-        return [_event(row) for row in await self._database.read(_WAITING_EVENTS, (subscription, limit))]
+        """The events whose delivery failed and is to be made again, in order; without their payload."""
+        found: list[StoredEvent] = []
+        while len(found) < limit:
+            after = found[-1].sequence if found else 0
+            count = min(WAITING_AT_ONCE, limit - len(found))
+            rows = await self._database.read(_WAITING_EVENTS, (subscription, after, count))
+            found += [_without_payload(_event(row)) for row in rows]
+            if len(rows) < count:
+                break
+        return found
 
     async def due(self, subscription: str, now: float, limit: int) -> list[tuple[PendingRetry, StoredEvent]]:
         """Retries due at `now`, the longest due first."""
@@ -357,6 +375,12 @@ def _settle_all(
 def _event(row: sqlite3.Row) -> StoredEvent:
     body = bytes(row["body"])
     return StoredEvent(row["sequence"], Event.trusted(body), body, row["appended_at"] / 1_000_000)
+
+
+def _without_payload(stored: StoredEvent) -> StoredEvent:
+    """An event as far as its attributes go."""
+    event = msgspec.structs.replace(stored.event, data=msgspec.UNSET, data_base64=None)
+    return StoredEvent(stored.sequence, event, b"", stored.appended_at)
 
 
 def _conditions(query: EventQuery) -> tuple[str, list[Any]]:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+from typing import Any
 
 import msgspec
 
@@ -56,11 +57,11 @@ async def crowd(context: Context) -> None:
 
 
 async def names(context: Context) -> None:
-    """Ask for what is not granted, by names of three megabytes, each another."""
+    """Ask for what is not granted, by names of half a megabyte and of three, each another."""
     host = context._session.host  # noqa: SLF001 - past the SDK, which looks at names itself
     for number in range(8):
         with contextlib.suppress(HostError):
-            await context.emit(f"{NAME}.{number}")
+            await context.emit(f"{NAME[: 2**19]}.{number}")
         with contextlib.suppress(HostError):
             await host.call(f"{NAME}.{number}", b"{}", 1.0, [], "")
         with contextlib.suppress(HostError):
@@ -71,8 +72,8 @@ async def names(context: Context) -> None:
 async def deaf(context: Context) -> None:
     """Ask for large values again and again, past the SDK, and never read an answer."""
     await context.kv.set("deaf", "x" * 250_000)
-    loop = asyncio.get_running_loop()
-    loop.remove_reader(_socket())  # an attacker knows no manners
+    loop: Any = asyncio.get_running_loop()
+    loop._remove_reader(_socket())  # noqa: SLF001 - an attacker knows no manners
     for number in range(100_000, 200_000):
         arguments = msgspec.Raw(msgspec.msgpack.encode(["deaf"]))
         await _write(_frame(Ask(number, "kv_get", arguments)))
