@@ -41,6 +41,7 @@ from host.control.registry import Registry
 from host.control.release_gate import ReleaseGate
 from host.control.replays import Replays
 from host.control.services import Services
+from host.control.skips import Skips
 from host.control.watch_files import watch_publishers, watch_releases
 from host.errors import BusbarError
 from host.observe.audit import Audit
@@ -52,6 +53,7 @@ from host.resolver import Resolver
 from host.routing.bus import Bus
 from host.routing.guard import Guard
 from host.routing.log_budget import LogBudget
+from host.routing.plugin_shares import PluginShares
 from host.routing.replay_store import ReplayStore
 from host.routing.retry_clock import RetryClock
 from host.routing.router import Router
@@ -117,6 +119,7 @@ class _Core:
     log: SQLiteLog
     bus: Bus
     budget: LogBudget
+    shares: PluginShares
     replays: ReplayStore
     router: Router
     settlements: Settlements
@@ -223,7 +226,7 @@ class _Builder:
         scheduler = Scheduler(database, log, clock, cancels=ConsumerCancels(router))
         scheduler.start()
         stack.push_async_callback(scheduler.stop)
-        bus, budget = self._ingress(log)
+        bus, budget, shares = self._ingress(log)
         self._background(RetryClock(log, router, clock).run, "retry clock")
         return _Core(
             database=database,
@@ -236,6 +239,7 @@ class _Builder:
             log=log,
             bus=bus,
             budget=budget,
+            shares=shares,
             replays=ReplayStore(database, clock),
             router=router,
             settlements=settlements,
@@ -243,7 +247,7 @@ class _Builder:
             logs=PluginLogs(),
         )
 
-    def _ingress(self, log: SQLiteLog) -> tuple[Bus, LogBudget]:
+    def _ingress(self, log: SQLiteLog) -> tuple[Bus, LogBudget, PluginShares]:
         """The way into the log, and what bounds it."""
         settings = self._settings.events
 
@@ -254,9 +258,17 @@ class _Builder:
             log, keep_for=settings.keep_for, keep_bytes=settings.keep_bytes, clock=self._clock, announce=announce
         )
         rate = TokenBucket(settings.rate, max(1.0, settings.rate), self._clock.monotonic) if settings.rate else None
-        bus = Bus(log, max_body=self._settings.server.event_body, budget=budget, rate=rate)
+        max_body = self._settings.server.event_body
+        shares = PluginShares(
+            log,
+            # Half of it is room for one event of any size, or a plugin with a small share could publish nothing.
+            share_bytes=max(int(settings.keep_bytes * settings.plugin_share), 2 * max_body),
+            clock=self._clock,
+            tell_skipped=budget.tell_skipped,
+        )
+        bus = Bus(log, max_body=max_body, budget=budget, rate=rate, shares=shares)
         self._background(budget.run, "log budget")
-        return bus, budget
+        return bus, budget, shares
 
     async def _hosting(self, core: _Core) -> _Hosting:
         """What runs plugins, and what administrators change it with. Plugins start here."""
@@ -295,6 +307,7 @@ class _Builder:
             )
         )
         core.trust.listen(reconciler.recheck)
+        core.registry.listen(lambda plugin: None if core.registry.find(plugin) else core.shares.forget(plugin))
         self._reconciler = reconciler
         services = Services(core.registry, reconciler.hosted, reconciler.status)
         dependencies = Dependencies(core.registry, reconciler.status, reconciler.watch)
@@ -373,7 +386,9 @@ class _Builder:
                 unread=limits.unread,
                 messages=limits.messages,
                 log_lines=limits.log_lines,
-                rates=RequestRates(limits.requests, limits.emits, limits.writes),
+                rates=RequestRates(
+                    limits.requests, limits.emits, limits.writes, float(limits.emit_bytes), float(limits.write_bytes)
+                ),
             ),
             data_watch=data_watch,
             egress=self._egress,
@@ -411,6 +426,7 @@ class _Builder:
                 clock=self._clock,
                 rng=self._rng,
                 max_dead_letters=settings.events.dead_letters,
+                max_letter_bytes=settings.events.dead_letter_bytes,
             ),
             bus=core.bus,
             scheduler=core.scheduler,
@@ -437,7 +453,9 @@ class _Builder:
         metrics.register(lambda: webhook_metrics(inbound))
         metrics.register(self._background_parts.metrics)
         metrics.register(
-            HostMetrics(core.registry, hosting.reconciler, core.bus, core.budget, core.log, self._egress).metrics
+            HostMetrics(
+                core.registry, hosting.reconciler, core.bus, core.budget, core.shares, core.log, self._egress
+            ).metrics
         )
         table = endpoints(
             Behind(
@@ -447,6 +465,7 @@ class _Builder:
                     hosting.reconciler,
                     core.trust,
                     core.budget,
+                    core.shares,
                     self._background_parts,
                     core.history,
                 ),
@@ -474,6 +493,16 @@ class _Builder:
                 replays=Replays(core.replays, core.log, core.registry, hosting.reconciler, core.audit, self._clock),
                 scheduler=core.scheduler,
                 services=hosting.services,
+                skips=Skips(
+                    registry=core.registry,
+                    reconciler=hosting.reconciler,
+                    log=core.log,
+                    replays=core.replays,
+                    bus=core.bus,
+                    budget=core.budget,
+                    shares=core.shares,
+                    audit=core.audit,
+                ),
                 tokens=core.tokens,
                 trust=core.trust,
                 ready=lambda: not self._stopping.is_set(),

@@ -11,7 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import ClassVar
+from typing import ClassVar, Final
+
+MAX_SENTENCE: Final = 4_000
+"""Characters of a sentence: it quotes what was refused, of which there may be megabytes."""
+MAX_NAME: Final = 200
+"""Characters that are shown of a name which somebody else has chosen."""
 
 
 class ErrorKind(Enum):
@@ -35,7 +40,7 @@ class ErrorKind(Enum):
 class BusbarError(Exception):
     """An error with a stable machine-readable `code`, fit to be shown to the person who caused it.
 
-    Its sentences hold no control characters, whatever they quote.
+    Its sentences hold no control characters and are of bounded length, whatever they quote.
 
     Args:
         message: One sentence: what is wrong and how to mend it.
@@ -55,9 +60,9 @@ class BusbarError(Exception):
         retry_after: float | None = None,
         code: str | None = None,
     ) -> None:
-        self.message = printable(message)
+        self.message = printable(shortened(message, MAX_SENTENCE))
         super().__init__(self.message)
-        self.errors = tuple(printable(sentence) for sentence in errors)
+        self.errors = tuple(printable(shortened(sentence, MAX_SENTENCE)) for sentence in errors)
         self.retry_after = retry_after
         self.word = code or type(self).code
 
@@ -67,3 +72,8 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def shortened(text: str, limit: int = MAX_NAME) -> str:
+    """The text as it is kept or shown where nobody bounds it before: its first `limit` characters."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}\u2026"

@@ -108,8 +108,10 @@ class Events(_Section):
 
     keep_for: Duration = 7 * DAY
     keep_bytes: Annotated[Bytes, Field(ge=2**20, le=64 * 2**40)] = 2 * 2**30
+    plugin_share: Share = 0.25
     rate: Annotated[float, Field(ge=0, le=MOST_A_SECOND)] = 0.0
     dead_letters: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    dead_letter_bytes: Annotated[Bytes, Field(ge=2**20, le=64 * 2**40)] = 128 * 2**20
 
 
 class RuntimeSection(_Section):
@@ -162,6 +164,8 @@ class LimitsSection(_Section):
     requests: Rate = 1000.0
     emits: Rate = 500.0
     writes: Rate = 500.0
+    emit_bytes: Annotated[Bytes, Field(ge=64 * 1024, le=2**40)] = 8 * 2**20
+    write_bytes: Annotated[Bytes, Field(ge=64 * 1024, le=2**40)] = 8 * 2**20
     log_lines: Rate = 500.0
     messages: Rate = 2000.0
     unread: Duration = 5.0

@@ -49,6 +49,9 @@ _FORBIDDEN: Final = re.compile(
     + "]"
 )
 _URI_FORBIDDEN: Final = re.compile(r'[\s<>"{}|\\^`]')
+_REMEMBERED: Final = 512
+"""Characters of a reference that are remembered, here and by `urlsplit`: whoever sends an event chooses it, and may
+choose megabytes."""
 _INT32: Final = range(-(2**31), 2**31)
 
 
@@ -307,13 +310,20 @@ def _reference(found: dict[str, Any], name: str, *, required: bool = False) -> A
 
 def _absolute_uri(found: dict[str, Any], name: str) -> Any:
     value = _reference(found, name)
-    if value is not None and not urlsplit(value).scheme:
+    if value is not None and not urlsplit(value[:_REMEMBERED]).scheme:
         _refuse(name, "must be an absolute URI with a scheme")
     return value
 
 
-@lru_cache(maxsize=1024)  # producers are few, and each names itself in every event
 def _is_reference(value: str) -> bool:
+    if len(value) <= _REMEMBERED:
+        return _well_formed(value)
+    # Only what comes before the path can be malformed then, and no authority is so long.
+    return not _URI_FORBIDDEN.search(value) and _well_formed(value[:_REMEMBERED])
+
+
+@lru_cache(maxsize=1024)  # producers are few, and each names itself in every event
+def _well_formed(value: str) -> bool:
     if _URI_FORBIDDEN.search(value):
         return False
     try:

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
+from host.api.bodies import BODIES, Bodies
 from host.api.connections import Caps, Connections, Deadlines, Handler
 from host.api.endpoint import ANY, ANY_METHODS, PARTS, Endpoint, RawHandler, served
 from host.api.listener import Listener
@@ -50,11 +51,13 @@ class Routes:
             else:
                 self._fixed[endpoint.method, endpoint.path] = handler
                 self._methods.setdefault(endpoint.path, set()).add(endpoint.method)
+        self._bodies = Bodies()
         self._not_found = edge(counts, _not_found, quiet=False)
         self._not_allowed = edge(counts, _not_allowed, quiet=False)
 
     def __call__(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         """Serve one request."""
+        request[BODIES] = self._bodies
         handler = self._fixed.get((request.method, request.path))
         return (handler or self._find(request))(request)
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
+from host.api.bodies import BODIES, TOKEN
 from host.api.errors import BadRequestError, BodyTooLargeError, UnsupportedCodingError
 
 ACCEPTED: Final = "gzip, deflate"
@@ -26,6 +27,7 @@ async def read_bounded(request: web.BaseRequest, limit: int) -> bytes:
 
     Raises:
         BodyTooLargeError: it has more.
+        BodiesBusyError: too many bytes are being received in other requests.
         BadRequestError: it is not framed, or not coded, as its headers say; or its sender left.
         UnsupportedCodingError: its coding is none that is undone here.
     """
@@ -58,12 +60,14 @@ async def _received(request: web.BaseRequest, limit: int) -> bytes:
     if (request.content_length or 0) <= limit:
         body = bytearray()
         try:
-            while chunk := await request.content.readany():
-                body += chunk
-                if len(body) > limit:
-                    break
-            else:
-                return bytes(body)
+            with request[BODIES].receiving(known=TOKEN in request) as received:
+                while chunk := await request.content.readany():
+                    body += chunk
+                    if len(body) > limit:
+                        break
+                    received.grown(len(body))
+                else:
+                    return bytes(body)
         except web.RequestPayloadError as error:
             raise BadRequestError(
                 f"the body is not framed as its headers say: {error}", code="body_malformed"

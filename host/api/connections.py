@@ -15,8 +15,8 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.streams import StreamReader
 
+from host.api.bodies import TOKEN
 from host.api.connection_counts import ConnectionCounts, Cut, Refusal
-from host.api.endpoint import TOKEN
 from host.api.farewell import SLOW_BODY, SLOW_HEAD, WIDE_HEAD, farewell
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]

@@ -12,6 +12,7 @@ from aiohttp import web
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from host.api.bodies import TOKEN
 from host.api.body import read_bounded
 from host.api.envelope import success
 from host.api.errors import (
@@ -29,7 +30,6 @@ MAX_JSON: Final = 2**20
 MAX_BODY_DEPTH: Final = MAX_DEPTH + 2
 """How deep a body may nest: an event may stand in one, with data of its own depth."""
 TRACE: Final[web.RequestKey[str]] = web.RequestKey("trace", str)
-TOKEN: Final[web.RequestKey[Token]] = web.RequestKey("token", Token)
 _INSTANT: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _LATEST: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 PARTS: Final[web.RequestKey[dict[str, str]]] = web.RequestKey("parts", dict[str, str])

@@ -12,7 +12,8 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from host.api.endpoint import TOKEN, TRACE
+from host.api.bodies import TOKEN
+from host.api.endpoint import TRACE
 from host.api.envelope import failure, refusal
 from host.api.refusals import Refusals, Refused
 from host.api.trace import trace_of

@@ -21,6 +21,7 @@ from host.api.resources.plugins import Plugins
 from host.api.resources.publishers import Publishers
 from host.api.resources.replays import ReplayResource
 from host.api.resources.schedules import Schedules
+from host.api.resources.skips import PluginSkips
 from host.api.resources.system import System
 from host.api.resources.tokens import TokenResource
 from host.api.resources.trust_policies import TrustPolicies
@@ -36,6 +37,7 @@ from host.control.reconciler import Reconciler
 from host.control.registry import Registry
 from host.control.replays import Replays
 from host.control.services import Services
+from host.control.skips import Skips
 from host.observe.audit import Audit
 from host.observe.logging import PluginLogs
 from host.observe.metrics import Metrics
@@ -69,6 +71,7 @@ class Behind:
     replays: Replays
     scheduler: Scheduler
     services: Services
+    skips: Skips
     tokens: Tokens
     trust: TrustStore
     ready: Callable[[], bool]
@@ -110,6 +113,7 @@ def endpoints(behind: Behind) -> tuple[Endpoint, ...]:
         *Events(behind.bus, behind.log, behind.max_event).endpoints(),
         *DeadLetterResource(behind.dead_letters).endpoints(),
         *PluginDeliveries(behind.registry, behind.policies, behind.log).endpoints(),
+        *PluginSkips(behind.skips).endpoints(),
         *ReplayResource(behind.replays).endpoints(),
         *FilterTests().endpoints(),
         *Schedules(behind.scheduler, behind.audit).endpoints(),

@@ -16,6 +16,7 @@ from host.cli.client import Answer, request, segment
 from host.cli.marketplace import outdated, search
 from host.cli.output import AsJson, command, show, table
 from host.cli.plugin_releases import bill_of_materials, install, rollback, scan, told_upgrade, upgrade
+from host.cli.plugin_skip import skip
 from host.cli.policy import policy
 
 PUBLISHERS: Final = ("new", "dev", "test", "build", "sign", "verify")
@@ -40,7 +41,7 @@ app = typer.Typer(
 Id = Annotated[str, typer.Argument(help="The plugin's id.")]
 ELSEWHERE: Final[tuple[Callable[..., None], ...]] = (
     *(install, upgrade, rollback, scan, bill_of_materials),
-    *(search, outdated, policy),
+    *(search, outdated, policy, skip),
 )
 for verb in ELSEWHERE:
     app.command()(verb)

@@ -11,7 +11,9 @@ from host.control.records import PluginRecord, UpgradeOutcome
 from host.control.registry import Registry
 from host.control.states import PluginState, PluginStatus
 from host.observe.background_parts import BackgroundParts, PartTrouble
+from host.routing.errors import give_up
 from host.routing.log_budget import LogBudget
+from host.routing.plugin_shares import PluginShares
 from host.storage.history import History
 from host.storage.state_folder import DATABASE
 from host.supply.trust_store import TrustStore
@@ -55,6 +57,7 @@ class Alerts:
         reconciler: Reconciler,
         trust: TrustStore,
         budget: LogBudget,
+        shares: PluginShares,
         parts: BackgroundParts,
         history: History,
     ) -> None:
@@ -62,6 +65,7 @@ class Alerts:
         self._reconciler = reconciler
         self._trust = trust
         self._budget = budget
+        self._shares = shares
         self._parts = parts
         self._history = history
 
@@ -86,8 +90,16 @@ class Alerts:
         if self._budget.full:
             held = ", ".join(self._budget.held_by) or "nobody"
             message = f"the event log is full, and publishing waits; the oldest events are held by {held}"
-            mend = "have these plugins catch up, or raise events.keep_bytes"
+            mend = f"have these plugins catch up,{give_up(self._budget.held_by)} raise events.keep_bytes"
             found.append(Alert("host/event-log", AlertSeverity.CRITICAL, "event-log", "log_full", message, mend, None))
+        for plugin, held_by in self._shares.full.items():
+            held = ", ".join(held_by) or "nobody"
+            message = (
+                f"the events of {plugin} fill its share of the event log, and it can publish no more: held by {held}"
+            )
+            mend = f"have these plugins catch up,{give_up(held_by)} raise events.plugin_share"
+            alert = f"plugin/{plugin}/log-share"
+            found.append(Alert(alert, AlertSeverity.WARNING, plugin, "log_share_full", message, mend, None))
         return found + [_part(trouble) for trouble in self._parts.trouble()]
 
 

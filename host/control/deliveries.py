@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -49,7 +49,7 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryParts:
-    """What consumers are made of; made once, in the composition root. `max_dead_letters` is for one plugin."""
+    """What consumers are made of; made once, in the composition root. Bounds of dead letters are for one plugin."""
 
     log: EventLog
     replays: ReplayStore
@@ -58,6 +58,7 @@ class DeliveryParts:
     clock: Clock
     rng: random.Random
     max_dead_letters: int
+    max_letter_bytes: int = 128 * 2**20
 
 
 class Deliveries:
@@ -97,6 +98,8 @@ class Deliveries:
         self._changed = changed
         self._mending: set[asyncio.Task[None]] = set()
         self._failures: dict[str, Broken] = {}
+        self._followed: PluginRecord | None = None
+        self._changing = asyncio.Lock()
         self.consumers: tuple[Consumer, ...] = ()
         self.broken: dict[str, Broken] = {}
         """The subscriptions, and replays of them, that are not delivered now, by id."""
@@ -106,7 +109,8 @@ class Deliveries:
 
         Cursors of subscriptions that the release does not have are dropped, unless `keep_others` is set.
         """
-        await self._follow(record)
+        async with self._changing:
+            await self._follow(record)
         if not keep_others:
             await self.drop_others()
         for replay in await self._parts.replays.running(self._plugin):
@@ -119,6 +123,11 @@ class Deliveries:
     async def stop(self, grace: float) -> None:
         """Take nothing more, and let what is in flight end within `grace` seconds."""
         self._stopped = True
+        async with self._changing:
+            self._followed = None
+            await self._stop_all(grace)
+
+    async def _stop_all(self, grace: float) -> None:
         await self._mend_no_more()
         replayed = [consumer for consumers in self._replays.values() for consumer in consumers]
         self._replays.clear()
@@ -130,11 +139,24 @@ class Deliveries:
 
     async def change_policies(self, record: PluginRecord, grace: float) -> None:
         """Go on under other policies; the plugin itself runs on."""
-        await self._mend_no_more(replays=False)
-        async with asyncio.TaskGroup() as group:
-            for consumer in self.consumers:
-                group.create_task(consumer.stop(grace))
-        await self._follow(record)
+        async with self._changing:
+            await self._mend_no_more(replays=False)
+            async with asyncio.TaskGroup() as group:
+                for consumer in self.consumers:
+                    group.create_task(consumer.stop(grace))
+            await self._follow(record)
+
+    async def pass_over(self, give_up: Callable[[], Awaitable[None]]) -> None:
+        """Follow from where `give_up` moves the cursors to; what is in flight is cancelled, and replays end."""
+        async with self._changing:
+            followed = self._followed
+            if followed is not None:
+                await self._stop_all(0)
+            try:
+                await give_up()
+            finally:
+                if followed is not None:
+                    await self._follow(followed)
 
     async def replay(self, replay: ReplayRecord) -> None:
         """Deliver a replay, from where it stands."""
@@ -164,6 +186,7 @@ class Deliveries:
     # -- inside
 
     async def _follow(self, record: PluginRecord) -> None:
+        self._followed = record
         try:
             self._bound = bind(record.id, record.description, self._timeout, record.policies)
         except DescriptionError as error:
@@ -190,6 +213,7 @@ class Deliveries:
             rng=parts.rng,
             note_first=self._note_first,
             max_dead_letters=parts.max_dead_letters,
+            max_letter_bytes=parts.max_letter_bytes,
             stretch=None if replay is None else (replay.first, replay.last),
             ended=ended,
             failed=lambda error: self._consumer_failed(consumer, replay, error),

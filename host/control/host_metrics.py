@@ -15,6 +15,7 @@ from host.routing.bus import Bus
 from host.routing.event_log import EventLog
 from host.routing.log_budget import LogBudget
 from host.routing.measures import BUCKETS
+from host.routing.plugin_shares import PluginShares
 from host.runtime.egress import EgressBroker
 from plugin_sdk.resilience import BreakerState
 
@@ -28,6 +29,7 @@ class HostMetrics:
         reconciler: Reconciler,
         bus: Bus,
         budget: LogBudget,
+        shares: PluginShares,
         log: EventLog,
         egress: EgressBroker,
     ) -> None:
@@ -35,6 +37,7 @@ class HostMetrics:
         self._reconciler = reconciler
         self._bus = bus
         self._budget = budget
+        self._shares = shares
         self._log = log
         self._egress = egress
 
@@ -44,6 +47,7 @@ class HostMetrics:
         events.add_metric(("accepted",), self._bus.published)
         events.add_metric(("duplicate",), self._bus.duplicates)
         events.add_metric(("log-full",), self._budget.refused)
+        events.add_metric(("log-share-full",), sum(self._shares.refused.values()))
         yield events
         yield GaugeMetricFamily("busbar_log_head", "Highest sequence of the event log.", value=self._log.head())
         yield GaugeMetricFamily("busbar_log_full", "Whether the log has no room for events.", value=self._budget.full)
@@ -55,13 +59,16 @@ class HostMetrics:
     def _plugins(self) -> Iterator[Metric]:
         info = GaugeMetricFamily("busbar_plugin_info", "Installed plugins.", labels=("plugin", "version", "publisher"))
         states = GaugeMetricFamily("busbar_plugin_state", "1 for the state a plugin is in.", labels=("plugin", "state"))
+        held = GaugeMetricFamily(
+            "busbar_plugin_log_bytes", "What the events of a plugin take of the log.", labels=("plugin",)
+        )
         for record in self._registry.all():
+            held.add_metric((record.id,), self._log.plugin_bytes(record.id))
             info.add_metric((record.id, record.version, record.publisher), 1)
             now = self._reconciler.status(record.id).state
             for state in PluginState:
                 states.add_metric((record.id, state.value), int(state is now))
-        yield info
-        yield states
+        yield from (info, states, held)
 
     def _hosted(self) -> Iterator[Metric]:
         breakers = GaugeMetricFamily(

@@ -149,7 +149,7 @@ class InboundWebhooks:
             event = _event(plugin, webhook, message, received)
         except InvalidEventError as error:
             raise self._refuse(plugin, webhook.name, f"no_event: {error}") from None
-        appended = await self._bus.publish(event)
+        appended = await self._bus.publish_for(plugin, event)
         self.outcomes[plugin, "duplicate" if appended.duplicate else "accepted"] += 1
         return appended
 

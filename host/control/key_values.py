@@ -64,7 +64,7 @@ class KeyValues:
             connection.execute(_PUT, (plugin, key, value))
             connection.execute(_SET_USAGE, (plugin, after))
 
-        await self._database.write(put)
+        await self._database.write(put, weight=len(value))
 
     async def delete(self, plugin: str, key: str) -> bool:
         """Forget `key`; whether there was one."""

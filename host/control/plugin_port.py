@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import Final, TypeVar
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
 
 import msgspec
 import structlog
@@ -11,7 +14,7 @@ import structlog
 from host.control.errors import PermissionRefusedError, PluginNotFoundError
 from host.control.key_values import KeyValues
 from host.control.services import Services
-from host.errors import BusbarError
+from host.errors import BusbarError, shortened
 from host.observe.audit import Audit
 from host.routing.bus import Bus
 from host.routing.filters import Filter
@@ -20,12 +23,19 @@ from plugin_sdk.context import MAX_HOPS
 from plugin_sdk.errors import HostError, PermissionDeniedError
 from plugin_sdk.events import Event
 from plugin_sdk.manifest import Permissions
+from plugin_sdk.resilience import TokenBucket
 from plugin_sdk.strict_json import StrictJsonError, loads
 
 T = TypeVar("T")
 
 LONGEST_CALL: Final = 3600.0
 """Seconds that a plugin may wait for another's answer."""
+MAX_REMEMBERED: Final = 1024
+"""Refusals of which is remembered that they were written down, by a digest each: names may be long."""
+AUDITED_AT_ONCE: Final = 256
+AUDITED_PER_SECOND: Final = 10 / 3600
+"""Refusals of one plugin that the audit trail has: so many at once, and ten an hour in the long run. A plugin that
+makes up names must not push everybody else's entries out of it."""
 
 _log = structlog.get_logger(__name__)
 
@@ -41,6 +51,7 @@ class PluginPort:
         guard: Whose running deliveries it may extend.
         services: Calls other plugins; None where there are none.
         audit: Where refusals are written down.
+        now: The time in seconds, for how many of them are.
     """
 
     def __init__(
@@ -53,6 +64,7 @@ class PluginPort:
         guard: Guard,
         audit: Audit,
         services: Services | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._plugin = plugin
         self._call = granted.call
@@ -62,15 +74,18 @@ class PluginPort:
         self._key_values = key_values
         self._guard = guard
         self._audit = audit
-        self._audited: set[str] = set()
+        self._audited: OrderedDict[bytes, None] = OrderedDict()
+        self._auditing = TokenBucket(AUDITED_PER_SECOND, AUDITED_AT_ONCE, now)
+        self._unlisted = 0
 
     async def emit(self, event: bytes) -> int:
         """Append an event of the plugin's."""
+        self._check_size(event)
         parsed = Event.from_json(event)
         if not self._publish.takes_type(parsed.type):
             await self._refuse(
                 f"publish: {parsed.type}",
-                f"{self._plugin} may not publish '{parsed.type}': list it under permissions.publish in "
+                f"{self._plugin} may not publish '{shortened(parsed.type)}': list it under permissions.publish in "
                 "plugin.toml and have it granted",
             )
         if parsed.source != f"/plugins/{self._plugin}":
@@ -79,7 +94,7 @@ class PluginPort:
             )
         if parsed.hops > MAX_HOPS:
             raise HostError(f"an event that came through {parsed.hops} plugins goes no further", "too_many_hops")
-        return (await _asked(self._bus.publish(parsed))).sequence
+        return (await _asked(self._bus.publish_for(self._plugin, parsed))).sequence
 
     async def kv_get(self, key: str) -> bytes | None:
         """The value under `key`."""
@@ -117,17 +132,21 @@ class PluginPort:
         if not {service, f"{plugin}.*"} & set(self._call):
             await self._refuse(
                 f"call: {service}",
-                f"{self._plugin} may not call '{service}': list it under permissions.call in plugin.toml and have "
-                "it granted",
+                f"{self._plugin} may not call '{shortened(service)}': list it under permissions.call in plugin.toml "
+                "and have it granted",
             )
         if self._services is None:
-            raise PluginNotFoundError(plugin)
+            raise PluginNotFoundError(shortened(plugin))
         try:
             found = loads(arguments)
         except StrictJsonError as error:
-            raise HostError(f"the arguments of {service} are no strict JSON: {error}", "arguments_invalid") from None
+            raise HostError(
+                f"the arguments of {shortened(service)} are no strict JSON: {error}", "arguments_invalid"
+            ) from None
         if not isinstance(found, dict):
-            raise HostError(f"the arguments of {service} must be a JSON object, by name", "arguments_invalid")
+            raise HostError(
+                f"the arguments of {shortened(service)} must be a JSON object, by name", "arguments_invalid"
+            )
         answer = self._services.call(
             plugin,
             method,
@@ -138,19 +157,39 @@ class PluginPort:
         )
         return msgspec.json.encode(await _asked(answer))
 
+    def _check_size(self, event: bytes) -> None:
+        """Refuse what is too large before it is parsed: what JSON holds can take many times its bytes."""
+        try:
+            self._bus.check_size(len(event))
+        except BusbarError as error:
+            raise HostError(error.message, error.word) from None
+
     async def _refuse(self, permission: str, sentence: str) -> None:
-        # Once for each permission: a plugin that tries in a loop must not fill the audit log.
-        if permission not in self._audited and len(self._audited) < 1000:  # noqa: PLR2004 - a bound
-            self._audited.add(permission)
-            _log.warning("permission_denied", plugin=self._plugin, permission=permission)
-            await self._audit.record(
-                actor=f"plugin:{self._plugin}",
-                action="permission.denied",
-                target=self._plugin,
-                detail={"permission": permission},
-                outcome="refused",
-            )
+        """Refuse a request, and write that down once for each permission."""
+        digest = hashlib.blake2b(permission.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        if digest in self._audited:
+            self._audited.move_to_end(digest)
+        elif self._auditing.take():
+            self._audited[digest] = None
+            while len(self._audited) > MAX_REMEMBERED:
+                self._audited.popitem(last=False)
+            unlisted, self._unlisted = self._unlisted, 0
+            await self._write_down(shortened(permission), unlisted)
+        else:
+            self._unlisted += 1
         raise PermissionDeniedError(sentence, PermissionRefusedError.code)
+
+    async def _write_down(self, permission: str, unlisted: int) -> None:
+        """An entry in the trail; `unlisted` refusals before it have none."""
+        detail: dict[str, Any] = {"permission": permission, **({"unlisted": unlisted} if unlisted else {})}
+        _log.warning("permission_denied", plugin=self._plugin, **detail)
+        await self._audit.record(
+            actor=f"plugin:{self._plugin}",
+            action="permission.denied",
+            target=self._plugin,
+            detail=detail,
+            outcome="refused",
+        )
 
 
 async def _asked(answer: Awaitable[T]) -> T:

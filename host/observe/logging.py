@@ -15,7 +15,10 @@ import structlog
 from plugin_sdk.worker.wire import LogLine
 
 KEPT_LINES: Final = 1000
-"""Lines kept in memory for each plugin."""
+"""Lines kept in memory for each plugin, and what they may weigh together; the oldest make room."""
+KEPT_BYTES: Final = 2**20
+MAX_MESSAGE: Final = 8192
+MAX_DELIVERY: Final = 500
 
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
@@ -67,22 +70,44 @@ class KeptLine:
     delivery: str
 
 
+class _Tail:
+    """The last lines of one plugin."""
+
+    def __init__(self) -> None:
+        self.lines: deque[KeptLine] = deque()
+        self._bytes = 0
+
+    def add(self, line: KeptLine) -> None:
+        """Keep a line, and let go of the oldest where there are too many or too long ones."""
+        self.lines.append(line)
+        self._bytes += _size(line)
+        while len(self.lines) > KEPT_LINES or (self._bytes > KEPT_BYTES and len(self.lines) > 1):
+            self._bytes -= _size(self.lines.popleft())
+
+
+def _size(line: KeptLine) -> int:
+    """Bytes of memory: a text with one wide character has four for each."""
+    return sys.getsizeof(line.message) + sys.getsizeof(line.delivery)
+
+
 class PluginLogs:
     """The last lines that each plugin logged or printed; they go to the host's log, too."""
 
     def __init__(self) -> None:
-        self._lines: dict[str, deque[KeptLine]] = {}
+        self._tails: dict[str, _Tail] = {}
 
     def sink(self, plugin: str) -> Callable[[list[LogLine], int], None]:
         """Where a runtime of this plugin hands its lines, and how many it had to drop."""
-        lines = self._lines.setdefault(plugin, deque(maxlen=KEPT_LINES))
+        tail = self._tails.setdefault(plugin, _Tail())
 
         def take(found: list[LogLine], dropped: int) -> None:
             for line in found:
                 level = line.level if line.level in _LEVELS else "warning"
-                text = "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in line.message)
-                lines.append(KeptLine(line.at, level, text, line.delivery))
-                bound = {"delivery": line.delivery} if line.delivery else {}
+                message = line.message[:MAX_MESSAGE]
+                text = "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in message)
+                delivery = line.delivery[:MAX_DELIVERY]
+                tail.add(KeptLine(line.at, level, text, delivery))
+                bound = {"delivery": delivery} if delivery else {}
                 _log.log(_LEVELS[level], "plugin_log", plugin=plugin, message=text, **bound)
             if dropped:
                 _log.warning("plugin_log_dropped", plugin=plugin, lines=dropped)
@@ -91,8 +116,9 @@ class PluginLogs:
 
     def tail(self, plugin: str, limit: int) -> list[KeptLine]:
         """The last lines, the oldest first."""
-        return list(self._lines.get(plugin, ()))[-limit:]
+        found = self._tails.get(plugin)
+        return [] if found is None else list(found.lines)[-limit:]
 
     def forget(self, plugin: str) -> None:
         """Drop the lines of a plugin that is gone."""
-        self._lines.pop(plugin, None)
+        self._tails.pop(plugin, None)

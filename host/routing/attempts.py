@@ -21,6 +21,7 @@ from plugin_sdk.errors import DeadLetter, Drop, Retry
 REFUSED_SECONDS: Final = 0.5
 """Wait before a delivery that no runtime took is offered again."""
 NO_ROOM: Final = "there is no room for another dead letter, decide on some: "
+MAX_INSTANT: Final = 64
 EXPIRY: Final = "expirytime"
 """The CloudEvents extension (Expiry Time) after which an event is of no use."""
 
@@ -230,8 +231,13 @@ def _named(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-@lru_cache(maxsize=1024)
 def _instant(text: str) -> float | None:
+    # Nothing longer is an instant, and what is remembered must be short.
+    return _parsed(text) if len(text) <= MAX_INSTANT else None
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> float | None:
     try:
         found = datetime.fromisoformat(text)
     except ValueError:

@@ -9,6 +9,8 @@ from host.errors import BusbarError
 from host.routing.errors import EventRefusedError, PublishRateError
 from host.routing.event_log import Appended, EventLog
 from host.routing.log_budget import LogBudget
+from host.routing.log_shares import weight
+from host.routing.plugin_shares import PluginShares
 from plugin_sdk.events import Event, new_event
 from plugin_sdk.resilience import TokenBucket
 
@@ -24,14 +26,25 @@ class Bus:
         max_body: Bytes that one event may have as JSON.
         budget: Says whether there is room; None where the log has no bound.
         rate: Limits how many events a second are taken in; None for no limit.
+        shares: Bound what one plugin has in the log; None where nothing does.
+
+    Attributes:
+        max_body: Bytes that one event may have as JSON.
     """
 
     def __init__(
-        self, log: EventLog, *, max_body: int, budget: LogBudget | None = None, rate: TokenBucket | None = None
+        self,
+        log: EventLog,
+        *,
+        max_body: int,
+        budget: LogBudget | None = None,
+        rate: TokenBucket | None = None,
+        shares: PluginShares | None = None,
     ) -> None:
         self._log = log
-        self._max_body = max_body
+        self.max_body = max_body
         self._budget = budget
+        self._shares = shares
         self._rate = rate
         self._open = True
         self.published = 0
@@ -52,6 +65,19 @@ class Bus:
         """
         self._admit(event)
         return await self._append(event)
+
+    async def publish_for(self, plugin: str, event: Event) -> Appended:
+        """Append an event that a plugin emits or that comes in for it; as `publish`, within the plugin's share.
+
+        Raises:
+            LogShareFullError: what the plugin has in the log fills its share, and may not go yet.
+        """
+        if self._shares is None:
+            return await self.publish(event)
+        self._admit(event)
+        body = self._encoded(event)
+        async with self._shares.room(plugin, weight(event, body)):
+            return self._counted(await self._hand_over(event, body))
 
     async def publish_many(self, events: Sequence[Event]) -> list[Appended | BusbarError]:
         """Append several events, each taken or refused by itself; what was taken is durable when this returns."""
@@ -89,11 +115,25 @@ class Bus:
         return self._counted(await self._submit(event, own=own))
 
     def _submit(self, event: Event, *, own: bool = False) -> Awaitable[Appended]:
+        return self._hand_over(event, self._encoded(event), own=own)
+
+    def _encoded(self, event: Event) -> bytes:
         if not self._open:
             raise EventRefusedError.stopping()
         body = event.to_json()
-        if len(body) > self._max_body:
-            raise EventRefusedError.too_large(len(body), self._max_body)
+        self.check_size(len(body))
+        return body
+
+    def check_size(self, size: int) -> None:
+        """Refuse an event that has more bytes than it may, where that is known before it is parsed.
+
+        Raises:
+            EventRefusedError: it has.
+        """
+        if size > self.max_body:
+            raise EventRefusedError.too_large(size, self.max_body)
+
+    def _hand_over(self, event: Event, body: bytes, *, own: bool = False) -> Awaitable[Appended]:
         if self._budget is not None and not own:
             self._budget.admit(len(body))
         return self._log.append(event, body)

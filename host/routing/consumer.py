@@ -56,6 +56,7 @@ class Consumer:
         note_first: Write each attempt down before the hook is called, because the hook could take the
             host down with it (an inline runtime).
         max_dead_letters: How many dead letters of the plugin are kept.
+        max_letter_bytes: What they may weigh together.
         stretch: The first and the last sequence it delivers, for a replay: it ends once all of them are settled.
             None for one that follows the log.
         ended: Called when it ended.
@@ -75,6 +76,7 @@ class Consumer:
         rng: random.Random,
         note_first: bool = False,
         max_dead_letters: int = 10_000,
+        max_letter_bytes: int = 128 * 2**20,
         stretch: tuple[int, int] | None = None,
         ended: Callable[[], None] = lambda: None,
         failed: Callable[[Exception], None] = lambda _error: None,
@@ -98,7 +100,10 @@ class Consumer:
             target=target,
             clock=clock,
             rng=rng,
-            letters_full=lambda: log.kept_letters(subscription.plugin) >= max_dead_letters,
+            letters_full=lambda: (
+                log.kept_letters(subscription.plugin) >= max_dead_letters
+                or log.letter_bytes(subscription.plugin) >= max_letter_bytes
+            ),
         )
         self._firings = Firings(self._attempts)
         self._lanes = Lanes(subscription.policy.order, subscription.policy.at_failure)

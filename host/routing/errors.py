@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from host.errors import BusbarError, ErrorKind
 
 
@@ -104,6 +106,28 @@ class LogFullError(RoutingError):
 
     code = "log_full"
     kind = ErrorKind.UNAVAILABLE
+
+
+class LogShareFullError(RoutingError):
+    """The events of one plugin fill its share of the log, and some subscription did not have them yet."""
+
+    code = "log_share_full"
+    kind = ErrorKind.UNAVAILABLE
+
+    def __init__(self, plugin: str, share: int, held_by: Sequence[str], *, retry_after: float) -> None:
+        held = f": {', '.join(held_by)} did not have the oldest events yet" if held_by else ""
+        super().__init__(
+            f"the events of {plugin} fill its share of the event log, {share} bytes{held}; publish less, or"
+            f"{give_up(held_by)} raise events.plugin_share",
+            retry_after=retry_after,
+        )
+
+
+def give_up(held_by: Sequence[str]) -> str:
+    """What a person can do about subscriptions that hold the log, in words that go before another way out."""
+    plugins = dict.fromkeys(subscription.partition("/")[0] for subscription in held_by)
+    commands = " or ".join(f"'busbar plugin skip {plugin}'" for plugin in plugins)
+    return f" give up what is held with {commands}, or" if commands else ""
 
 
 class PublishRateError(RoutingError):

@@ -152,6 +152,24 @@ class Pruned:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldPlace:
+    """What one subscription did not have: `places` of the log, matching or not, and deliveries to be tried again."""
+
+    subscription: str
+    places: int
+    retries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the subscriptions of a plugin did not have yet: events of the log and their bytes, and each by itself."""
+
+    events: int
+    bytes: int
+    subscriptions: tuple[HeldPlace, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LogStats:
     """Sizes of the log, for metrics and health.
 
@@ -258,6 +276,10 @@ class EventLog(Protocol):
         """How many dead letters of a plugin are kept."""
         ...
 
+    def letter_bytes(self, plugin: str) -> int:
+        """What the dead letters of a plugin weigh that are kept: event, reason, traceback and history."""
+        ...
+
     async def dead_letters(self, query: LetterQuery, offset: int, limit: int) -> tuple[list[DeadLetterRecord], int]:
         """A page of dead letters, the newest first, and how many fit."""
         ...
@@ -283,6 +305,17 @@ class EventLog(Protocol):
         """Drop a plugin's cursors, retries, dead letters and attempt log."""
         ...
 
+    async def held(self, plugin: str) -> Held:
+        """What the log keeps for a plugin: everything from the lowest place on that a subscription or replay is at."""
+        ...
+
+    async def skip(self, plugin: str) -> tuple[HeldPlace, ...]:
+        """Move the cursors of a plugin's subscriptions to the end of the log; what each of them did not have.
+
+        Its retries and replays go, too. Retries that have their own copy of the event stay: they keep nothing.
+        """
+        ...
+
     async def release(self, subscription: str) -> None:
         """Drop the cursor and the retries of one subscription."""
         ...
@@ -300,6 +333,17 @@ class EventLog(Protocol):
 
     async def prune(self, older_than: float, max_bytes: int) -> Pruned:
         """Remove events that are too old or beyond the budget, and that no subscription still needs."""
+        ...
+
+    def plugin_bytes(self, plugin: str) -> int:
+        """What the events of a plugin take of the log: those that it emitted, and those that its webhooks brought."""
+        ...
+
+    async def prune_plugin(self, plugin: str, max_bytes: int) -> Pruned:
+        """Remove a plugin's own oldest events that no subscription still needs, until they take `max_bytes`.
+
+        Events of others stay, however old they are. `held_by` names who is the furthest behind where too many stay.
+        """
         ...
 
     async def used_bytes(self) -> int:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
 import structlog
 
+from host.routing import log_shares
 from host.routing.errors import EventConflictError
 from host.routing.event_log import Appended, StoredEvent
 from plugin_sdk.clock import Clock
@@ -43,13 +45,20 @@ def _insert(rows: int) -> str:
 
 
 class Appender:
-    """Gives events their sequence and writes them, a batch at a time."""
+    """Gives events their sequence and writes them, a batch at a time.
 
-    def __init__(self, head: int, clock: Clock) -> None:
+    Attributes:
+        head: The highest sequence that is durable.
+        shares: What the durable events of each plugin weigh.
+    """
+
+    def __init__(self, head: int, clock: Clock, shares: Mapping[str, int]) -> None:
         self.head = head
+        self.shares = Counter(shares)
         self._next = head + 1
         self._clock = clock
         self._fresh: list[StoredEvent] = []
+        self._added: Counter[str] = Counter()
         self._listeners: list[Callable[[int, Sequence[StoredEvent]], None]] = []
 
     def listen(self, listener: Callable[[int, Sequence[StoredEvent]], None]) -> None:
@@ -60,11 +69,16 @@ class Appender:
         """Append events; one answer for each, in order."""
         now = self._clock.now().timestamp()
         answers: list[Appended | Exception] = []
+        before = len(self._fresh)
         at = 0
         while at < len(items):
             size = chunk_size(len(items) - at)
             self._append(connection, items[at : at + size], now, answers)
             at += size
+        added = log_shares.weigh(self._fresh[before:])
+        if added:
+            log_shares.add(connection, added)
+            self._added.update(added)
         return answers
 
     def _append(
@@ -109,21 +123,27 @@ class Appender:
 
     def rewind(self, mark: int) -> None:
         """The events since `mark` were rolled back; their sequences are not used again."""
-        del self._fresh[mark:]
+        if len(self._fresh) > mark:
+            del self._fresh[mark:]
+            self._added = log_shares.weigh(self._fresh)
 
-    def take(self) -> list[StoredEvent]:
-        """The events of the transaction that was just committed."""
-        taken, self._fresh = self._fresh, []
+    def take(self) -> tuple[list[StoredEvent], Counter[str]]:
+        """The events of the transaction that was just committed, and their weights."""
+        taken = self._fresh, self._added
+        self._fresh, self._added = [], Counter()
         return taken
 
-    def committed(self, taken: list[StoredEvent]) -> None:
+    def committed(self, taken: tuple[list[StoredEvent], Counter[str]]) -> None:
         """On the loop: the events are durable."""
-        if taken:
+        events, added = taken
+        if added:
+            self.shares.update(added)
+        if events:
             # Rows that other items of the batch rolled back leave gaps, never a different order.
-            after, self.head = self.head, taken[-1].sequence
+            after, self.head = self.head, events[-1].sequence
             for listener in self._listeners:
                 try:
-                    listener(after, taken)
+                    listener(after, events)
                 except Exception:  # noqa: BLE001 - logged with its traceback, and nothing else can be done
                     # The others still have to hear of it: what they miss they would never be offered again.
                     _log.exception("log_listener_failed")

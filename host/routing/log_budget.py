@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from host.errors import BusbarError
-from host.routing.errors import LogFullError
+from host.routing.errors import LogFullError, give_up
 from host.routing.event_log import EventLog, Pruned
 from plugin_sdk.clock import Clock
 
@@ -74,7 +74,7 @@ class LogBudget:
             self.refused += 1
             held = f": {', '.join(self.held_by)} did not have the oldest events yet" if self.held_by else ""
             raise LogFullError(
-                f"the event log is full{held}; look at their plugins, or raise events.keep_bytes",
+                f"the event log is full{held}; look at their plugins,{give_up(self.held_by)} raise events.keep_bytes",
                 retry_after=CHECK_SECONDS,
             )
         if self._unseen > max(self._keep_bytes * UNSEEN, size):
@@ -103,7 +103,7 @@ class LogBudget:
         pruned = await self._log.prune(self._clock.now().timestamp() - self._keep_for, budget)
         if pruned.events or pruned.held_by:
             _log.info("log_pruned", events=pruned.events, held_by=pruned.held_by)
-        await self._tell_skipped(pruned)
+        await self.tell_skipped(pruned)
         used = await self._log.used_bytes()
         full = used > (self._keep_bytes * ROOM if self.full else self._keep_bytes)
         self.held_by = pruned.held_by if full else ()
@@ -118,7 +118,12 @@ class LogBudget:
             await self._announce("log.full" if full else "log.has-room", "log", data)
             self._told = full
 
-    async def _tell_skipped(self, pruned: Pruned) -> None:
+    def look(self) -> None:
+        """Have the size looked at now: something that held the log may have let go."""
+        self._look.set()
+
+    async def tell_skipped(self, pruned: Pruned) -> None:
+        """Say which subscriptions lost events that they do without by their policy."""
         for subscription, places in pruned.skipped.items():
             _log.error("events_skipped", subscription=subscription, places=places)
             data = {"subscription": subscription, "places": places}

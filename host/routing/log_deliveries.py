@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
@@ -17,11 +18,18 @@ KEPT_DELIVERIES: Final = 100_000
 MAX_TRACEBACK: Final = 16_384
 """Characters of a traceback that are kept, counted from its end, where the error stands."""
 MAX_REASON: Final = 4_096
+"""Characters of a reason beside a dead letter or a retry."""
+MAX_LINE_REASON: Final = 500
+"""Characters of a reason in the attempt log, of which the plugins of a host have `KEPT_DELIVERIES` together."""
 
 _BURY: Final = (
     "INSERT INTO dead_letters (plugin, subscription, sequence, event_id, event_type, body, reason, "
     "traceback, attempts, at, history) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+LETTER_WEIGHT: Final = (
+    "(length(body) + length(CAST(reason AS BLOB)) + length(CAST(traceback AS BLOB)) + length(CAST(history AS BLOB)))"
+)
+"""What a dead letter is charged, in SQL; `letter_weight` says the same of one that was read."""
 _LETTER: Final = "SELECT * FROM dead_letters WHERE id = ?"
 _DROP_LETTER: Final = "DELETE FROM dead_letters WHERE id = ?"
 _TRIM: Final = "DELETE FROM deliveries WHERE number <= (SELECT max(number) FROM deliveries) - ?"
@@ -50,17 +58,23 @@ def insert_deliveries(connection: sqlite3.Connection, outcomes: Sequence[Settlem
                 one.outcome.value,
                 one.started_at,
                 one.duration,
-                one.error[:MAX_REASON],
+                one.error[:MAX_LINE_REASON],
             )
         connection.execute(_insert(size), flat)
         at += size
 
 
-def bury(connection: sqlite3.Connection, outcomes: Sequence[Settlement], histories: Sequence[str], now: float) -> None:
+def bury(
+    connection: sqlite3.Connection, outcomes: Sequence[Settlement], histories: Sequence[str], now: float
+) -> Counter[str]:
     """Keep a dead letter for each outcome, with its own copy of the event and the history of its attempts.
 
-    One that a replay gave up on belongs to the subscription that was replayed.
+    One that a replay gave up on belongs to the subscription that was replayed. Answers what they weigh, by plugin.
     """
+    weights: Counter[str] = Counter()
+    for one, history in zip(outcomes, histories, strict=True):
+        texts = (one.error[:MAX_REASON], one.traceback[-MAX_TRACEBACK:], history)
+        weights[one.plugin] += len(one.stored.body) + sum(len(text.encode()) for text in texts)
     connection.executemany(
         _BURY,
         [
@@ -80,6 +94,13 @@ def bury(connection: sqlite3.Connection, outcomes: Sequence[Settlement], histori
             for one, history in zip(outcomes, histories, strict=True)
         ],
     )
+    return weights
+
+
+def letter_weight(letter: DeadLetterRecord) -> int:
+    """What a dead letter is charged."""
+    texts = (letter.reason, letter.traceback, letter.history)
+    return len(letter.body) + sum(len(text.encode()) for text in texts)
 
 
 def take_letter(connection: sqlite3.Connection, letter: int) -> DeadLetterRecord | None:

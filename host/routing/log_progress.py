@@ -10,13 +10,14 @@ import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
-from host.routing.event_log import DeadLetterRecord, Outcome, PendingRetry, Settlement
+from host.routing.event_log import DeadLetterRecord, HeldPlace, Outcome, PendingRetry, Settlement
 from host.routing.log_deliveries import MAX_REASON
 from host.routing.subscriptions import home, replay_of
 
 MAX_HISTORY: Final = 100
 """Failed attempts of one delivery that are remembered beside its retry, the first ones."""
-MAX_REMEMBERED_REASON: Final = 500
+MAX_REMEMBERED_REASON: Final = 200
+"""Characters of each: a delivery that waits has up to a hundred, and a subscription up to ten thousand that wait."""
 
 _CURSOR: Final = "SELECT position FROM cursors WHERE subscription = ?"
 _NEW_CURSOR: Final = (
@@ -52,6 +53,14 @@ _COUNT_REPLAYED: Final = (
 )
 PER_SUBSCRIPTION: Final = ("cursors", "settled_ahead", "retries")
 _OF_PLUGIN: Final = "SELECT subscription FROM cursors WHERE substr(subscription, 1, ?) = ?"
+_HELD: Final = (
+    "SELECT c.subscription, c.position, count(r.sequence) AS retries, "
+    "min(c.position, coalesce(min(r.sequence) - 1, c.position)) AS lowest FROM cursors c "
+    "LEFT JOIN retries r ON r.subscription = c.subscription AND r.body IS NULL "
+    "WHERE substr(c.subscription, 1, ?) = ? GROUP BY c.subscription ORDER BY c.subscription"
+)
+_GIVE_UP_RETRIES: Final = "DELETE FROM retries WHERE subscription = ? AND body IS NULL"
+_GIVE_UP_AHEAD: Final = "DELETE FROM settled_ahead WHERE subscription = ?"
 _OUTCOMES: Final = (Outcome.DELIVERED, Outcome.DROPPED, Outcome.DEAD_LETTERED, Outcome.RETRIED)
 
 
@@ -176,6 +185,27 @@ def retire(connection: sqlite3.Connection, plugin: str, kept: Collection[str]) -
     for subscription in gone:
         drop_subscription(connection, subscription)
     return len(gone)
+
+
+def held(connection: sqlite3.Connection, plugin: str, head: int) -> tuple[tuple[HeldPlace, ...], int]:
+    """What each subscription of a plugin did not have yet, and the lowest place of the log that one of them is at."""
+    prefix = plugin + "/"
+    rows = connection.execute(_HELD, (len(prefix), prefix)).fetchall()
+    places = tuple(HeldPlace(row["subscription"], max(0, head - row["position"]), row["retries"]) for row in rows)
+    return places, min((row["lowest"] for row in rows), default=head)
+
+
+def skip(connection: sqlite3.Connection, plugin: str, head: int) -> tuple[HeldPlace, ...]:
+    """Move a plugin's cursors to `head`, and remove the retries and replays that keep events."""
+    found, _ = held(connection, plugin, head)
+    for one in found:
+        if replay_of(one.subscription) is not None:
+            drop_subscription(connection, one.subscription)
+            continue
+        connection.execute(_MOVE, (head, one.subscription))
+        connection.execute(_GIVE_UP_RETRIES, (one.subscription,))
+        connection.execute(_GIVE_UP_AHEAD, (one.subscription,))
+    return found
 
 
 def forget(connection: sqlite3.Connection, plugin: str) -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
+from functools import partial
 from typing import Final
 
+from host.routing import log_shares
 from host.routing.event_log import Pruned
 from host.routing.log_deliveries import trim
 from host.storage.database import Database
@@ -48,14 +50,20 @@ async def used_bytes(database: Database) -> int:
     return int((await database.read(_BYTES))[0][0])
 
 
-async def prune(database: Database, head: int, older_than: float, max_bytes: int) -> Pruned:
-    """Remove events up to `head` as `EventLog.prune` says, a chunk to a transaction; trim the attempt log."""
+async def prune(
+    database: Database, head: int, older_than: float, max_bytes: int, shares: Counter[str] | None = None
+) -> Pruned:
+    """Remove events up to `head` as `EventLog.prune` says, a chunk to a transaction; trim the attempt log.
+
+    What plugins have less in the log by it is taken off `shares`.
+    """
     cutoff = int(older_than * 1_000_000)
     removed, skipped = 0, Counter[str]()
-    while found := await _remove_oldest(database, head, cutoff, skipped):
+    shares = Counter() if shares is None else shares
+    while found := await _remove_oldest(database, head, cutoff, skipped, shares):
         removed += found
     while await used_bytes(database) > max_bytes:
-        found = await _remove_oldest(database, head, _ANY_AGE, skipped)
+        found = await _remove_oldest(database, head, _ANY_AGE, skipped, shares)
         if not found:
             break
         removed += found
@@ -63,27 +71,59 @@ async def prune(database: Database, head: int, older_than: float, max_bytes: int
     first = await database.read(_FIRST)
     if not first or (first[0][0] >= cutoff and await used_bytes(database) <= max_bytes):
         return Pruned(removed, (), dict(skipped))
-    floors = await database.read(_FLOORS)
-    held_by = tuple(row["subscription"] for row in floors if row["position"] == floors[0]["position"])
+    return Pruned(removed, await _holders(database), dict(skipped))
+
+
+async def prune_plugin(database: Database, head: int, plugin: str, max_bytes: int, shares: Counter[str]) -> Pruned:
+    """Remove a plugin's own oldest events as `EventLog.prune_plugin` says, a chunk to a transaction."""
+    removed, skipped = 0, Counter[str]()
+
+    def remove(connection: sqlite3.Connection, excess: int) -> log_shares.Removed:
+        connection.execute(_KEEP_HEAD)
+        return log_shares.remove_oldest(connection, plugin, _floor(connection, head), PRUNE_CHUNK, excess)
+
+    while (excess := shares[plugin] - max_bytes) > 0:
+        found = await database.write(partial(remove, excess=excess))
+        if not found.events:
+            break
+        removed += found.events
+        shares[plugin] -= found.bytes
+        skipped.update(found.skipped)
+    held_by = await _holders(database) if shares[plugin] > max_bytes else ()
     return Pruned(removed, held_by, dict(skipped))
 
 
-async def _remove_oldest(database: Database, head: int, cutoff: int, skipped: Counter[str]) -> int:
+async def _holders(database: Database) -> tuple[str, ...]:
+    """The subscriptions that are the furthest behind."""
+    floors = await database.read(_FLOORS)
+    return tuple(row["subscription"] for row in floors if row["position"] == floors[0]["position"])
+
+
+def _floor(connection: sqlite3.Connection, head: int) -> int:
+    """The last place of the log that nobody needs any more."""
+    lowest = connection.execute(_FLOORS).fetchone()
+    return head if lowest is None else min(int(lowest["position"]), head)
+
+
+async def _remove_oldest(
+    database: Database, head: int, cutoff: int, skipped: Counter[str], shares: Counter[str]
+) -> int:
     """Remove one chunk of what nobody needs any more, as it stands in this very transaction."""
 
-    def remove(connection: sqlite3.Connection) -> tuple[int, Counter[str]]:
-        lowest = connection.execute(_FLOORS).fetchone()
-        floor = head if lowest is None else min(int(lowest["position"]), head)
+    def remove(connection: sqlite3.Connection) -> tuple[int, Counter[str], Counter[str]]:
+        floor = _floor(connection, head)
         rows = connection.execute(_OLDEST, (floor, PRUNE_CHUNK, cutoff)).fetchall()
         if not rows:
-            return 0, Counter()
+            return 0, Counter(), Counter()
         first, last = rows[0][0], rows[-1][0]
         connection.execute(_KEEP_HEAD)
         lost = Counter({row[0]: int(row[1]) for row in connection.execute(_PASSED_OVER, (last, last))})
         connection.execute(_MOVE_ON, (last, last))
         lost.update(row[0] for row in connection.execute(_LOST_RETRIES, (last,)).fetchall())
-        return connection.execute(_REMOVE, (first, last, cutoff)).rowcount, lost
+        lighter = log_shares.remove_stretch(connection, first, last, cutoff)
+        return connection.execute(_REMOVE, (first, last, cutoff)).rowcount, lost, lighter
 
-    removed, lost = await database.write(remove)
+    removed, lost, lighter = await database.write(remove)
     skipped.update(lost)
+    shares.subtract(lighter)
     return removed

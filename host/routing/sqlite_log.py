@@ -13,13 +13,17 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
-from host.routing import log_deliveries, log_progress, log_retention
+import msgspec
+
+from host.routing import log_deliveries, log_progress, log_retention, log_shares
 from host.routing.event_log import (
     Appended,
     DeadLetterRecord,
     DeliveryQuery,
     DeliveryRecord,
     EventQuery,
+    Held,
+    HeldPlace,
     LetterQuery,
     LogStats,
     Outcome,
@@ -49,6 +53,7 @@ _READ: Final = (
 )
 _FIND: Final = "SELECT sequence, appended_at, body FROM events WHERE id = ? ORDER BY sequence LIMIT 100"
 _AHEAD: Final = "SELECT sequence FROM settled_ahead WHERE subscription = ?"
+# As in `_READ`. Whoever has the first of them settles it, and then looks for the rest.
 _DUE: Final = (
     "SELECT r.subscription, r.sequence, r.attempt, r.due_at, r.error, coalesce(r.body, e.body) AS body, "
     "coalesce(e.appended_at, 0) AS appended_at FROM retries r LEFT JOIN events e USING (sequence) "
@@ -70,13 +75,16 @@ _WAITING_EVENTS: Final = (
     "WHERE r.subscription = ? AND r.body IS NULL AND r.sequence > ? ORDER BY r.sequence LIMIT ?)) "
     f"WHERE before < {MAX_READ_BYTES}) ORDER BY sequence"
 )
+WAITING_AT_ONCE: Final = 16
+"""Of these, which may all be of the largest size, so many are read at once."""
+_ABOVE: Final = "SELECT count(*), coalesce(sum(length(body)), 0) FROM events WHERE sequence > ?"
 _PLUGINS: Final = (
     "SELECT substr(subscription, 1, instr(subscription, '/') - 1) FROM (SELECT subscription FROM cursors "
     "UNION SELECT subscription FROM retries UNION SELECT subscription FROM settled_ahead) "
     "UNION SELECT plugin FROM dead_letters UNION SELECT plugin FROM deliveries "
     "UNION SELECT plugin FROM replays"
 )
-_LETTERS: Final = "SELECT plugin, count(*) FROM dead_letters GROUP BY plugin"
+_LETTERS: Final = f"SELECT plugin, count(*), sum({log_deliveries.LETTER_WEIGHT}) FROM dead_letters GROUP BY plugin"
 _NEWEST: Final = "appended_at DESC, sequence DESC"
 """The order of every index of a query, so that nothing is sorted."""
 _STATS: Final = (
@@ -90,9 +98,12 @@ _STATS: Final = (
 class SQLiteLog:
     """The event log in the host's database. Make it with `open`."""
 
-    def __init__(self, database: Database, appender: Appender, clock: Clock, letters: Mapping[str, int]) -> None:
+    def __init__(
+        self, database: Database, appender: Appender, clock: Clock, letters: Mapping[str, tuple[int, int]]
+    ) -> None:
         self._database = database
-        self._letters = Counter(letters)
+        self._letters = Counter({plugin: count for plugin, (count, _) in letters.items()})
+        self._letter_bytes = Counter({plugin: size for plugin, (_, size) in letters.items()})
         self._clock = clock
         self._appender = appender
         database.writer.hook(appender)
@@ -104,8 +115,9 @@ class SQLiteLog:
     async def open(cls, database: Database, clock: Clock) -> SQLiteLog:
         """Take up the log where it ends."""
         rows = await database.read(_HEAD)
-        letters = {row[0]: row[1] for row in await database.read(_LETTERS)}
-        return cls(database, Appender(int(rows[0][0]), clock), clock, letters)
+        letters = {row[0]: (int(row[1]), int(row[2])) for row in await database.read(_LETTERS)}
+        shares = {row[0]: int(row[1]) for row in await database.read(log_shares.ALL)}
+        return cls(database, Appender(int(rows[0][0]), clock, shares), clock, letters)
 
     # -- events
 
@@ -179,16 +191,20 @@ class SQLiteLog:
         dead = [one for one in outcomes if one.outcome is Outcome.DEAD_LETTERED]
         stepped = [one for one in outcomes if one.noted or one.outcome is Outcome.RETRIED or "#" in one.subscription]
 
+        buried: Counter[str] = Counter()
+
         def write(connection: sqlite3.Connection) -> None:
             log_deliveries.insert_deliveries(connection, outcomes)
             if dead:
-                log_deliveries.bury(connection, dead, log_progress.histories(connection, dead), now)
+                weights = log_deliveries.bury(connection, dead, log_progress.histories(connection, dead), now)
+                buried.update(weights)
             if stepped:
                 log_progress.settle(connection, stepped)
             log_progress.move(connection, cursors, ahead, self._ahead)
 
         await self._settling.submit(write)
         self._letters.update(one.plugin for one in dead)
+        self._letter_bytes.update(buried)
 
     # -- retries
 
@@ -234,6 +250,10 @@ class SQLiteLog:
         """How many dead letters of a plugin are kept."""
         return self._letters[plugin]
 
+    def letter_bytes(self, plugin: str) -> int:
+        """What they weigh."""
+        return self._letter_bytes[plugin]
+
     async def dead_letters(self, query: LetterQuery, offset: int, limit: int) -> tuple[list[DeadLetterRecord], int]:
         """A page of dead letters, the newest first, and how many fit."""
         return await log_deliveries.letters(self._database, query, offset, limit)
@@ -263,6 +283,8 @@ class SQLiteLog:
 
         taken = await self._database.write(write)
         self._letters.subtract(one.plugin for one in taken)
+        for one in taken:
+            self._letter_bytes[one.plugin] -= log_deliveries.letter_weight(one)
         return taken
 
     async def deliveries(
@@ -283,6 +305,7 @@ class SQLiteLog:
 
         await self._database.write(drop)
         del self._letters[plugin]
+        del self._letter_bytes[plugin]
 
     async def plugins(self) -> set[str]:
         """The plugins that have something here."""
@@ -291,6 +314,18 @@ class SQLiteLog:
     async def retire(self, plugin: str, kept: Collection[str]) -> int:
         """Drop the cursors and retries of a plugin's subscriptions other than `kept` (ids); how many."""
         return await self._database.write(lambda connection: log_progress.retire(connection, plugin, kept))
+
+    async def held(self, plugin: str) -> Held:
+        """What the log keeps for a plugin."""
+        head = self.head()
+        places, lowest = await self._database.write(lambda connection: log_progress.held(connection, plugin, head))
+        ((events, size),) = await self._database.read(_ABOVE, (lowest,))
+        return Held(int(events), int(size), places)
+
+    async def skip(self, plugin: str) -> tuple[HeldPlace, ...]:
+        """Move the cursors of a plugin's subscriptions to the end of the log; what each of them did not have."""
+        head = self.head()
+        return await self._database.write(lambda connection: log_progress.skip(connection, plugin, head))
 
     async def release(self, subscription: str) -> None:
         """Drop the cursor and the retries of one subscription."""
@@ -301,7 +336,15 @@ class SQLiteLog:
 
         The budget is for the whole database; `older_than` is in seconds since the epoch.
         """
-        return await log_retention.prune(self._database, self.head(), older_than, max_bytes)
+        return await log_retention.prune(self._database, self.head(), older_than, max_bytes, self._appender.shares)
+
+    def plugin_bytes(self, plugin: str) -> int:
+        """What the events of a plugin take of the log."""
+        return self._appender.shares[plugin]
+
+    async def prune_plugin(self, plugin: str, max_bytes: int) -> Pruned:
+        """Remove a plugin's own oldest events that no subscription still needs, until they take `max_bytes`."""
+        return await log_retention.prune_plugin(self._database, self.head(), plugin, max_bytes, self._appender.shares)
 
     async def used_bytes(self) -> int:
         """Bytes of the database that hold something."""
@@ -332,6 +375,12 @@ def _settle_all(
 def _event(row: sqlite3.Row) -> StoredEvent:
     body = bytes(row["body"])
     return StoredEvent(row["sequence"], Event.trusted(body), body, row["appended_at"] / 1_000_000)
+
+
+def _without_payload(stored: StoredEvent) -> StoredEvent:
+    """An event as far as its attributes go."""
+    event = msgspec.structs.replace(stored.event, data=msgspec.UNSET, data_base64=None)
+    return StoredEvent(stored.sequence, event, b"", stored.appended_at)
 
 
 def _conditions(query: EventQuery) -> tuple[str, list[Any]]:

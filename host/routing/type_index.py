@@ -9,6 +9,9 @@ from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
+MAX_KNOWN_LENGTH: Final = 256
+"""Characters of a type that is remembered: whoever publishes chooses it, and may choose megabytes."""
+
 MAX_KNOWN_TYPES: Final = 4096
 """Types whose candidates are remembered; at the bound the memory is emptied and filled anew."""
 
@@ -75,7 +78,9 @@ class TypeIndex(Generic[T]):
         for length in self._lengths:
             if length <= len(event_type):
                 items.update(self._prefixed.get(event_type[:length], {}))
-        if len(self._known) >= MAX_KNOWN_TYPES:
-            self._known.clear()
-        found = self._known[event_type] = tuple(items)
+        found = tuple(items)
+        if len(event_type) <= MAX_KNOWN_LENGTH:
+            if len(self._known) >= MAX_KNOWN_TYPES:
+                self._known.clear()
+            self._known[event_type] = found
         return found

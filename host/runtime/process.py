@@ -143,6 +143,7 @@ class WorkerRuntime:
             answer=self._answer,
             broken=self._broken,
             full=lambda full: self._hold("requests") if full else self._release("requests"),
+            unread=lambda: self._open and self._wire.paused_at is not None,
         )
         self._messages = TokenBucket(self._limits.messages, self._limits.messages / 4, self._loop.time)
         self._lines = WorkerLines(log, self._limits.log_lines, self._broken)

@@ -1,7 +1,7 @@
-"""What one worker asks of its host, served within bounds: so many at once, so many bytes, so many a second.
+"""What one worker asks of its host, served within bounds: so many at once, so many and so many bytes a second.
 
 The first requests above a rate are answered late, which slows an honest plugin down to what it may do; a flood
-is answered late and with an error.
+is answered late and with an error. While a worker does not read its answers, none is made.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from host.errors import MAX_SENTENCE, shortened
 from plugin_sdk.context import HostPort
 from plugin_sdk.errors import HostError, InvalidEventError, PermissionDeniedError
 from plugin_sdk.resilience import TokenBucket
@@ -24,6 +25,11 @@ MAX_ASKS: Final = 128
 """Requests of a worker that may be open; the SDK keeps to half of it, so one more is an attack."""
 MAX_SERVED: Final = 8
 """Requests of a worker that are served at a time; the others wait, so that none takes the loop for long."""
+MAX_CALLS: Final = 16
+"""Calls of a worker to other plugins that are under way; the others wait. Each may be answered with `MAX_PAYLOAD`
+bytes, which are kept until the worker has read them."""
+UNREAD_SECONDS: Final = 0.05
+"""How often it is looked whether a worker that leaves answers unread has read them; no request is served before."""
 MAX_OPEN_BYTES: Final = 16 * 2**20
 """Bytes of all open requests; above it, nothing is read from the worker until some are answered."""
 LONGEST_WAIT: Final = 0.1
@@ -48,11 +54,13 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RequestRates:
-    """Requests a second: all of a plugin's, and of those the events it emits and the keys it writes."""
+    """What a plugin may ask for in a second: requests in all, and of those events and written keys, and their bytes."""
 
     requests: float = 1000.0
     emits: float = 500.0
     writes: float = 500.0
+    emit_bytes: float = 8.0 * 2**20
+    write_bytes: float = 8.0 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +82,7 @@ class Requests:
         answer: Takes each answer.
         broken: Called with why, where the worker does not keep to the protocol.
         full: Called with whether more bytes are open than may be, when that changes.
+        unread: Whether the worker leaves unread what was sent to it; it gets no further answers then.
     """
 
     def __init__(
@@ -86,15 +95,20 @@ class Requests:
         answer: Callable[[Answer], None],
         broken: Callable[[str], None],
         full: Callable[[bool], None],
+        unread: Callable[[], bool] = lambda: False,
     ) -> None:
         self._plugin = plugin
         self._port = port
         self._answer = answer
         self._broken = broken
         self._full = full
+        self._unread = unread
         self._tasks: set[asyncio.Task[None]] = set()
         self._calls: set[asyncio.Task[None]] = set()
+        # Both hold open requests only, of which there are `MAX_ASKS`.
         self._waiting: deque[_Request] = deque()
+        self._waiting_calls: deque[_Request] = deque()
+        self._looking = False
         self._closed = False
         self._open = 0
         self._bytes = 0
@@ -103,6 +117,12 @@ class Requests:
         )
         self._buckets: dict[str, tuple[TokenBucket, ...]] = dict.fromkeys(_OPERATIONS, (every,))
         self._buckets |= {"emit": (every, emits), "kv_set": (every, writes), "kv_delete": (every, writes)}
+        # The largest request there is must fit into what may come at once, or it would never be taken.
+        emitted, written = (
+            TokenBucket(rate, max(BURST_SECONDS * rate, MAX_PAYLOAD), now)
+            for rate in (rates.emit_bytes, rates.write_bytes)
+        )
+        self._byte_buckets = {"emit": emitted, "kv_set": written}
 
     def take(self, message: Ask) -> None:
         """Serve a request; its answer comes later."""
@@ -127,10 +147,10 @@ class Requests:
         self._bytes += size
         if self._bytes > MAX_OPEN_BYTES >= self._bytes - size:
             self._full(True)  # noqa: FBT003 - a callback's only argument
-        wait, rate = self._reserve(message.operation)
+        wait, refused = self._reserve(message.operation, size)
         later = asyncio.get_running_loop().call_later
-        if rate:
-            later(LONGEST_WAIT, self._refuse, request, rate)  # at once, it would only be asked again at once
+        if refused:
+            later(LONGEST_WAIT, self._refuse, request, refused)  # at once, it would only be asked again at once
         elif wait:
             later(wait, self._queue, request)
         else:
@@ -140,39 +160,54 @@ class Requests:
         """Give up what is open: nobody is there to hear the answers."""
         self._closed = True
         self._waiting.clear()
+        self._waiting_calls.clear()
         for task in (*self._tasks, *self._calls):
             task.cancel()
 
-    def _reserve(self, operation: str) -> tuple[float, float]:
-        """The seconds that a request has to wait for its turn; or the rate that it exceeds."""
+    def _reserve(self, operation: str, size: int) -> tuple[float, str]:
+        """The seconds that a request has to wait for its turn; or the rate that it exceeds, in words."""
         longest = 0.0
         for bucket in self._buckets[operation]:
             wait = bucket.reserve(LONGEST_WAIT)
             if wait is None:
-                return 0.0, bucket.rate
+                return 0.0, f"asks for '{operation}' more than {bucket.rate:g} times a second"
             longest = max(longest, wait)
-        return longest, 0.0
+        weighed = self._byte_buckets.get(operation)
+        if weighed is not None:
+            wait = weighed.reserve(LONGEST_WAIT, size)
+            if wait is None:
+                return 0.0, f"asks for '{operation}' with more than {weighed.rate:.0f} bytes a second"
+            longest = max(longest, wait)
+        return longest, ""
 
-    def _refuse(self, request: _Request, rate: float) -> None:
-        sentence = (
-            f"{self._plugin} asks for '{request.operation}' more than {rate:g} times a second: "
-            "send less, or send it later"
-        )
+    def _refuse(self, request: _Request, refused: str) -> None:
+        sentence = f"{self._plugin} {refused}: send less, or send it later"
         self._finish(request, Answer(request.number, None, sentence, "rate_limited"))
 
     def _queue(self, request: _Request) -> None:
         if self._closed:
             return
-        if request.operation == "call":
-            # It waits for another plugin, not for the host: what the plugin asks of the host must not queue behind.
-            self._begin(request, self._calls)
-        else:
-            self._waiting.append(request)
-            self._serve_next()
+        # A call waits for another plugin, not for the host: what the plugin asks of the host must not queue behind.
+        (self._waiting_calls if request.operation == "call" else self._waiting).append(request)
+        self._serve_next()
 
     def _serve_next(self) -> None:
+        if self._unread():
+            self._look_again()
+            return
         while self._waiting and len(self._tasks) < MAX_SERVED:
             self._begin(self._waiting.popleft(), self._tasks)
+        while self._waiting_calls and len(self._calls) < MAX_CALLS:
+            self._begin(self._waiting_calls.popleft(), self._calls)
+
+    def _look_again(self) -> None:
+        if not self._looking and not self._closed and (self._waiting or self._waiting_calls):
+            self._looking = True
+            asyncio.get_running_loop().call_later(UNREAD_SECONDS, self._looked)
+
+    def _looked(self) -> None:
+        self._looking = False
+        self._serve_next()
 
     def _begin(self, request: _Request, tasks: set[asyncio.Task[None]]) -> None:
         serving = self._serve(request)
@@ -194,9 +229,9 @@ class Requests:
             answer = Answer(number, value)
         except HostError as error:
             denied = isinstance(error, PermissionDeniedError)
-            answer = Answer(number, None, str(error) or error.word, error.word, denied)
+            answer = Answer(number, None, shortened(str(error), MAX_SENTENCE) or error.word, error.word, denied)
         except InvalidEventError as error:
-            answer = Answer(number, None, str(error), error.code)
+            answer = Answer(number, None, shortened(str(error), MAX_SENTENCE), error.code)
         except Exception:  # noqa: BLE001 - a failing request must not end the others; logged with its traceback
             _log.exception("request_failed", plugin=self._plugin, operation=request.operation)
             answer = Answer(number, None, "the host failed at this; its log says how", "internal_error")

@@ -12,6 +12,9 @@ from plugin_sdk.resilience import TokenBucket
 from plugin_sdk.worker.wire import LogLine
 
 MAX_LINE: Final = 8192
+"""Characters of a line's message, and of its level and its delivery."""
+MAX_PENDING: Final = 2**20
+"""Characters that wait to be handed on; more is dropped and counted, as what comes too fast is."""
 PIPE_BYTES: Final = 64 * 1024
 """What is read of standard error at a time; the pipe holds no more."""
 MAX_LAST_WORDS: Final = 16 * 1024
@@ -35,6 +38,7 @@ class WorkerLines:
         self._loop = asyncio.get_running_loop()
         self._bucket = TokenBucket(rate, 2 * rate, self._loop.time)
         self._pending: list[LogLine] = []
+        self._waiting = 0
         self._dropped = 0
         self._logging = False
         self._errors = -1
@@ -42,19 +46,24 @@ class WorkerLines:
 
     def keep(self, lines: list[LogLine], dropped: int) -> None:
         """Hand on what the rate allows, and count the rest with the `dropped` that the worker counted itself."""
-        kept = [line for line in lines if self._bucket.take()]
-        for line in kept:
-            if len(line.message) > MAX_LINE:
-                self._broken(f"a log line of {len(line.message)} characters; at most {MAX_LINE} are taken")
+        kept = 0
+        for line in lines:
+            size = max(len(line.message), len(line.level), len(line.delivery))
+            if size > MAX_LINE:
+                self._broken(f"a log line of {size} characters; at most {MAX_LINE} are taken")
                 return
-        self._pending += kept
-        self._dropped += dropped + len(lines) - len(kept)
+            if self._waiting + _size(line) <= MAX_PENDING and self._bucket.take():
+                self._pending.append(line)
+                self._waiting += _size(line)
+                kept += 1
+        self._dropped += dropped + len(lines) - kept
         if not self._logging:
             self._logging = True
             self._hand_on()
 
     def _hand_on(self) -> None:
         lines, self._pending = self._pending[:LINES_AT_ONCE], self._pending[LINES_AT_ONCE:]
+        self._waiting -= sum(map(_size, lines))
         dropped, self._dropped = self._dropped, 0
         if lines or dropped:
             self._log(lines, dropped)
@@ -84,3 +93,7 @@ class WorkerLines:
     def last_words(self) -> str:
         """The end of what the process wrote to its standard error."""
         return self._last_words.decode(errors="replace")
+
+
+def _size(line: LogLine) -> int:
+    return len(line.message) + len(line.level) + len(line.delivery)

@@ -104,12 +104,12 @@ class Database:
         finally:
             self._free.put_nowait(reader)
 
-    async def write(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(self, operation: Callable[[sqlite3.Connection], T], *, weight: int = 0) -> T:
         """Run an operation in the writer's next transaction; durable when it returns.
 
-        Errors as in `Writer.run`.
+        `weight` is what it keeps in memory until then, in bytes; errors as in `Writer.run`.
         """
-        return await self.writer.run(operation)
+        return await self.writer.run(operation, weight=weight)
 
     async def close(self) -> None:
         """Write what waits and close every connection; closing again does nothing."""

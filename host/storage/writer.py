@@ -144,8 +144,8 @@ class Writer:
         """
         return Channel(self, apply)
 
-    async def run(self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        """Run an operation in the next transaction; durable when it returns.
+    async def run(self, operation: Callable[[sqlite3.Connection], T], *, weight: int = 0) -> T:
+        """Run an operation in the next transaction; durable when it returns. `weight` is as for `Channel.submit`.
 
         It shares the transaction with others, and is rolled back alone where it raises.
 
@@ -154,7 +154,7 @@ class Writer:
             StorageFailedError: the database could not be written, or is closed.
             Exception: what the operation raises.
         """
-        answer: T = await self._operations.submit(operation)
+        answer: T = await self._operations.submit(operation, weight=weight)
         return answer
 
     def put(self, channel: Channel[Any, Any], item: Any, weight: int) -> asyncio.Future[Any]:

@@ -30,6 +30,8 @@ MISSING: Final = Missing.MISSING
 
 _NAME: Final = re.compile(r"[a-z0-9]+")
 _OF_THE_MODEL: Final = frozenset({"id", "source", "type", "subject", "time", "datacontenttype", "dataschema"})
+MAX_KIND: Final = 1024
+"""Characters of a media type that is looked at: what is remembered of senders must be short."""
 _JSON_TYPE: Final = re.compile(r"[^/;]+/(?:[^;\s]+\+)?json\s*(?:;.*)?", re.IGNORECASE | re.DOTALL)
 
 
@@ -85,7 +87,9 @@ def _data(event: Event) -> Any:
     """
     kind = event.datacontenttype
     # Absent means JSON: CloudEvents 1.0.2, formats/json-format.md, section "Handling of data".
-    return event.data if kind is None or kind == "application/json" or _is_json(kind) else MISSING
+    if kind is None or kind == "application/json" or (len(kind) <= MAX_KIND and _is_json(kind)):
+        return event.data
+    return MISSING
 
 
 @lru_cache(maxsize=256)  # producers use few media types, and each says its own in every event

@@ -110,6 +110,9 @@ async def test_the_examples_of_policies_dead_letters_and_replays_do_what_the_gui
     assert "delivered again: 2" in said
     assert "discarded: 1" in said
     assert await letters() == ["invoice-1"]
+    said = await paste("skip")
+    assert "would be given up: 0 events" in said
+    assert "\ngiven up: 0 events" in said
     said = await paste("replay")
     assert "2 of events" in said
     assert "is done" in said
@@ -141,7 +144,7 @@ async def test_an_endpoint_of_the_webhooks_plugin_is_made_as_the_guide_says(past
 
 def test_every_example_is_tried_out():
     here = {name for name in BLOCKS if not name.startswith("trust_")}  # those are tried in test_cli_supply
-    assert here == {"policies", "letters", "replay", "filter", "secrets", "rotation", "rotated", "endpoints"}
+    assert here == {"policies", "letters", "skip", "replay", "filter", "secrets", "rotation", "rotated", "endpoints"}
     assert ADMINISTRATOR.count("```sh") == len(BLOCKS)
 
 

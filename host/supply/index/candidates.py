@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Final
 
 from packaging.requirements import Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -22,6 +23,9 @@ from host.supply.index.errors import ReleaseNotFoundError
 from host.supply.index.project_page import ACTIVE, QUARANTINED, Project, ProjectFile
 from host.supply.index.requirements import pinned
 from host.supply.wheel_filename import parse_filename
+
+MAX_REQUIRES_PYTHON: Final = 500
+"""Characters of what an index says a wheel runs on; it is remembered. Whoever says more runs nowhere."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,8 @@ def choose(
 def _runs(wheel: Wheel, machine: Machine) -> bool:
     if machine.rank(wheel.tags) is None:
         return False
-    return wheel.file.requires_python is None or _takes(wheel.file.requires_python, machine.python)
+    requires = wheel.file.requires_python
+    return requires is None or (len(requires) <= MAX_REQUIRES_PYTHON and _takes(requires, machine.python))
 
 
 @lru_cache(maxsize=256)

@@ -6,8 +6,10 @@ once. The modes are in `saboteur.modes`, and `ok`. The service `attempt` tries w
 `saboteur.attempts`. The route `answer/{name}` gives one of `saboteur.answers`.
 """
 
+import asyncio
 from typing import Any
 
+import msgspec
 from pydantic import BaseModel
 
 from plugin_sdk import Context, Event, Plugin, Request, Response, on_event, service
@@ -54,6 +56,16 @@ class Saboteur(Plugin):
     async def switch(self, event: Event) -> None:
         """Set the standing mode."""
         self._mode = event.data["mode"]
+
+    @on_event("saboteur.swell", in_flight=1)
+    async def digest(self, event: Event) -> None:
+        """Take a while over each of the events with which it swells."""
+        await asyncio.sleep(1.5)
+
+    @service
+    async def bulky(self, lists: int) -> Any:
+        """So many empty lists: an answer that takes many times its bytes in memory once it is read."""
+        return msgspec.Raw(b"[" + b"[]," * lists + b"[]]")
 
     @service
     async def attempt(self, what: str, target: str = "") -> dict[str, str]:

@@ -8,6 +8,9 @@ import pytest
 from delivery_rig import event, keyed, rig
 
 from host.routing.event_log import Outcome
+from host.routing.log_deliveries import letter_weight
+from host.routing.sqlite_log import SQLiteLog
+from host.storage.database import Database
 from plugin_sdk.errors import DeadLetter, Drop, Retry
 
 
@@ -138,6 +141,31 @@ async def test_no_more_dead_letters_are_kept_than_allowed_and_what_has_no_room_w
     await bench.advance(100)
     (letter,) = await bench.letters()
     assert (letter.event_id, letter.reason) == ("2", "no 2")
+
+
+async def test_no_more_bytes_of_dead_letters_are_kept_than_allowed_and_a_decision_makes_room(bench):
+    async def refuse(call):
+        raise DeadLetter(f"no {call.event.id}")
+
+    bench.plugin.answer = refuse
+    await bench.consumer(max_letter_bytes=3000, longest_retry=100.0)
+    for number in (1, 2, 3):
+        await bench.publish(event(number, data="x" * 2000))
+        await bench.quiet()
+    letters = await bench.letters()
+    assert sorted(letter.event_id for letter in letters) == ["1", "2"]  # the one that fills it up is kept, too
+    assert bench.log.letter_bytes("p") == sum(letter_weight(letter) for letter in letters)
+    again = await SQLiteLog.open(await Database.open(bench.database.path), bench.clock)
+    assert again.letter_bytes("p") == bench.log.letter_bytes("p") > 4000
+    await again._database.close()
+    await bench.log.revive([letters[0].id])
+    assert bench.log.letter_bytes("p") == letter_weight(letters[1])
+    await bench.log.discard([letters[1].id])
+    assert bench.log.letter_bytes("p") == 0
+    await bench.advance(100)
+    assert "3" in {letter.event_id for letter in await bench.letters()}
+    await bench.log.forget("p")
+    assert bench.log.letter_bytes("p") == 0
 
 
 async def test_no_more_deliveries_are_in_flight_than_the_policy_allows(bench):

@@ -82,6 +82,13 @@ def test_the_memory_of_types_is_bounded(monkeypatch):
         assert len(index._known) <= 10
 
 
+def test_a_long_type_is_found_and_not_remembered():
+    index = TypeIndex()
+    index.add("x", ["a.*"])
+    assert index.candidates("a." + "b" * 2**20) == ("x",)
+    assert index._known == {}
+
+
 @pytest.mark.parametrize(
     ("choices", "best"),
     [

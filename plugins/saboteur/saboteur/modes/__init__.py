@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 from types import ModuleType
 
 from plugin_sdk import Context
-from saboteur.modes import callers, disk, hooks, machine, network, no_json, requests, resources, values, wire
+from saboteur.modes import callers, disk, floods, hooks, machine, network, no_json, requests, resources, values, wire
 
-_ENDS, _ASKS = (hooks, resources, machine, disk), (requests, callers, network)
+_ENDS, _ASKS = (hooks, resources, machine, disk), (requests, callers, network, floods)
 KINDS: tuple[ModuleType, ...] = (*_ENDS, *_ASKS, wire, values, no_json)
 
 MODES: dict[str, Callable[[Context], Awaitable[None]]] = {

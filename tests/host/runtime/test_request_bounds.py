@@ -1,0 +1,134 @@
+"""What one worker may ask of its host, in bytes: a second, at once, and while it does not read its answers."""
+
+import asyncio
+
+import msgspec
+import pytest
+
+from host.errors import MAX_SENTENCE
+from host.runtime.requests import MAX_CALLS, MAX_SERVED, RequestRates, Requests
+from plugin_sdk.errors import HostError
+from plugin_sdk.worker.wire import MAX_PAYLOAD, Ask
+
+
+class Port:
+    """Serves everything, or nothing before it is let go; counts what is being served."""
+
+    def __init__(self):
+        self.go = asyncio.Event()
+        self.go.set()
+        self.now = self.most = 0
+        self.raising = None
+
+    async def _serve(self, *_arguments):
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await self.go.wait()
+        self.now -= 1
+        if self.raising is not None:
+            raise self.raising
+        return b"1"
+
+    emit = kv_get = kv_set = call = _serve
+
+
+class Bench:
+    def __init__(self, **rates):
+        self.port, self.time, self.unread = Port(), 0.0, False
+        self.answers, self.broken = [], []
+        every = {"requests": 1e6, "emits": 1e6, "writes": 1e6, **rates}
+        self.requests = Requests(
+            "p",
+            self.port,
+            RequestRates(**every),
+            now=lambda: self.time,
+            answer=self.answers.append,
+            broken=self.broken.append,
+            full=lambda _full: None,
+            unread=lambda: self.unread,
+        )
+        self._number = 0
+
+    def ask(self, operation, *arguments):
+        self._number += 1
+        self.requests.take(Ask(self._number, operation, msgspec.Raw(msgspec.msgpack.encode(arguments))))
+
+    async def answered(self, count):
+        async with asyncio.timeout(5):
+            while len(self.answers) < count:
+                await asyncio.sleep(0.001)
+        return self.answers
+
+
+@pytest.mark.parametrize(("operation", "limit"), [("emit", "emit_bytes"), ("kv_set", "write_bytes")])
+async def test_few_large_requests_are_refused_where_many_small_ones_would_not_be(operation, limit):
+    bench = Bench(**{limit: 2.0**20})
+    key = ("key",) if operation == "kv_set" else ()
+    for _ in range(8):
+        bench.ask(operation, *key, b"x" * 900_000)
+    answers = await bench.answered(8)
+    refused = [one for one in answers if one.error]
+    assert len(refused) == 4  # four megabytes may come at once
+    assert {one.word for one in refused} == {"rate_limited"}
+    assert f"'{operation}' with more than 1048576 bytes a second" in refused[0].error
+    bench.time += 1.0
+    bench.ask(operation, *key, b"x" * 900_000)
+    assert not (await bench.answered(9))[-1].error
+
+
+async def test_the_largest_request_there_is_is_taken_although_a_second_has_fewer_bytes():
+    bench = Bench(emit_bytes=65536.0)
+    bench.ask("emit", b"x" * (MAX_PAYLOAD - 10))
+    assert not (await bench.answered(1))[0].error
+
+
+async def test_what_is_only_read_costs_none_of_the_bytes_that_may_be_written():
+    bench = Bench(write_bytes=65536.0)
+    bench.ask("kv_set", "key", b"x" * 4_000_000)
+    for _ in range(20):
+        bench.ask("kv_get", "k" * 100_000)
+    assert not [one for one in await bench.answered(21) if one.error]
+
+
+async def test_a_worker_that_does_not_read_gets_no_further_answers_until_it_does():
+    bench = Bench()
+    bench.unread = True
+    for _ in range(20):
+        bench.ask("kv_get", "key")
+        bench.ask("call", "a.b", b"{}", 1.0, [], "")
+    await asyncio.sleep(0.12)
+    assert (bench.answers, bench.port.most) == ([], 0)
+    bench.unread = False
+    await bench.answered(40)
+    assert not bench.broken
+
+
+async def test_a_worker_that_asks_on_and_on_without_reading_has_broken_the_protocol():
+    bench = Bench()
+    bench.unread = True
+    for _ in range(200):
+        bench.ask("kv_get", "key")
+    assert "requests at once" in bench.broken[0]
+    bench.requests.close()
+
+
+async def test_so_many_calls_are_under_way_and_they_keep_no_other_request_waiting():
+    bench = Bench()
+    bench.port.go.clear()
+    for _ in range(50):
+        bench.ask("call", "a.b", b"{}", 1.0, [], "")
+    for _ in range(20):
+        bench.ask("kv_get", "key")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert bench.port.most == MAX_CALLS + MAX_SERVED
+    bench.port.go.set()
+    await bench.answered(70)
+
+
+async def test_a_refusal_that_quotes_megabytes_is_answered_in_a_sentence():
+    bench = Bench()
+    bench.port.raising = HostError("x" * 2**21, "odd")
+    bench.ask("kv_get", "key")
+    (answer,) = await bench.answered(1)
+    assert (len(answer.error), answer.word) == (MAX_SENTENCE, "odd")
