@@ -12,8 +12,8 @@ from host.routing.router import Router
 from plugin_sdk.events import Event
 from plugin_sdk.filters import compile_filters
 
-CHUNK: Final = 200
-"""Letters that one transaction decides on."""
+CHUNK: Final = 32
+"""Letters that are read at once, with their events, and that one transaction decides on."""
 SAMPLE: Final = 20
 Decision = Literal["retry", "discard"]
 
