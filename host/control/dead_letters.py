@@ -12,8 +12,10 @@ from host.routing.router import Router
 from plugin_sdk.events import Event
 from plugin_sdk.filters import compile_filters
 
-CHUNK: Final = 200
-"""Letters that one transaction decides on."""
+CHUNK: Final = 32
+"""Letters that are read at once, with their events, and that one transaction decides on."""
+MAX_PAGE_BYTES: Final = 8 * 2**20
+"""Bytes of events on one page; the letters after them come without theirs."""
 SAMPLE: Final = 20
 Decision = Literal["retry", "discard"]
 
@@ -35,8 +37,16 @@ class DeadLetters:
         self._audit = audit
 
     async def page(self, query: LetterQuery, offset: int, limit: int) -> tuple[list[DeadLetterRecord], int]:
-        """A page of them, the newest first, and how many fit."""
-        return await self._log.dead_letters(query, offset, limit)
+        """A page of them, the newest first, and how many fit; in a large page, the last come without their events."""
+        found, total = await self._log.dead_letters(query, offset, min(CHUNK, limit))
+        page = _within(found, MAX_PAGE_BYTES)
+        while page and len(page) < min(limit, total - offset):
+            following = replace(query, below=page[-1].id)
+            found, _ = await self._log.dead_letters(following, 0, min(CHUNK, limit - len(page)))
+            if not found:
+                break
+            page += _within(found, MAX_PAGE_BYTES - sum(len(one.body) for one in page))
+        return page, total
 
     async def get(self, letter: int) -> DeadLetterRecord | None:
         """One of them, or None."""
@@ -104,3 +114,12 @@ class DeadLetters:
             if consumer is not None:
                 consumer.retries_added(count)
         return taken
+
+
+def _within(letters: Sequence[DeadLetterRecord], room: int) -> list[DeadLetterRecord]:
+    """The letters, those without their event for whose there is no room."""
+    kept: list[DeadLetterRecord] = []
+    for one in letters:
+        room -= len(one.body)
+        kept.append(one if room >= 0 else replace(one, body=b""))
+    return kept

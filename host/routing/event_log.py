@@ -219,7 +219,10 @@ class EventLog(Protocol):
         ...
 
     async def query(self, query: EventQuery, offset: int, limit: int) -> tuple[list[StoredEvent], int]:
-        """A page of matching events, the newest first, and how many match; an engine may stop counting."""
+        """A page of matching events, the newest first, and how many match; an engine may stop counting.
+
+        Where a page would be large, the last of its events come without payload and body.
+        """
         ...
 
     async def find(self, event_id: str) -> list[StoredEvent]:

@@ -155,18 +155,26 @@ class SQLiteLog:
         return [_event(row) for row in await self._database.read(_FIND, (event_id,))]
 
     async def query(self, query: EventQuery, offset: int, limit: int) -> tuple[list[StoredEvent], int]:
-        """A page of matching events, the newest first, and how many match, counted up to `MAX_COUNTED`."""
+        """A page of matching events, the newest first, and how many match, counted up to `MAX_COUNTED`.
+
+        Beyond `MAX_READ_BYTES` they have neither payload nor body.
+        """
         where, values = _conditions(query)
         counted = await self._database.read(
             f"SELECT count(*) FROM (SELECT 1 FROM events {where} LIMIT {MAX_COUNTED})", values
         )
-        # Places first, bodies after: SQLite sorts what it must without the bodies.
+        # Places first, then sizes, bodies last: SQLite sorts what it must without those that are not wanted.
         rows = await self._database.read(
-            "SELECT sequence, appended_at, body FROM events WHERE sequence IN ("
-            f"SELECT sequence FROM events {where} ORDER BY {_NEWEST} LIMIT ? OFFSET ?) ORDER BY {_NEWEST}",
+            f"SELECT e.sequence, e.appended_at, e.id, e.source, e.type, e.subject, "
+            f"CASE WHEN p.total <= {MAX_READ_BYTES} THEN e.body END AS body FROM ("
+            f"SELECT sequence, sum(length(body)) OVER (ORDER BY {_NEWEST} ROWS UNBOUNDED PRECEDING) AS total "
+            "FROM events WHERE sequence IN ("
+            f"SELECT sequence FROM events {where} ORDER BY {_NEWEST} LIMIT ? OFFSET ?)) AS p "
+            "JOIN events e USING (sequence) ORDER BY e.appended_at DESC, e.sequence DESC",
             (*values, limit, offset),
         )
-        return [_event(row) for row in rows], int(counted[0][0])
+        found = [_event(row) if row["body"] is not None else _outline(row) for row in rows]
+        return found, int(counted[0][0])
 
     # -- cursors and outcomes
 
@@ -375,6 +383,12 @@ def _settle_all(
 def _event(row: sqlite3.Row) -> StoredEvent:
     body = bytes(row["body"])
     return StoredEvent(row["sequence"], Event.trusted(body), body, row["appended_at"] / 1_000_000)
+
+
+def _outline(row: sqlite3.Row) -> StoredEvent:
+    """An event as far as the columns of its row go."""
+    event = Event(id=row["id"], source=row["source"], type=row["type"], subject=row["subject"])
+    return StoredEvent(row["sequence"], event, b"", row["appended_at"] / 1_000_000)
 
 
 def _without_payload(stored: StoredEvent) -> StoredEvent:

@@ -10,6 +10,7 @@ import ctypes
 import os
 import stat
 import sys
+import tempfile
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -53,6 +54,11 @@ def stand(footing: Footing, folder: Path) -> None:
     if footing not in {Footing.PLUGIN_USERS, Footing.UNPRIVILEGED}:
         return
     folder.chmod(0o755)
+    for one in folder.parents:
+        # Those of this session; what is above them, pytest closes again whenever another session begins.
+        if Path(tempfile.gettempdir()) not in one.parents or one.name.startswith("pytest-of-"):
+            break
+        one.chmod(one.stat().st_mode | stat.S_IXOTH)
     _open_up({folder.resolve(), ROOT, *(Path(one).resolve() for one in (sys.prefix, sys.base_prefix))})
     if footing is Footing.UNPRIVILEGED:
         for path in (folder, *folder.rglob("*")):
@@ -62,17 +68,18 @@ def stand(footing: Footing, folder: Path) -> None:
 
 
 def _open_up(paths: set[Path]) -> None:
-    """Cover the closed folders above these paths, for this process and what it starts, and put the paths back."""
+    """Cover the closed folders above these paths, for this process and what it starts, and put back what leads on."""
     unshare(_CLONE_NEWNS)
     _mount(None, Path("/"), None, _MS_REC | _MS_SLAVE)
-    closed = {path: above for path in paths if (above := _closed_above(path)) is not None}
-    held = {path: os.open(path, os.O_PATH) for path in closed}
-    for above in set(closed.values()):
-        _mount("tmpfs", above, "tmpfs", 0, b"mode=755")
-    for path, descriptor in held.items():
-        path.mkdir(parents=True, exist_ok=True)
-        _mount(f"/proc/self/fd/{descriptor}", path, None, _MS_BIND)
-        os.close(descriptor)
+    for path in paths:
+        while (closed := _closed_above(path)) is not None:
+            onward = {closed / one.relative_to(closed).parts[0] for one in paths if closed in one.parents}
+            held = {one: os.open(one, os.O_PATH) for one in onward}
+            _mount("tmpfs", closed, "tmpfs", 0, b"mode=755")
+            for one, descriptor in held.items():
+                one.mkdir()
+                _mount(f"/proc/self/fd/{descriptor}", one, None, _MS_BIND | _MS_REC)
+                os.close(descriptor)
 
 
 def _closed_above(path: Path) -> Path | None:

@@ -151,18 +151,6 @@ async def test_names_that_were_refused_are_kept_short_in_the_trail(flooded):
     assert max(len(json.dumps(one)) for one in found) < 1000
 
 
-async def test_large_events_behind_an_honest_slow_plugin_wait_on_the_disk(flooded):
-    async with aiohttp.ClientSession() as session:
-        for _ in range(25):
-            await asyncio.gather(*(publish_large(flooded, session, "slow.event") for _ in range(12)))
-    status, answer = await flooded.ask("POST", "/api/v1/plugins/slow/skip", json_body={"dryRun": True})
-    assert status == 200, answer
-    assert answer["data"]["bytes"] > 200 * len(EVENT)
-    within(flooded)
-    status, answer = await flooded.ask("POST", "/api/v1/plugins/slow/skip", json_body={})
-    assert status == 200, answer
-
-
 async def test_large_answers_are_read_a_few_at_a_time(flooded):
     path = "/api/v1/plugins/saboteur/call/bulky"
     headers = {"Authorization": f"Bearer {flooded.token}"}
@@ -205,3 +193,15 @@ async def test_bodies_of_strangers_are_received_within_a_bound_that_leaves_calle
         for writer in opened:
             writer.close()
     assert 100 < refused < 190
+
+
+async def test_large_events_behind_an_honest_slow_plugin_wait_on_the_disk(flooded):
+    async with aiohttp.ClientSession() as session:
+        for _ in range(25):
+            await asyncio.gather(*(publish_large(flooded, session, "slow.event") for _ in range(12)))
+    status, answer = await flooded.ask("POST", "/api/v1/plugins/slow/skip", json_body={"dryRun": True})
+    assert status == 200, answer
+    assert answer["data"]["bytes"] > 200 * len(EVENT)
+    within(flooded)
+    status, answer = await flooded.ask("POST", "/api/v1/plugins/slow/skip", json_body={})
+    assert status == 200, answer

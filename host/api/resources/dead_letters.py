@@ -57,7 +57,10 @@ class AttemptView(View):
 
 
 class LetterView(View):
-    """A delivery that was given up on, with its event and every attempt."""
+    """A delivery that was given up on, with its event and every attempt.
+
+    In a page of more than 8 MiB the last events are `shortened` to id and type; each is whole in its own letter.
+    """
 
     id: int
     plugin: str
@@ -66,6 +69,7 @@ class LetterView(View):
     event_id: str
     event_type: str
     event: dict[str, Any]
+    shortened: bool
     reason: str
     traceback: str
     attempts: int
@@ -214,7 +218,8 @@ def _view(one: DeadLetterRecord) -> LetterView:
         sequence=one.sequence,
         event_id=one.event_id,
         event_type=one.event_type,
-        event=msgspec.json.decode(one.body),
+        event=msgspec.json.decode(one.body) if one.body else {"id": one.event_id, "type": one.event_type},
+        shortened=not one.body,
         reason=one.reason,
         traceback=one.traceback,
         attempts=one.attempts,

@@ -47,11 +47,15 @@ class EventList(PageQuery):
 
 
 class StoredView(View):
-    """An event in the log: its place, when it was appended, and the CloudEvent itself."""
+    """An event in the log: its place, when it was appended, and the CloudEvent itself.
+
+    In a page of more than 8 MiB the last events are `shortened` to their main attributes; each is whole by its id.
+    """
 
     sequence: int
     appended_at: str
     event: dict[str, Any]
+    shortened: bool
 
 
 class Events:
@@ -205,7 +209,10 @@ def _has_attributes(request: web.BaseRequest) -> bool:
 
 def _view(stored: StoredEvent) -> StoredView:
     return StoredView(
-        sequence=stored.sequence, appended_at=written(stored.appended_at), event=stored.event.attributes()
+        sequence=stored.sequence,
+        appended_at=written(stored.appended_at),
+        event=stored.event.attributes(),
+        shortened=not stored.body,
     )
 
 

@@ -13,7 +13,7 @@ from saboteur.modes.requests import _at_once
 from saboteur.modes.wire import _socket
 
 EVENT = "x" * (900 * 1024)
-NAME = "n" * (3 * 2**20)
+NAME = "n" * 2**21
 
 
 async def swell(context: Context) -> None:
@@ -29,12 +29,12 @@ async def swell(context: Context) -> None:
 
 async def gush(context: Context) -> None:
     """Emit large events, many at once, until the host refuses one."""
-    await _at_once(context.emit("saboteur.gush", data=EVENT) for _ in range(12))
+    await _at_once(context.emit("saboteur.gush", data=EVENT) for _ in range(8))
 
 
 async def pour(context: Context) -> None:
     """Write large values, many at once, until the host refuses one."""
-    await _at_once(context.kv.set(f"pour/{number % 10}", "x" * 250_000) for number in range(60))
+    await _at_once(context.kv.set(f"pour/{number % 10}", "x" * 250_000) for number in range(30))
 
 
 async def verbose(context: Context) -> None:
@@ -57,7 +57,7 @@ async def crowd(context: Context) -> None:
 
 
 async def names(context: Context) -> None:
-    """Ask for what is not granted, by names of half a megabyte and of three, each another."""
+    """Ask for what is not granted, by names of half a megabyte and of two, each another."""
     host = context._session.host  # noqa: SLF001 - past the SDK, which looks at names itself
     for number in range(8):
         with contextlib.suppress(HostError):
