@@ -116,7 +116,7 @@ async def publish_large(host, session, type_):
         ("verbose", "the host or the worker stopped during the last attempt|protocol error"),
         ("levels", "the host or the worker stopped during the last attempt|protocol error"),
         ("deaf", "the host or the worker stopped during the last attempt|protocol error"),
-        ("crowd", "did not end within 2 s"),
+        ("babble", "did not end within 2 s"),
         ("names", "may not call"),
         ("gush", "with more than 8388608 bytes a second"),
         ("pour", "with more than 8388608 bytes a second"),

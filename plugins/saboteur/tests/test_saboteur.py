@@ -1,5 +1,5 @@
 import pytest
-from saboteur import ANSWERS, MODES, Saboteur
+from saboteur import ANSWERS, MODES, Saboteur, attempts, modes
 
 from plugin_sdk import HostError, Request
 from plugin_sdk.testing import PluginHarness
@@ -43,6 +43,17 @@ async def test_what_is_no_json_is_refused_wherever_it_is_handed_over(mode):
 async def test_a_route_gives_the_answer_of_its_name(name):
     async with PluginHarness(Saboteur) as plugin:
         assert await plugin.request(Request("GET", f"/answer/{name}")) == ANSWERS[name]
+
+
+@pytest.mark.parametrize("kinds", [modes.KINDS, attempts.KINDS], ids=["modes", "attempts"])
+def test_no_two_of_them_have_the_same_name(kinds):
+    names = [
+        name
+        for kind in kinds
+        for name, found in vars(kind).items()
+        if not name.startswith("_") and getattr(found, "__module__", "") == kind.__name__
+    ]
+    assert len(names) == len(set(names))
 
 
 def test_every_mode_is_listed():

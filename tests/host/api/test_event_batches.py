@@ -7,6 +7,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from host.api.bodies import BODIES, Bodies
 from host.api.middlewares import edge
 from host.api.resources.events import BASE, Events
 from host.observe.metrics import RequestCounts
@@ -38,8 +39,14 @@ class ScriptedLog:
 async def send(*answers):
     """A batch of as many events as there are answers of the log; the response and its body."""
     events = Events(Bus(ScriptedLog(*answers), max_body=2**20), None, 2**20)
+    publish = edge(RequestCounts(), events.publish, quiet=True)
+
+    async def served(request):
+        request[BODIES] = Bodies()
+        return await publish(request)
+
     app = web.Application()
-    app.router.add_post(BASE, edge(RequestCounts(), events.publish, quiet=True))
+    app.router.add_post(BASE, served)
     batch = [{"specversion": "1.0", "id": str(at), "source": "/t", "type": "a"} for at in range(len(answers))]
     async with (
         TestClient(TestServer(app)) as client,

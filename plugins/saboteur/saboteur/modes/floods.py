@@ -48,7 +48,7 @@ async def levels(context: Context) -> None:
     await _write_for_ever(_frame(LogLines([LogLine(0.0, "x" * (7 * 2**20), "short")])))
 
 
-async def crowd(context: Context) -> None:
+async def babble(context: Context) -> None:
     """Log lines of the longest message that is taken, as many as there is time for."""
     while True:
         for _ in range(50):
