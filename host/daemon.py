@@ -68,7 +68,7 @@ from host.runtime.loop_watch import LoopWatch
 from host.runtime.process import WorkerRuntime
 from host.runtime.requests import RequestRates
 from host.runtime.runtime import Launch, Runtime
-from host.runtime.sandbox import Sandbox, SandboxPolicy
+from host.runtime.sandbox import Sandbox, SandboxPolicy, ways_for
 from host.runtime.sdk_path import build_sdk_path, distributions
 from host.runtime.supervisor import SupervisionLimits
 from host.runtime.workshop import WorkerLimits, Workshop
@@ -371,16 +371,16 @@ class _Builder:
         """What workers are made with."""
         settings = self._settings
         sdk_path = await asyncio.to_thread(build_sdk_path, self._state)
-        fork_server = ForkServer(sdk_path)
+        policy = SandboxPolicy(**settings.sandbox.model_dump(exclude={"nameservers"}))
+        ways = await asyncio.to_thread(ways_for, policy, sdk_path)
+        fork_server = ForkServer(sdk_path, ways)
         self._stack.push_async_callback(fork_server.stop)
         data_watch = DataWatch()
         self._background(data_watch.run, "data watch")
         limits = settings.limits
         return Workshop(
             fork_server=fork_server,
-            sandbox=await asyncio.to_thread(
-                Sandbox, SandboxPolicy(**settings.sandbox.model_dump(exclude={"nameservers"})), sdk_path
-            ),
+            sandbox=await asyncio.to_thread(Sandbox, policy, sdk_path, ways),
             limits=WorkerLimits(
                 heartbeat=settings.runtime.heartbeat,
                 unread=limits.unread,

@@ -173,7 +173,6 @@ class Consumer:
         for begun in tuple(self._begun.values()):
             begun.abort()
         self._begun.clear()
-        self._queue.clear()  # hooks that do not end hold on to their consumer, and with it to all that is queued
         await self._settlements.detach(self)
 
     async def _none_begun(self) -> None:

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -31,7 +31,7 @@ address space of a worker, and those that hang in one kind of hook would leave n
 # -I: no environment, no user site, no current directory; -S: no site, so no .pth runs; -B: no bytecode written.
 _BOOT: Final = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
-    "from plugin_sdk.worker.fork_server import main; main(int(sys.argv[2]))"
+    "from plugin_sdk.worker.fork_server import main; main(int(sys.argv[2]), sys.argv[3:])"
 )
 
 _log = structlog.get_logger(__name__)
@@ -55,10 +55,12 @@ class ForkServer:
 
     Args:
         sdk_path: The folder that the SDK is imported from (`sdk_path.build_sdk_path`).
+        ways: Paths to which it opens ways for users of plugins (`sandbox.ways_for`).
     """
 
-    def __init__(self, sdk_path: Path) -> None:
+    def __init__(self, sdk_path: Path, ways: Sequence[Path] = ()) -> None:
         self._sdk_path = sdk_path
+        self._ways = tuple(map(str, ways))
         self._process: asyncio.subprocess.Process | None = None
         self._control: socket.socket | None = None
         self._forks: dict[int, asyncio.Future[Child]] = {}
@@ -140,7 +142,7 @@ class ForkServer:
         try:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-I", "-S", "-B", "-c", _BOOT, str(self._sdk_path), str(theirs.fileno())),
+                *("-I", "-S", "-B", "-c", _BOOT, str(self._sdk_path), str(theirs.fileno()), *self._ways),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 env={

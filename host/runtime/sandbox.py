@@ -8,19 +8,31 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import subprocess
+import sys
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
+
+import structlog
 
 from host.runtime.data_folder import give, usage
 from host.runtime.errors import WouldBeRootError
 from host.runtime.own_folder import own_folder
 from host.runtime.runtime import Launch
 from plugin_sdk.worker.sandbox.confinement import Confinement, would_be_root
+from plugin_sdk.worker.sandbox.ways import closed_above, outermost
 
 USERS: Final = 2**27
 """How many user ids from `first_user` on are for plugins."""
+TRY_SECONDS: Final = 30.0
+_OPENED: Final = ("releases", "staging", "data")
+"""What workers reach of the state folder, beside the SDK."""
+_TRY: Final = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; "
+    "from plugin_sdk.worker.sandbox.ways import open_ways; open_ways([Path(way) for way in sys.argv[2:]])"
+)
 _SHARED: Final = (
     # Libraries that Python and its modules are linked with, and what the C library reads for everyone.
     "/usr/lib",
@@ -40,6 +52,8 @@ _SHARED: Final = (
     "/dev/urandom",
     "/dev/zero",
 )
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +103,12 @@ class Sandbox:
     Args:
         policy: How.
         sdk_path: The folder that workers import the SDK from.
+        ways: Paths that users of plugins get to, whatever folder lies above: the fork server opens ways to them.
     """
 
-    def __init__(self, policy: SandboxPolicy, sdk_path: Path) -> None:
+    def __init__(self, policy: SandboxPolicy, sdk_path: Path, ways: tuple[Path, ...] = ()) -> None:
         self.policy = policy
+        self._ways = ways
         self._sdk_path = sdk_path
         self._provided = frozenset(entry.name for entry in sdk_path.iterdir())
         self._python = _python(sdk_path)
@@ -165,7 +181,10 @@ class Sandbox:
         """Why another user could not run the plugin, or nothing."""
         own = (launch.data_folder.parent, *_released(launch))
         for path in (*own, *map(Path, self._python)):
+            way = next((way for way in self._ways if path.is_relative_to(way)), None)
             for step in reversed((path, *path.parents)):
+                if way is not None and not step.is_relative_to(way):
+                    continue
                 try:
                     mode = step.stat().st_mode
                 except FileNotFoundError:
@@ -174,6 +193,30 @@ class Sandbox:
                     elsewhere = "set storage.directory" if path in own else "run the host with a Python that lies"
                     return f"{step} cannot be entered by other users: run `chmod o+x {step}`, or {elsewhere} elsewhere"
         return ""
+
+
+def ways_for(policy: SandboxPolicy, sdk_path: Path) -> tuple[Path, ...]:
+    """The paths that workers need and other users cannot get to, where the fork server can open ways to them; blocks.
+
+    Whether it can is tried, in a process of its own: root in a container often may not mount anything.
+    """
+    if os.geteuid() != 0 or policy.mode == "off":
+        return ()
+    state = sdk_path.parent
+    own = [sdk_path, *(state / name for name in _OPENED)]
+    for folder in own[1:]:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+    prefixes = {Path(os.path.realpath(prefix)) for prefix in (sys.prefix, sys.base_prefix)}
+    needed = [*own, *prefixes, Path(sys.prefix), *(Path(path) for path in _python(sdk_path) if path not in _SHARED)]
+    closed = tuple(path for path in outermost(needed) if closed_above(path) is not None)
+    if not closed:
+        return ()
+    command = [sys.executable, "-I", "-S", "-B", "-c", _TRY, str(sdk_path), *map(str, closed)]
+    tried = subprocess.run(command, capture_output=True, text=True, timeout=TRY_SECONDS, check=False)
+    if tried.returncode:
+        _log.warning("ways_not_opened", closed=list(map(str, closed)), reason=tried.stderr.strip().rpartition("\n")[2])
+        return ()
+    return closed
 
 
 def _released(launch: Launch) -> tuple[Path, ...]:

@@ -35,6 +35,7 @@ from plugin_sdk.worker.digests import hash_files
 from plugin_sdk.worker.sandbox import seccomp
 from plugin_sdk.worker.sandbox.confinement import CONNECTION, DIGESTS, DOOR, LIFELINE, Confinement, confine, refusal
 from plugin_sdk.worker.sandbox.libc import PR_SET_PDEATHSIG, prctl
+from plugin_sdk.worker.sandbox.ways import open_ways
 
 __all__ = ["Door", "Exited", "Forked", "Signal", "Spawn", "main"]
 
@@ -224,9 +225,10 @@ async def _warm_up() -> None:
     seccomp.make_ready()
 
 
-def main(descriptor: int) -> None:
-    """Entry point: serve the control socket `descriptor`."""
+def main(descriptor: int, ways: list[str]) -> None:
+    """Entry point: serve the control socket `descriptor`, with ways open to these paths for users of plugins."""
     sys.dont_write_bytecode = True
+    open_ways([Path(way) for way in ways])
     # An empty prefix: a stray __pycache__ beside a plugin's source is never looked at.
     sys.pycache_prefix = "/nonexistent"
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

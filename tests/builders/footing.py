@@ -15,8 +15,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from plugin_sdk.worker.sandbox.libc import PR_SET_DUMPABLE, prctl, unshare
-from plugin_sdk.worker.sandbox.privileges import become
+from plugin_sdk.worker.sandbox.libc import PR_CAPBSET_DROP, PR_SET_DUMPABLE, prctl, unshare
+from plugin_sdk.worker.sandbox.privileges import become, set_capabilities
 
 UNPRIVILEGED_USER: Final = 61_234
 """Nobody's: whom a daemon runs as that must not be root."""
@@ -31,7 +31,8 @@ class Footing(Enum):
 
     AS_IT_IS = "as the tests' own user, in the folders as they are"
     PLUGIN_USERS = "as root, and its plugins as users of their own"
-    CLOSED = "as root, below a folder that is closed to others"
+    CLOSED = "as root without the right to mount, below a folder that is closed to others"
+    COVERED = "as root, below a folder that is closed to others"
     UNPRIVILEGED = "as a user without any privilege"
 
     @property
@@ -49,8 +50,10 @@ def usual() -> Footing:
 
 def stand(footing: Footing, folder: Path) -> None:
     """In the daemon's process, before it starts: enter the footing. `folder` is where all that it keeps will be."""
-    if footing is Footing.CLOSED:
+    if footing in {Footing.CLOSED, Footing.COVERED}:
         folder.chmod(0o700)
+    if footing is Footing.CLOSED and _may_mount():
+        _give_up_mounting()
     if footing not in {Footing.PLUGIN_USERS, Footing.UNPRIVILEGED}:
         return
     folder.chmod(0o755)
@@ -95,5 +98,15 @@ def _mount(source: str | None, target: Path, kind: str | None, flags: int, optio
 
 
 def _may_mount() -> bool:
+    return bool(_capabilities() & _CAP_SYS_ADMIN)
+
+
+def _capabilities() -> int:
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff:"))
-    return bool(int(line.split()[1], 16) & _CAP_SYS_ADMIN)
+    return int(line.split()[1], 16)
+
+
+def _give_up_mounting() -> None:
+    """As root in many containers: without CAP_SYS_ADMIN, now and after the start of a program."""
+    prctl(PR_CAPBSET_DROP, _CAP_SYS_ADMIN.bit_length() - 1)
+    set_capabilities(_capabilities() & ~_CAP_SYS_ADMIN)

@@ -17,6 +17,7 @@ ABSENT = "OSError: [Errno 38]"
 UNSUPPORTED = "OSError: [Errno 95]"
 STANDS = {
     Footing.PLUGIN_USERS: {},
+    Footing.COVERED: {},
     Footing.CLOSED: {"sandbox": {"plugins_as_root": True}},
     Footing.UNPRIVILEGED: {},
 }

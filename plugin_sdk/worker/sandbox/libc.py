@@ -64,6 +64,18 @@ def unshare(flags: int) -> None:
     _checked(_libc.unshare(ctypes.c_int(flags)))
 
 
+def mount(
+    source: str | None, target: str, kind: str | None, flags: int, options: ctypes.Array[ctypes.c_char] | None = None
+) -> None:
+    """`mount(2)`.
+
+    Raises:
+        OSError: it failed.
+    """
+    names = (source and os.fsencode(source), os.fsencode(target), kind and kind.encode("ascii"))
+    _checked(_libc.mount(*names, ctypes.c_ulong(flags), options))
+
+
 class _SchedulingAttributes(ctypes.Structure):
     _fields_ = (
         ("size", ctypes.c_uint32),

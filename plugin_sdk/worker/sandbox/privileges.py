@@ -29,7 +29,7 @@ class _Header(ctypes.Structure):
 
 
 class _Capabilities(ctypes.Structure):
-    _fields_ = (("words", ctypes.c_uint32 * 6),)
+    _fields_ = (("words", ctypes.c_uint32 * 6),)  # effective, permitted, inheritable; then the upper halves
 
 
 def become(user: int) -> None:
@@ -53,6 +53,17 @@ def drop_capabilities() -> None:
     """Give up every capability, and the way to get one by running a program."""
     with contextlib.suppress(OSError):  # there are none to clear before Linux 4.3
         prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
-    if MACHINE in _CAPSET:
-        syscall(_CAPSET[MACHINE], _Header(_CAPABILITY_VERSION_3, 0), _Capabilities())
+    set_capabilities(0)
     prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def set_capabilities(kept: int) -> None:
+    """Have these capabilities of those that the process has, a bit for each, and inherit none.
+
+    Raises:
+        OSError: they are more than it has.
+    """
+    if MACHINE in _CAPSET:
+        low, high = kept & 0xFFFFFFFF, kept >> 32
+        words = _Capabilities((low, low, 0, high, high, 0))
+        syscall(_CAPSET[MACHINE], _Header(_CAPABILITY_VERSION_3, 0), words)
