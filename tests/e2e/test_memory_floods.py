@@ -152,6 +152,10 @@ async def test_names_that_were_refused_are_kept_short_in_the_trail(flooded):
 
 
 async def test_large_answers_are_read_a_few_at_a_time(flooded):
+    # The worker begins anew, for what it still holds of the floods before counts against its own memory.
+    for change in ("skip", "restart"):
+        status, answer = await flooded.ask("POST", f"/api/v1/plugins/saboteur/{change}", json_body={})
+        assert status == 200, answer
     path = "/api/v1/plugins/saboteur/call/bulky"
     headers = {"Authorization": f"Bearer {flooded.token}"}
 
