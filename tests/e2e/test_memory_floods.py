@@ -160,13 +160,13 @@ async def test_large_answers_are_read_a_few_at_a_time(flooded):
     headers = {"Authorization": f"Bearer {flooded.token}"}
 
     async def call(session):
-        async with session.post(flooded.url + path, json={"lists": 1_000_000}, headers=headers) as response:
+        async with session.post(flooded.url + path, json={"lists": 250_000}, headers=headers) as response:
             return response.status, len(await response.read())
 
     async with aiohttp.ClientSession() as session:
         for _ in range(3):
             answers = await asyncio.gather(*(call(session) for _ in range(3)))
-            assert all(status == 200 and size > 3_000_000 for status, size in answers), answers
+            assert all(status == 200 and size > 750_000 for status, size in answers), answers
 
 
 async def test_bodies_of_strangers_are_received_within_a_bound_that_leaves_callers_with_a_token_alone(flooded):
