@@ -58,7 +58,7 @@ def precious(tmp_path):
 def refused(host, seconds=20):
     """What a start that ends by itself says."""
     before = len(host.output.read_text())
-    host.process = Forked(host.config, host.folder, host.output)
+    host.process = Forked(host.config, host.folder, host.output, host.footing)
     assert host.process.wait(seconds) == 1
     said = host.output.read_text()[before:]
     assert "Traceback" not in said
@@ -214,7 +214,7 @@ def test_a_start_that_waits_heeds_a_signal(host, var):
     with sqlite3.connect(var / "busbar.db", isolation_level=None) as database:
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
         database.execute("BEGIN EXCLUSIVE")
-        host.process = Forked(host.config, host.folder, host.output)
+        host.process = Forked(host.config, host.folder, host.output, host.footing)
         _until_locked(var)
         host.process.send_signal(signal.SIGTERM)
         assert host.process.wait(20) == 0
