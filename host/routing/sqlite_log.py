@@ -37,6 +37,8 @@ from host.storage.database import Database
 from plugin_sdk.clock import Clock
 from plugin_sdk.events import Event
 
+MAX_PAGE_BYTES: Final = 8 * 2**20
+"""Bytes of events that a page of a query has whole; those after them come in outline."""
 MAX_READ_BYTES: Final = 2**20
 """Bytes of events that one reading answers; a single larger event comes alone. Every subscription that is behind holds
 as much, and several times that once it is decoded."""
@@ -157,7 +159,7 @@ class SQLiteLog:
     async def query(self, query: EventQuery, offset: int, limit: int) -> tuple[list[StoredEvent], int]:
         """A page of matching events, the newest first, and how many match, counted up to `MAX_COUNTED`.
 
-        Beyond `MAX_READ_BYTES` they have neither payload nor body.
+        Beyond `MAX_PAGE_BYTES` they have neither payload nor body.
         """
         where, values = _conditions(query)
         counted = await self._database.read(
@@ -166,7 +168,7 @@ class SQLiteLog:
         # Places first, then sizes, bodies last: SQLite sorts what it must without those that are not wanted.
         rows = await self._database.read(
             f"SELECT e.sequence, e.appended_at, e.id, e.source, e.type, e.subject, "
-            f"CASE WHEN p.total <= {MAX_READ_BYTES} THEN e.body END AS body FROM ("
+            f"CASE WHEN p.total <= {MAX_PAGE_BYTES} THEN e.body END AS body FROM ("
             f"SELECT sequence, sum(length(body)) OVER (ORDER BY {_NEWEST} ROWS UNBOUNDED PRECEDING) AS total "
             "FROM events WHERE sequence IN ("
             f"SELECT sequence FROM events {where} ORDER BY {_NEWEST} LIMIT ? OFFSET ?)) AS p "

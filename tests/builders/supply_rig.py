@@ -24,8 +24,8 @@ from host.control.records import PluginRecord
 from host.control.registry import Registry
 from host.control.release_gate import ReleaseGate
 from host.control.states import PluginState, PluginStatus
-from host.errors import BusbarError, printable
-from host.observe.audit import Audit
+from host.errors import BusbarError, printable, shortened
+from host.observe.audit import MAX_TEXT, Audit
 from host.routing.bus import Bus
 from host.routing.sqlite_log import SQLiteLog
 from host.runtime.examiner import WorkerExaminer
@@ -315,7 +315,11 @@ class SupplyRig:
         assert len(self.described) == seen + looked
         (entry,), now = await self.audit.page(0, 1)
         assert now == entries + 1
-        assert (entry.actor, entry.action, entry.target) == (ACTOR, "plugin.install", printable(target)[:500])
+        assert (entry.actor, entry.action, entry.target) == (
+            ACTOR,
+            "plugin.install",
+            printable(shortened(target, MAX_TEXT)),
+        )
         assert (entry.outcome, entry.detail["code"]) == ("refused", refused.value.word)
         return refused.value
 

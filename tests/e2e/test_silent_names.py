@@ -48,7 +48,7 @@ def projects(signed, tmp_path_factory):
     saboteur = shutil.copytree(ROOT / "plugins" / "saboteur", tmp_path_factory.mktemp("granted") / "saboteur")
     manifest = saboteur / "saboteur" / "plugin.toml"
     text = manifest.read_text(encoding="utf-8")
-    granted = text.replace('publish = ["saboteur.flood"]', 'publish = ["saboteur.flood"]\nnetwork = ["*:443"]')
+    granted = text.replace("[permissions]\n", '[permissions]\nnetwork = ["*:443"]\n')
     assert granted != text
     manifest.write_text(granted, encoding="utf-8")
     caller = tmp_path_factory.mktemp("caller")

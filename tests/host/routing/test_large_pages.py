@@ -6,7 +6,7 @@ from delivery_rig import event, rig
 from host.control.dead_letters import MAX_PAGE_BYTES, DeadLetters
 from host.observe.audit import Audit
 from host.routing.event_log import EventQuery, LetterQuery, Outcome, Settlement
-from host.routing.sqlite_log import MAX_READ_BYTES
+from host.routing.sqlite_log import MAX_PAGE_BYTES as MAX_QUERY_BYTES
 
 LARGE = 2**20
 COUNT = 40
@@ -38,7 +38,7 @@ async def test_a_page_of_large_events_has_all_of_them_and_the_last_in_outline(be
     assert {(one.event.id, one.event.subject) for one in found} == {(str(n), str(n)) for n in range(COUNT)}
     whole = [one for one in found if one.body]
     assert whole == found[: len(whole)]
-    assert MAX_READ_BYTES - 2 * LARGE < sum(len(one.body) for one in whole) <= MAX_READ_BYTES
+    assert MAX_QUERY_BYTES - 2 * LARGE < sum(len(one.body) for one in whole) <= MAX_QUERY_BYTES
 
 
 async def test_a_page_of_small_events_has_them_whole(bench):
@@ -53,7 +53,7 @@ async def test_large_retries_that_are_due_are_read_a_few_at_a_time_the_longest_d
     await bench.log.settle([settled(one, Outcome.RETRIED, retry_at=2.0 + at) for at, one in enumerate(events)], {}, {})
     due = await bench.log.due("p/s", 1e9, 256)
     assert [stored.sequence for _, stored in due] == list(range(1, len(due) + 1))
-    assert 7 <= len(due) <= 9
+    assert 1 <= len(due) <= 2
     assert due[0][0].due_at == 2.0
     assert [stored.event.data for _, stored in due[:1]] == ["x" * LARGE]
 
@@ -74,16 +74,6 @@ async def test_a_consumer_delivers_all_large_retries_although_few_are_read_at_a_
     await bench.advance(2.0)
     assert sorted(bench.plugin.ids, key=int) == [str(number) for number in range(COUNT)]
     assert await bench.log.waiting_retries("p/s") == 0
-
-
-async def test_failed_deliveries_are_told_without_what_they_carry(bench):
-    events = await publish(bench)
-    await bench.log.cursor("p/s", start=COUNT)
-    await bench.log.settle([settled(one, Outcome.RETRIED, retry_at=2.0) for one in events], {}, {})
-    waiting = await bench.log.waiting_events("p/s", 30)
-    assert [one.sequence for one in waiting] == list(range(1, 31))
-    assert all(one.event.subject == str(one.sequence - 1) and not one.body for one in waiting)
-    assert len(await bench.log.waiting_events("p/s", 1000)) == COUNT
 
 
 async def test_a_page_of_large_dead_letters_has_all_of_them_and_the_last_without_their_events(bench):
