@@ -200,6 +200,10 @@ async def _outcome(host, id_):
         ("surrogate", "ValueError: \\udcff"),
         ("unspeakable", "cannot be described"),
         ("cancelled", "CancelledError"),
+        ("gush", "with more than 8388608 bytes a second"),
+        ("pour", "with more than 8388608 bytes a second"),
+        ("names", "may not call"),
+        ("babble", "did not end within 2 s"),
     ],
 )
 async def test_a_hook_that_misbehaves_fails_alone(host, mode, got):
@@ -222,6 +226,9 @@ async def test_a_hook_that_misbehaves_fails_alone(host, mode, got):
         ("garbage", "protocol error", "MessagePack|frame of"),
         ("unread", "protocol error", "left unread"),
         ("numbers", "protocol error", "Expected `float`"),
+        ("verbose", "protocol error", "Expected `str` of length"),
+        ("levels", "protocol error", "Expected `str` of length"),
+        ("deaf", "protocol error", "left unread|requests at once"),
     ],
 )
 async def test_a_worker_that_cannot_go_on_is_ended_and_started_again(host, mode, cause, evidence):
