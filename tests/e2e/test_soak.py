@@ -22,7 +22,8 @@ from plugin_projects import write_project
 from saboteur.modes import MODES
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "20"))
-DISK = "256m"
+DISK = "512m"
+"""Room for the log and the dead letters within their bounds, a write-ahead log under load, and the plugins' data."""
 DATA_QUOTA = "32MiB"
 WITNESSES = [f"witness-{number}" for number in range(3)]
 MORE_MEMORY = 96 * 2**20
@@ -183,6 +184,15 @@ def descriptors(pid):
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def held(folder):
+    """What lies in a folder, the largest first, with the bytes that it takes."""
+    sizes = {
+        path: sum(one.lstat().st_blocks * 512 for one in (path, *path.rglob("*")) if not one.is_symlink())
+        for path in folder.iterdir()
+    }
+    return sorted(sizes.items(), key=lambda found: -found[1])
+
+
 async def _all_run(host, plugins):
     states = {}
     for plugin in plugins:
@@ -204,7 +214,7 @@ async def test_whatever_is_done_at_once_nothing_is_lost_and_nothing_grows(daemon
         breaker={"open_for": "500ms", "longest_open": "1s"},
         sandbox={"data": DATA_QUOTA},
         limits={"unread": "1s"},
-        events={"keep_bytes": "64MiB"},
+        events={"keep_bytes": "64MiB", "dead_letter_bytes": "16MiB"},
     )
     host.start()
     manifest = '[permissions]\nsubscribe = ["soak.*"]\n[runtime]\nconcurrency = 16\n'
@@ -241,6 +251,7 @@ async def test_whatever_is_done_at_once_nothing_is_lost_and_nothing_grows(daemon
         for work in (soak.publish, soak.misbehave, soak.grieve):
             group.create_task(work(until))
 
+    print("the state folder holds", *(f"{path.name}: {size}" for path, size in held(host.folder / "var")))
     await host.ask("POST", "/api/v1/plugins/saboteur/restart")
     for witness in WITNESSES:
 
