@@ -185,12 +185,9 @@ def descriptors(pid):
 
 
 def held(folder):
-    """What lies in a folder, the largest first, with the bytes that it takes."""
-    sizes = {
-        path: sum(one.lstat().st_blocks * 512 for one in (path, *path.rglob("*")) if not one.is_symlink())
-        for path in folder.iterdir()
-    }
-    return sorted(sizes.items(), key=lambda found: -found[1])
+    """What lies in a folder, and the kilobytes that it takes; by a program that does not mind how deep it is."""
+    found = subprocess.run(["du", "-sk", *map(str, folder.iterdir())], capture_output=True, text=True)
+    return ", ".join(f"{Path(path).name} {size}" for size, path in map(str.split, found.stdout.splitlines()))
 
 
 async def _all_run(host, plugins):
@@ -251,7 +248,7 @@ async def test_whatever_is_done_at_once_nothing_is_lost_and_nothing_grows(daemon
         for work in (soak.publish, soak.misbehave, soak.grieve):
             group.create_task(work(until))
 
-    print("the state folder holds", *(f"{path.name}: {size}" for path, size in held(host.folder / "var")))
+    print("the state folder holds, in KiB:", held(host.folder / "var"))
     await host.ask("POST", "/api/v1/plugins/saboteur/restart")
     for witness in WITNESSES:
 
