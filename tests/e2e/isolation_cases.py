@@ -200,8 +200,6 @@ async def _outcome(host, id_):
         ("surrogate", "ValueError: \\udcff"),
         ("unspeakable", "cannot be described"),
         ("cancelled", "CancelledError"),
-        ("gush", "with more than 8388608 bytes a second"),
-        ("pour", "with more than 8388608 bytes a second"),
     ],
 )
 async def test_a_hook_that_misbehaves_fails_alone(host, mode, got):
