@@ -117,7 +117,9 @@ class Soak:
                         await self.host.publish("saboteur.command", data={"mode": mode})
                     self.tried.add(mode)
                 await asyncio.sleep(0.3)
+            # As a person would who is told that it holds the log.
             with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+                await self.host.ask("POST", "/api/v1/plugins/saboteur/skip", json_body={})
                 await self.host.ask("POST", "/api/v1/plugins/saboteur/restart?wait=false")
 
     async def grieve(self, until):
@@ -273,8 +275,15 @@ async def test_whatever_is_done_at_once_nothing_is_lost_and_nothing_grows(daemon
         return status == 200 and answer
 
     await host.until(every_part_lives, seconds=60)
-    status, answer = await host.publish("soak.work", id_="last")
-    assert status == 202, answer
+    # What the saboteur still holds of its own events may keep the log full: one command gives it up.
+    status, answer = await host.ask("POST", "/api/v1/plugins/saboteur/skip", json_body={})
+    assert status == 200, answer
+
+    async def taken():
+        status, answer = await host.publish("soak.work", id_="last")
+        return status == 202 and answer
+
+    await host.until(taken)
     for witness in WITNESSES:
 
         async def had_last(witness=witness):
