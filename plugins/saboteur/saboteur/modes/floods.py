@@ -29,12 +29,12 @@ async def swell(context: Context) -> None:
 
 async def gush(context: Context) -> None:
     """Emit large events, many at once, until the host refuses one."""
-    await _at_once(context.emit("saboteur.gush", data=EVENT) for _ in range(16))
+    await _at_once(context.emit("saboteur.gush", data=EVENT) for _ in range(8))
 
 
 async def pour(context: Context) -> None:
     """Write large values, many at once, until the host refuses one."""
-    await _at_once(context.kv.set(f"pour/{number % 10}", "x" * 250_000) for number in range(60))
+    await _at_once(context.kv.set(f"pour/{number % 10}", "x" * 250_000) for number in range(30))
 
 
 async def verbose(context: Context) -> None:
