@@ -23,8 +23,8 @@ from saboteur.modes import MODES
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "20"))
 DISK = "3g"
-"""Room for the log, the dead letters and a write-ahead log within their bounds, and for what a plugin writes into memory
-beyond its quota before a busy machine gets to count it: that stays until somebody purges it."""
+"""Room for the log, the dead letters and a write-ahead log within their bounds, and for what a plugin writes beyond its
+quota before a busy machine gets to count it: that stays until somebody purges it."""
 DATA_QUOTA = "32MiB"
 WITNESSES = [f"witness-{number}" for number in range(3)]
 MORE_MEMORY = 96 * 2**20
