@@ -7,7 +7,6 @@ or when the socket to the host is gone.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import faulthandler
 import logging
 import os
@@ -15,7 +14,6 @@ import random
 import signal
 import socket
 import sys
-from collections.abc import Coroutine
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -24,7 +22,7 @@ from plugin_sdk.calls import EventCall, FiringCall
 from plugin_sdk.context import Session
 from plugin_sdk.errors import DescriptionError, HostError, PermissionDeniedError, SandboxError
 from plugin_sdk.loading import LoadedPlugin
-from plugin_sdk.resumed import Resumed
+from plugin_sdk.worker.eager_task import eager_task
 from plugin_sdk.worker.file_errors import is_shortage
 from plugin_sdk.worker.log_lines import LogHandler, Printed, delivery_id
 from plugin_sdk.worker.outcomes import raised, returned, text, trace
@@ -148,7 +146,7 @@ class Worker:
 
     def _received(self, message: ToWorker) -> None:
         if isinstance(message, Call):
-            self._begin(message)
+            self._call(message)
         elif isinstance(message, Answer):
             self._answered(message)
         elif isinstance(message, Cancel):
@@ -251,25 +249,12 @@ class Worker:
         finally:
             self._tasks.pop(message.id, None)
 
-    def _begin(self, message: Call) -> None:
-        """Start a call at once instead of at the loop's next turn: a hook that never waits is then done already.
+    def _call(self, message: Call) -> None:
+        task = eager_task(self._answer(message), self._loop)
+        if task is not None:
+            self._tasks[message.id] = task
 
-        This is what Python 3.12 calls an eager task, by the functions that asyncio documents for those who
-        make tasks of their own ("Extending", task lifetime support): the task exists, is the current one, and
-        owns the context while the first step runs here. It goes on from where that step stopped.
-        """
-        loop = self._loop
-        begun = _Begun(self._call(message))
-        context = contextvars.copy_context()
-        task = asyncio.Task(begun.rest(), loop=loop, context=context)
-        self._tasks[message.id] = task
-        asyncio.tasks._enter_task(loop, task)  # noqa: SLF001 - documented in "Extending"
-        try:
-            context.run(begun.first_step)
-        finally:
-            asyncio.tasks._leave_task(loop, task)  # noqa: SLF001 - as above
-
-    async def _call(self, message: Call) -> None:
+    async def _answer(self, message: Call) -> None:
         call = message.call
         if isinstance(call, EventCall | FiringCall):
             delivery_id.set(call.delivery.id)
@@ -281,36 +266,13 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - SystemExit in a hook is that hook's failure, too
             self.wire.send(raised(message.id, error))
         finally:
-            del self._tasks[message.id]
+            self._tasks.pop(message.id, None)  # not there yet where the first step is the last
 
     def _heartbeat(self) -> None:
         self.wire.send(Heartbeat())
         if self._lines is not None:
             self._lines.tell_of_dropped()
         self._loop.call_later(self._beat, self._heartbeat)
-
-
-class _Begun:
-    """A coroutine whose first step is taken ahead of the task that runs the rest."""
-
-    __slots__ = ("_call", "_waiting", "done")
-
-    def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        self._call = coroutine.__await__()
-        self._waiting: Any = None
-        self.done = False
-
-    def first_step(self) -> None:
-        """Run up to the first wait. The coroutine lets nothing out: its failures are messages."""
-        try:
-            self._waiting = next(self._call)
-        except StopIteration:
-            self.done = True
-
-    async def rest(self) -> None:
-        """The body of the task."""
-        if not self.done:
-            await Resumed(self._call, self._waiting)
 
 
 def _end(status: int) -> NoReturn:
