@@ -18,8 +18,8 @@ from urllib.request import Request, urlopen
 
 from host.cli.building import build_wheel
 from host.runtime.sdk_path import provided
-from host.supply.keys import PrivateKey
-from host.supply.signing import attestations_of, sign_wheel
+from host.supply.trust.keys import PrivateKey
+from host.supply.trust.signing import attestations_of, sign_wheel
 
 ROOT: Final = Path(__file__).parents[1]
 _PROJECT: Final = """[build-system]

@@ -6,89 +6,79 @@ import asyncio
 import contextlib
 import importlib.metadata
 import os
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import structlog
 
+from host.administration.administration import Administration
+from host.administration.dead_letters import DeadLetters
+from host.administration.drop_ins import install_drop_ins
+from host.administration.installation import Installation
+from host.administration.policies import Policies
+from host.administration.replays import Replays
+from host.administration.skips import Skips
+from host.administration.watch_files import watch_publishers, watch_releases
 from host.api.app import Routes, Server
 from host.api.refusals import Refusals
 from host.api.table import Behind, endpoints
-from host.control.access import Tokens
-from host.control.administration import Administration
-from host.control.alerts import Alerts
-from host.control.dead_letters import DeadLetters
-from host.control.deliveries import DeliveryParts
-from host.control.dependencies import Dependencies
-from host.control.drop_ins import install_drop_ins
-from host.control.host_checks import HostChecks
-from host.control.host_metrics import HostMetrics, webhook_metrics
-from host.control.hosted_plugin import HostedPlugin, Parts
-from host.control.inbound_webhooks import InboundWebhooks
-from host.control.installation import Installation
-from host.control.keeper import KeeperParts
-from host.control.key_values import KeyValues
-from host.control.leftovers import clear_leftovers
-from host.control.plugin_port import PluginPort
-from host.control.policies import Policies
-from host.control.purges import Purges
-from host.control.reconciler import Reconciler
-from host.control.records import PluginRecord
-from host.control.registry import Registry
-from host.control.release_gate import ReleaseGate
-from host.control.replays import Replays
-from host.control.services import Services
-from host.control.skips import Skips
-from host.control.watch_files import watch_publishers, watch_releases
 from host.errors import BusbarError
+from host.identity.access import Tokens
+from host.ingress.inbound_webhooks import InboundWebhooks
+from host.kit import EventPath, HostLife, Lent, event_path, hosted_parts, make_workshop
+from host.lifecycle.dependencies import Dependencies
+from host.lifecycle.hosted_plugin import HostedPlugin
+from host.lifecycle.keeper import KeeperParts
+from host.lifecycle.leftovers import clear_leftovers
+from host.lifecycle.plugin_alerts import PluginAlerts
+from host.lifecycle.plugin_metrics import PluginMetrics
+from host.lifecycle.purges import Purges
+from host.lifecycle.reconciler import Reconciler
+from host.lifecycle.release_gate import ReleaseGate
+from host.observe.alerts import Alerts, deaths, losses, tampering
 from host.observe.audit import Audit
 from host.observe.background_parts import BackgroundParts
 from host.observe.descriptors import Descriptors, raise_limit
+from host.observe.health import HealthChecks, background_check
 from host.observe.logging import PluginLogs
 from host.observe.metrics import Metrics, RequestCounts
+from host.port.key_values import KeyValues
+from host.port.services import Services
+from host.registry.endpoints import endpoint_of
+from host.registry.registry import Registry
 from host.resolver import Resolver
 from host.routing.bus import Bus
-from host.routing.guard import Guard
 from host.routing.log_budget import LogBudget
+from host.routing.log_reports import LogReports
 from host.routing.plugin_shares import PluginShares
-from host.routing.replay_store import ReplayStore
 from host.routing.retry_clock import RetryClock
-from host.routing.router import Router
-from host.routing.settlements import Settlements
 from host.routing.sqlite_log import SQLiteLog
-from host.runtime.data_watch import DataWatch
 from host.runtime.egress import EgressBroker
 from host.runtime.examiner import EXAMINED, WorkerExaminer
 from host.runtime.fork_server import ForkServer
-from host.runtime.inline import InlineRuntime
-from host.runtime.loop_watch import LoopWatch
-from host.runtime.process import WorkerRuntime
 from host.runtime.requests import RequestRates
-from host.runtime.runtime import Launch, Runtime
-from host.runtime.sandbox import Sandbox, SandboxPolicy, ways_for
-from host.runtime.sdk_path import build_sdk_path, distributions
+from host.runtime.runtime import Launch
+from host.runtime.sandbox import SandboxPolicy
+from host.runtime.sdk_path import distributions
 from host.runtime.supervisor import SupervisionLimits
 from host.runtime.workshop import WorkerLimits, Workshop
-from host.scheduling.overlaps import ConsumerCancels
-from host.scheduling.scheduler import Scheduler
 from host.settings import Settings
 from host.storage.database import Database
 from host.storage.history import History, Loss, needs_keyring
 from host.storage.keyring import Keyring
 from host.storage.state_folder import DATABASE, KEYRING, StateFolder
-from host.supply.dependency_fetch import DependencySources
+from host.supply.dependencies.fetch import DependencySources
 from host.supply.index.index_client import Indexes
 from host.supply.index.index_source import IndexSource
 from host.supply.installer import Installer, Release
 from host.supply.release_store import ReleaseStore
 from host.supply.scan.scanner import Scanner, ScanPolicy
-from host.supply.trust_drop_ins import load_drop_ins
-from host.supply.trust_store import TrustStore
+from host.supply.trust.drop_ins import load_drop_ins
+from host.supply.trust.store import TrustStore
 from plugin_sdk.clock import Clock
-from plugin_sdk.context import HostPort
 from plugin_sdk.resilience import BreakerPolicy, TokenBucket
 
 CHECK_MEMORY: Final = 256 * 2**20
@@ -116,14 +106,11 @@ class _Core:
     registry: Registry
     trust: TrustStore
     store: ReleaseStore
-    log: SQLiteLog
+    path: EventPath
     bus: Bus
     budget: LogBudget
     shares: PluginShares
-    replays: ReplayStore
-    router: Router
-    settlements: Settlements
-    scheduler: Scheduler
+    key_values: KeyValues
     logs: PluginLogs
 
 
@@ -162,12 +149,11 @@ class _Builder:
         self._settings = settings
         self._clock = clock
         self._stack = stack
-        self._rng = random.Random()  # noqa: S311 - jitter, not secrets
         self._state = settings.storage.directory.absolute()  # without its links, once it is open
         self._stopping = asyncio.Event()
         self._resolver = Resolver(settings.sandbox.nameservers)
         self._egress = EgressBroker(self._resolver.resolve)
-        self._background_parts = BackgroundParts(clock)
+        self._life = HostLife(stack, BackgroundParts(clock), settings.server.drain)
         self._descriptors = Descriptors.share_out(raise_limit(), settings.server.connections)
         self._reconciler: Reconciler | None = None
 
@@ -184,7 +170,7 @@ class _Builder:
         daemon = await self._listen(core, hosting)
         folder = self._settings.supply.drop_in_directory
         if folder is not None:
-            self._background(
+            self._life.background(
                 lambda: install_drop_ins(folder, hosting.installation, core.registry), "drop-ins", ends=True
             )
         _log.info("started", address=daemon.address, plugins=len(core.registry.all()))
@@ -207,7 +193,7 @@ class _Builder:
         log = await SQLiteLog.open(database, clock)
         await history.begin(database, log.head(), lambda loss: _tell_of_loss(audit, loss))
         stack.push_async_callback(lambda: history.end(log.head()))
-        self._background(lambda: history.run(log.head), "history")
+        self._life.background(lambda: history.run(log.head), "history")
         tokens = Tokens(database, keyring, clock)
         await tokens.load()
         registry = Registry(database, keyring, clock)
@@ -220,14 +206,9 @@ class _Builder:
         orphans = await asyncio.to_thread(store.open, named)
         if orphans:
             _log.warning("orphaned_releases_removed", releases=orphans)
-        settlements = Settlements(log)
-        self._background(settlements.run, "settlements", before_cancel=settlements.flushed)
-        router = Router(log)
-        scheduler = Scheduler(database, log, clock, cancels=ConsumerCancels(router))
-        scheduler.start()
-        stack.push_async_callback(scheduler.stop)
+        path = await event_path(self._life, log, database, clock)
         bus, budget, shares = self._ingress(log)
-        self._background(RetryClock(log, router, clock).run, "retry clock")
+        self._life.background(RetryClock(log, path.router, clock).run, "retry clock")
         return _Core(
             database=database,
             history=history,
@@ -236,14 +217,11 @@ class _Builder:
             registry=registry,
             trust=trust,
             store=store,
-            log=log,
+            path=path,
             bus=bus,
             budget=budget,
             shares=shares,
-            replays=ReplayStore(database, clock),
-            router=router,
-            settlements=settlements,
-            scheduler=scheduler,
+            key_values=KeyValues(database),
             logs=PluginLogs(),
         )
 
@@ -267,7 +245,7 @@ class _Builder:
             tell_skipped=budget.tell_skipped,
         )
         bus = Bus(log, max_body=max_body, budget=budget, rate=rate, shares=shares)
-        self._background(budget.run, "log budget")
+        self._life.background(budget.run, "log budget")
         return bus, budget, shares
 
     async def _hosting(self, core: _Core) -> _Hosting:
@@ -291,7 +269,7 @@ class _Builder:
             max_wheel=settings.server.wheel,
         )
         await self._trust(core)
-        purges = Purges(core.database, self._data)
+        purges = Purges(core.database, core.key_values, self._data)
         await purges.resume()
         gate = ReleaseGate(core.registry, installer, core.audit, core.bus)
         reconciler = Reconciler(
@@ -311,19 +289,19 @@ class _Builder:
         self._reconciler = reconciler
         services = Services(core.registry, reconciler.hosted, reconciler.status)
         dependencies = Dependencies(core.registry, reconciler.status, reconciler.watch)
-        parts = self._parts(core, workshop, services, dependencies)
+        parts = hosted_parts(core.path, workshop, self._lent(core, services, dependencies), clock)
         self._stack.push_async_callback(reconciler.stop)
         if not core.registry.tampered:  # what a plugin left behind is not told by a registry that somebody emptied
-            await clear_leftovers(core.registry, core.log, core.replays, core.scheduler)
+            await clear_leftovers(core.registry, core.path.log, core.path.replays, core.path.scheduler)
         await self._reconcile(reconciler)
-        self._background(lambda: watch_releases(core.store.releases, core.registry, reconciler), "release watch")
+        self._life.background(lambda: watch_releases(core.store.releases, core.registry, reconciler), "release watch")
         administration = Administration(
             registry=core.registry,
             reconciler=reconciler,
             installer=installer,
-            log=core.log,
-            replays=core.replays,
-            scheduler=core.scheduler,
+            log=core.path.log,
+            replays=core.path.replays,
+            scheduler=core.path.scheduler,
             purges=purges,
             logs=core.logs,
             audit=core.audit,
@@ -348,7 +326,7 @@ class _Builder:
         """Have plugins run as the registry wants them; returns once each was looked at."""
         started = asyncio.Event()
         # Its keepers hold what runs; a second life would know nothing of that.
-        task = self._background(lambda: reconciler.run(started), "reconciler", again=False)
+        task = self._life.background(lambda: reconciler.run(started), "reconciler", again=False)
         waiting = asyncio.create_task(started.wait(), name="reconciler started")
         await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
         if not started.is_set():
@@ -365,24 +343,17 @@ class _Builder:
         else:
             _log.info("publishers_loaded", taken=await load_drop_ins(core.trust, folder))
         if await asyncio.to_thread(folder.is_dir):
-            self._background(lambda: watch_publishers(folder, core.trust), "publisher watch")
+            self._life.background(lambda: watch_publishers(folder, core.trust), "publisher watch")
 
-    async def _workshop(self) -> Workshop:
+    def _workshop(self) -> Awaitable[Workshop]:
         """What workers are made with."""
-        settings = self._settings
-        sdk_path = await asyncio.to_thread(build_sdk_path, self._state)
-        policy = SandboxPolicy(**settings.sandbox.model_dump(exclude={"nameservers"}))
-        ways = await asyncio.to_thread(ways_for, policy, sdk_path)
-        fork_server = ForkServer(sdk_path, ways)
-        self._stack.push_async_callback(fork_server.stop)
-        data_watch = DataWatch()
-        self._background(data_watch.run, "data watch")
-        limits = settings.limits
-        return Workshop(
-            fork_server=fork_server,
-            sandbox=await asyncio.to_thread(Sandbox, policy, sdk_path, ways),
+        limits = self._settings.limits
+        return make_workshop(
+            self._life,
+            self._state,
+            SandboxPolicy(**self._settings.sandbox.model_dump(exclude={"nameservers"})),
             limits=WorkerLimits(
-                heartbeat=settings.runtime.heartbeat,
+                heartbeat=self._settings.runtime.heartbeat,
                 unread=limits.unread,
                 messages=limits.messages,
                 log_lines=limits.log_lines,
@@ -390,55 +361,26 @@ class _Builder:
                     limits.requests, limits.emits, limits.writes, float(limits.emit_bytes), float(limits.write_bytes)
                 ),
             ),
-            data_watch=data_watch,
             egress=self._egress,
             modified=self._verify_again,
         )
 
-    def _parts(self, core: _Core, workshop: Workshop, services: Services, dependencies: Dependencies) -> Parts:
-        """What every hosted plugin is built from."""
+    def _lent(self, core: _Core, services: Services, dependencies: Dependencies) -> Lent:
+        """What plugins are lent."""
         settings = self._settings
-        key_values = KeyValues(core.database)
-        loop_watch = LoopWatch()
-
-        def make_runtime(launch: Launch, port: HostPort) -> Runtime:
-            if launch.isolation == "inline":
-                return InlineRuntime(launch, port, core.logs.sink(launch.plugin), loop_watch, self._resolver)
-            return WorkerRuntime(launch, port, workshop, core.logs.sink(launch.plugin))
-
-        def make_port(record: PluginRecord, guard: Guard) -> PluginPort:
-            return PluginPort(
-                record.id,
-                granted=record.granted,
-                bus=core.bus,
-                key_values=key_values,
-                guard=guard,
-                audit=core.audit,
-                services=services,
-            )
-
-        return Parts(
-            deliveries=DeliveryParts(
-                log=core.log,
-                replays=core.replays,
-                router=core.router,
-                settlements=core.settlements,
-                clock=self._clock,
-                rng=self._rng,
-                max_dead_letters=settings.events.dead_letters,
-                max_letter_bytes=settings.events.dead_letter_bytes,
-            ),
+        return Lent(
             bus=core.bus,
-            scheduler=core.scheduler,
-            dependencies=dependencies,
-            make_runtime=make_runtime,
-            make_port=make_port,
-            data=self._data,
+            key_values=core.key_values,
+            audit=core.audit,
             logs=core.logs,
-            clock=self._clock,
-            rng=self._rng,
+            data=self._data,
+            services=services,
+            dependencies=dependencies,
+            resolver=self._resolver,
             breaker=BreakerPolicy(**settings.breaker.model_dump()),
             supervision=SupervisionLimits(**settings.runtime.model_dump()),
+            max_dead_letters=settings.events.dead_letters,
+            max_letter_bytes=settings.events.dead_letter_bytes,
         )
 
     async def _listen(self, core: _Core, hosting: _Hosting) -> Daemon:
@@ -446,58 +388,62 @@ class _Builder:
         settings = self._settings
         metrics, counts = Metrics(), RequestCounts()
         refusals = Refusals(core.audit)
-        self._background(refusals.run, "refusals", before_cancel=refusals.write)
+        self._life.background(refusals.run, "refusals", before_cancel=refusals.write)
         for provider in (counts.metrics, refusals.metrics, core.tokens.guesses.metrics, self._descriptors.metrics):
             metrics.register(provider)
-        inbound = InboundWebhooks(core.registry, core.bus, hosting.reconciler.hosted, self._clock)
-        metrics.register(lambda: webhook_metrics(inbound))
-        metrics.register(self._background_parts.metrics)
-        metrics.register(
-            HostMetrics(
-                core.registry, hosting.reconciler, core.bus, core.budget, core.shares, core.log, self._egress
-            ).metrics
-        )
+        inbound = InboundWebhooks(partial(endpoint_of, core.registry), core.bus, hosting.reconciler.hosted, self._clock)
+        log_reports = LogReports(core.path.log, core.bus, core.budget, core.shares)
+        plugin_alerts = PluginAlerts(core.registry, hosting.reconciler)
+        plugin_metrics = PluginMetrics(core.registry, hosting.reconciler, core.path.log, self._egress)
+        metrics.register(self._life.parts.metrics)
+        for provider in (inbound.metrics, log_reports.metrics, plugin_metrics.metrics):
+            metrics.register(provider)
         table = endpoints(
             Behind(
                 administration=hosting.administration,
                 alerts=Alerts(
-                    core.registry,
-                    hosting.reconciler,
-                    core.trust,
-                    core.budget,
-                    core.shares,
-                    self._background_parts,
-                    core.history,
+                    (
+                        lambda: tampering("trust-store", core.trust.tampered),
+                        lambda: tampering("registry", core.registry.tampered),
+                        lambda: losses(core.history),
+                        lambda: deaths(self._life.parts),
+                        log_reports.alerts,
+                        plugin_alerts.alerts,
+                    )
                 ),
                 installation=hosting.installation,
                 audit=core.audit,
                 bus=core.bus,
-                checks=HostChecks(
+                checks=HealthChecks(
                     core.database,
-                    core.budget,
-                    core.registry,
-                    hosting.reconciler,
-                    hosting.fork_server,
-                    self._background_parts,
-                    self._descriptors,
+                    (
+                        log_reports.check,
+                        lambda: background_check(self._life.parts),
+                        plugin_alerts.check,
+                        hosting.fork_server.check,
+                        plugin_alerts.check_sandboxes,
+                        self._descriptors.check,
+                    ),
                 ),
-                dead_letters=DeadLetters(core.log, core.router, core.audit),
+                dead_letters=DeadLetters(core.path.log, core.path.router, core.audit),
                 inbound=inbound,
                 indexes=hosting.indexes,
-                log=core.log,
+                log=core.path.log,
                 logs=core.logs,
                 metrics=metrics,
                 policies=Policies(core.registry, hosting.reconciler, core.audit),
                 reconciler=hosting.reconciler,
                 registry=core.registry,
-                replays=Replays(core.replays, core.log, core.registry, hosting.reconciler, core.audit, self._clock),
-                scheduler=core.scheduler,
+                replays=Replays(
+                    core.path.replays, core.path.log, core.registry, hosting.reconciler, core.audit, self._clock
+                ),
+                scheduler=core.path.scheduler,
                 services=hosting.services,
                 skips=Skips(
                     registry=core.registry,
                     reconciler=hosting.reconciler,
-                    log=core.log,
-                    replays=core.replays,
+                    log=core.path.log,
+                    replays=core.path.replays,
                     bus=core.bus,
                     budget=core.budget,
                     shares=core.shares,
@@ -526,29 +472,6 @@ class _Builder:
         """The first step of stopping: not ready any more, and no more events."""
         self._stopping.set()
         bus.close()
-
-    def _background(
-        self,
-        run: Callable[[], Awaitable[None]],
-        name: str,
-        *,
-        before_cancel: Callable[[], Awaitable[None]] | None = None,
-        ends: bool = False,
-        again: bool = True,
-    ) -> asyncio.Task[None]:
-        """Run a part's own loop until the host stops; `ends` and `again` as in `BackgroundParts.start`."""
-        task = self._background_parts.start(name, run, ends=ends, again=again)
-
-        async def end() -> None:
-            if before_cancel is not None:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._settings.server.drain):
-                        await before_cancel()
-            task.cancel()
-            await asyncio.wait((task,))
-
-        self._stack.push_async_callback(end)
-        return task
 
     def _verify_again(self, plugin: str) -> None:
         """A worker found a file that is not what was verified: look at the whole release."""

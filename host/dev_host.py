@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import tomllib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -17,39 +16,28 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from host.control.deliveries import DeliveryParts
-from host.control.hosted_plugin import HostedPlugin, Parts
-from host.control.key_values import KeyValues
-from host.control.plugin_port import PluginPort
-from host.control.records import PluginRecord
 from host.errors import BusbarError, ErrorKind
+from host.kit import HostLife, Lent, event_path, hosted_parts, make_workshop
+from host.lifecycle.hosted_plugin import HostedPlugin, Parts
 from host.observe.audit import Audit
+from host.observe.background_parts import BackgroundParts
 from host.observe.logging import PluginLogs
+from host.port.key_values import KeyValues
+from host.registry.records import PluginRecord
 from host.routing.bus import Bus
 from host.routing.event_log import Outcome, Settlement, StoredEvent
-from host.routing.guard import Guard
-from host.routing.replay_store import ReplayStore
-from host.routing.router import Router
 from host.routing.settlements import Settlements, Settler
 from host.routing.sqlite_log import SQLiteLog
-from host.runtime.data_watch import DataWatch
 from host.runtime.egress import EgressBroker
 from host.runtime.errors import StartFailedError
 from host.runtime.examiner import EXAMINED, WorkerExaminer
-from host.runtime.fork_server import ForkServer
-from host.runtime.inline import InlineRuntime
-from host.runtime.process import WorkerRuntime
-from host.runtime.runtime import Launch, Runtime
-from host.runtime.sandbox import AUTHORS_OWN, Sandbox
-from host.runtime.sdk_path import build_sdk_path
+from host.runtime.runtime import Launch
+from host.runtime.sandbox import AUTHORS_OWN
 from host.runtime.supervisor import SupervisionLimits
-from host.runtime.workshop import Workshop
-from host.scheduling.overlaps import ConsumerCancels
-from host.scheduling.scheduler import Scheduler
+from host.runtime.workshop import WorkerLimits
 from host.storage.database import Database
 from host.supply.installer import Release
 from plugin_sdk.clock import SystemClock
-from plugin_sdk.context import HostPort
 from plugin_sdk.description import Description
 from plugin_sdk.errors import HostError, InvalidEventError, ManifestError
 from plugin_sdk.events import Event
@@ -63,6 +51,7 @@ UNLIMITED_SECONDS: Final = 7 * 86400.0
 """The time limit of a hook while somebody may be looking at it in a debugger."""
 MAX_BODY: Final = 2**20
 MAX_DEAD_LETTERS: Final = 1000
+MAX_LETTER_BYTES: Final = 128 * 2**20
 
 Tell = Callable[[str], None]
 
@@ -124,68 +113,32 @@ class DevHost:
         """A host whose state is in `folder`; on leaving, the plugin and every part is stopped."""
         clock = SystemClock()
         async with contextlib.AsyncExitStack() as stack:
+            life = HostLife(stack, BackgroundParts(clock), GRACE_SECONDS)
             database = await Database.open(folder / "busbar.db", clock=clock)
             stack.push_async_callback(database.close)
             log = await SQLiteLog.open(database, clock)
             log.listen(lambda _after, events: _tell_emitted(events, tell))
-            settlements = _ToldSettlements(log, tell)
-            data_watch = DataWatch()
-            group = await stack.enter_async_context(asyncio.TaskGroup())
-            for task in (group.create_task(settlements.run()), group.create_task(data_watch.run())):
-                stack.callback(task.cancel)
-            stack.push_async_callback(settlements.flushed)
-            router = Router(log)
-            scheduler = Scheduler(database, log, clock, cancels=ConsumerCancels(router))
-            scheduler.start()
-            stack.push_async_callback(scheduler.stop)
-            sdk_path = await asyncio.to_thread(build_sdk_path, folder)
-            fork_server = ForkServer(sdk_path)
-            stack.push_async_callback(fork_server.stop)
-            workshop = Workshop(
-                fork_server,
-                await asyncio.to_thread(Sandbox, AUTHORS_OWN, sdk_path),
-                data_watch=data_watch,
-                egress=EgressBroker(),
+            path = await event_path(life, log, database, clock, _ToldSettlements(log, tell))
+            made_with = await make_workshop(
+                life, folder, AUTHORS_OWN, limits=WorkerLimits(), egress=EgressBroker(), open_ways=False
             )
             logs = _ToldLogs(tell)
-            bus = Bus(log, max_body=MAX_BODY)
-            key_values = KeyValues(database)
-            audit = Audit(database, clock)
-
-            def make_runtime(launch: Launch, port: HostPort) -> Runtime:
-                if options.inline:
-                    return InlineRuntime(launch, port, logs.sink(launch.plugin))
-                return WorkerRuntime(launch, port, workshop, logs.sink(launch.plugin))
-
-            def make_port(record: PluginRecord, guard: Guard) -> PluginPort:
-                return PluginPort(
-                    record.id, granted=record.granted, bus=bus, key_values=key_values, guard=guard, audit=audit
-                )
-
-            rng = random.Random()  # noqa: S311 - jitter, not secrets
-            parts = Parts(
-                deliveries=DeliveryParts(
-                    log=log,
-                    replays=ReplayStore(database, clock),
-                    router=router,
-                    settlements=settlements,
-                    clock=clock,
-                    rng=rng,
-                    max_dead_letters=MAX_DEAD_LETTERS,
-                ),
-                bus=bus,
-                scheduler=scheduler,
-                dependencies=None,  # a plugin is developed alone
-                make_runtime=make_runtime,
-                make_port=make_port,
-                data=folder / "data",
+            lent = Lent(
+                bus=Bus(log, max_body=MAX_BODY),
+                key_values=KeyValues(database),
+                audit=Audit(database, clock),
                 logs=logs,
-                clock=clock,
-                rng=rng,
+                data=folder / "data",
+                services=None,  # a plugin is developed alone
+                dependencies=None,
+                resolver=None,
                 breaker=BreakerPolicy(),
                 supervision=SupervisionLimits(start=UNLIMITED_SECONDS if options.inline else LOAD_SECONDS),
+                max_dead_letters=MAX_DEAD_LETTERS,
+                max_letter_bytes=MAX_LETTER_BYTES,
             )
-            host = cls(options, tell, parts, WorkerExaminer(workshop, logs.sink))
+            parts = hosted_parts(path, made_with, lent, clock, inline=options.inline)
+            host = cls(options, tell, parts, WorkerExaminer(made_with, logs.sink))
             stack.push_async_callback(host.unload)
             yield host
 

@@ -19,7 +19,7 @@ from host.api.endpoint import ANY, ANY_METHODS, PARTS, Endpoint, RawHandler, ser
 from host.api.listener import Listener
 from host.api.middlewares import edge
 from host.api.refusals import Refusals
-from host.control.access import Tokens
+from host.identity.access import Tokens
 from host.observe.descriptors import Descriptors
 from host.observe.metrics import RequestCounts
 from host.settings import Server as ServerSettings

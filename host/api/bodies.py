@@ -8,8 +8,8 @@ from typing import Final
 
 from aiohttp import web
 
-from host.control.access import Token
 from host.errors import BusbarError, ErrorKind
+from host.identity.access import Token
 
 FREE: Final = 64 * 1024
 """Bytes of one body that are not counted: as many may wait in any connection anyway."""

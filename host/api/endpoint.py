@@ -21,8 +21,8 @@ from host.api.errors import (
     UnauthenticatedError,
     UnsupportedMediaError,
 )
-from host.control.access import Role, Token, Tokens
-from host.control.peers import counted_as
+from host.identity.access import Role, Token, Tokens
+from host.identity.peers import counted_as
 from plugin_sdk.strict_json import MAX_DEPTH, StrictJsonError, loads
 
 MAX_JSON: Final = 2**20

@@ -17,7 +17,7 @@ import structlog
 from host.api.connection_counts import Refusal
 from host.api.connections import Connection, Connections
 from host.api.farewell import FULL, farewell
-from host.control.peers import UNKNOWN, counted_as
+from host.identity.peers import UNKNOWN, counted_as
 
 BACKLOG: Final = 128
 """Connections that wait in the kernel, which cost no descriptor."""

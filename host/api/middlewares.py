@@ -17,8 +17,8 @@ from host.api.endpoint import TRACE
 from host.api.envelope import failure, refusal
 from host.api.refusals import Refusals, Refused
 from host.api.trace import trace_of
-from host.control.guesses import TooManyAttemptsError
 from host.errors import BusbarError, ErrorKind
+from host.identity.guesses import TooManyAttemptsError
 from host.observe.metrics import RequestCounts
 from host.storage.errors import disk_failure
 from plugin_sdk.errors import DescriptionError, InvalidEventError

@@ -17,8 +17,8 @@ import structlog
 from prometheus_client.core import Metric
 from prometheus_client.metrics_core import CounterMetricFamily
 
-from host.control.peers import counted_as
 from host.errors import BusbarError
+from host.identity.peers import counted_as
 from host.observe.audit import Audit
 
 ACTION: Final = "access.refuse"

@@ -6,6 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from host.administration.administration import Administration
+from host.administration.dead_letters import DeadLetters
+from host.administration.installation import Installation
+from host.administration.policies import Policies
+from host.administration.replays import Replays
+from host.administration.skips import Skips
 from host.api.endpoint import Endpoint
 from host.api.resources.alerts import AlertResource
 from host.api.resources.dead_letters import DeadLetterResource
@@ -25,28 +31,22 @@ from host.api.resources.skips import PluginSkips
 from host.api.resources.system import System
 from host.api.resources.tokens import TokenResource
 from host.api.resources.trust_policies import TrustPolicies
-from host.control.access import Tokens
-from host.control.administration import Administration
-from host.control.alerts import Alerts
-from host.control.dead_letters import DeadLetters
-from host.control.host_checks import HostChecks
-from host.control.inbound_webhooks import InboundWebhooks
-from host.control.installation import Installation
-from host.control.policies import Policies
-from host.control.reconciler import Reconciler
-from host.control.registry import Registry
-from host.control.replays import Replays
-from host.control.services import Services
-from host.control.skips import Skips
+from host.identity.access import Tokens
+from host.ingress.inbound_webhooks import InboundWebhooks
+from host.lifecycle.reconciler import Reconciler
+from host.observe.alerts import Alerts
 from host.observe.audit import Audit
+from host.observe.health import HealthChecks
 from host.observe.logging import PluginLogs
 from host.observe.metrics import Metrics
+from host.port.services import Services
+from host.registry.registry import Registry
 from host.routing.bus import Bus
 from host.routing.event_log import EventLog
 from host.scheduling.scheduler import Scheduler
 from host.supply.index.findings import Installed
 from host.supply.index.index_client import Indexes
-from host.supply.trust_store import TrustStore
+from host.supply.trust.store import TrustStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Behind:
     alerts: Alerts
     audit: Audit
     bus: Bus
-    checks: HostChecks
+    checks: HealthChecks
     dead_letters: DeadLetters
     inbound: InboundWebhooks
     indexes: Indexes

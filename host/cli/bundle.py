@@ -16,8 +16,8 @@ from typing import Final
 
 from host.cli.building import build_wheel
 from host.runtime.sdk_path import provided
-from host.supply.keys import PrivateKey
-from host.supply.signing import attestations_of, sign_wheel
+from host.supply.trust.keys import PrivateKey
+from host.supply.trust.signing import attestations_of, sign_wheel
 
 PUBLISHER: Final = "development"
 BUNDLED: Final = ("heartbeat", "teamwork", "saboteur", "webhooks")

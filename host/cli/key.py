@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from host.cli.output import USED_WRONGLY, AsJson, command, fail, show
-from host.supply.keys import PrivateKey
+from host.supply.trust.keys import PrivateKey
 
 app = typer.Typer(help="A publisher's signing keys.", no_args_is_help=True, rich_markup_mode=None)
 

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from host.errors import BusbarError, ErrorKind
 from host.runtime.sdk_path import provided
-from host.supply.wheel_reader import OWN
+from host.supply.wheel.reader import OWN
 from plugin_sdk.manifest import PluginPart
 
 _PROJECT: Final = """\

@@ -126,7 +126,7 @@ def _send(path: str, release: str | None, query: dict[str, object]) -> Answer:
     if release is None or not _is_wheel(release):
         body = {} if release is None else {"requirement": release}
         return request("POST", path, body=body, query=query, seconds=LONG_SECONDS)
-    from host.supply.signing import attestations_of  # noqa: PLC0415 - brings the reader of wheels, which only this needs
+    from host.supply.trust.signing import attestations_of  # noqa: PLC0415 - brings the reader of wheels, which only this needs
 
     files = {"wheel": Path(release)}
     if attestations_of(files["wheel"]).exists():

@@ -23,11 +23,19 @@ from host.cli.release_rules import Candidate, Examination, examine
 from host.runtime.errors import StartFailedError
 from host.runtime.sdk_path import provided
 from host.supply.errors import ReleaseRefusedError
-from host.supply.keys import PrivateKey, PublicKey
-from host.supply.signing import attestations_of, sign_wheel
-from host.supply.statement import MAX_SEQUENCE
-from host.supply.trust import MAX_NAME, NAME, Publisher, TrustedKey, TrustSnapshot, check_policy, check_publisher
-from host.supply.wheel_reader import read_wheel
+from host.supply.trust.keys import PrivateKey, PublicKey
+from host.supply.trust.publishers import (
+    MAX_NAME,
+    NAME,
+    Publisher,
+    TrustedKey,
+    TrustSnapshot,
+    check_policy,
+    check_publisher,
+)
+from host.supply.trust.signing import attestations_of, sign_wheel
+from host.supply.trust.statement import MAX_SEQUENCE
+from host.supply.wheel.reader import read_wheel
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -206,7 +214,7 @@ def _explain(examination: Examination, *, as_json: bool) -> None:
 
 def _trusted(paths: Sequence[Path], believed: Sequence[Publisher]) -> TrustSnapshot:
     """The trust store of a host that was given these files, and believes these publishers besides."""
-    from host.supply.trust_drop_ins import read_drop_in  # noqa: PLC0415 - brings the database, for this alone
+    from host.supply.trust.drop_ins import read_drop_in  # noqa: PLC0415 - brings the database, for this alone
 
     files = [file for path in paths for file in (sorted(path.glob("*.toml")) if path.is_dir() else [path])]
     said = [read_drop_in(file) for file in files]

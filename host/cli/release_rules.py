@@ -14,12 +14,12 @@ from enum import Enum
 from typing import Final
 
 from host.errors import BusbarError
-from host.supply.dependency_lock import check_lock
-from host.supply.dsse import PAYLOAD_TYPE, Envelope, pae, parse_bundle
+from host.supply.dependencies.lock import check_lock
 from host.supply.errors import PluginRefusedError, ReleaseRefusedError, SupplyError
-from host.supply.trust import TrustSnapshot
-from host.supply.verification import Purpose, VerifiedRelease, verify_release
-from host.supply.wheel_reader import ReadWheel, read_wheel
+from host.supply.trust.dsse import PAYLOAD_TYPE, Envelope, pae, parse_bundle
+from host.supply.trust.publishers import TrustSnapshot
+from host.supply.trust.verification import Purpose, VerifiedRelease, verify_release
+from host.supply.wheel.reader import ReadWheel, read_wheel
 
 RULES: Final[dict[str, str]] = {
     "attestations": "release_unsigned release_size_limit",

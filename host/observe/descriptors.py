@@ -16,6 +16,8 @@ from typing import Final
 from prometheus_client.core import Metric
 from prometheus_client.metrics_core import GaugeMetricFamily
 
+from host.observe.health import Check
+
 ENOUGH: Final = 65_536
 """The soft limit is raised to so many at most: more are of no use, and some programs go through all there may be."""
 RESERVE: Final = 512
@@ -69,6 +71,13 @@ class Descriptors:
             if error.errno not in {errno.EMFILE, errno.ENFILE}:
                 raise
             return self.limit
+
+    def check(self) -> Check:
+        """Whether there are enough of them, and some left."""
+        opened = self.open_now()
+        if opened >= self.ceiling:
+            return Check("descriptors", "warn", f"{opened} of {self.limit} are open: new connections are refused")
+        return Check("descriptors", "warn" if self.scarce else "pass", self.scarce)
 
     def metrics(self) -> Iterator[Metric]:
         """As metrics."""

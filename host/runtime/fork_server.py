@@ -16,6 +16,7 @@ from typing import BinaryIO, Final
 import msgspec
 import structlog
 
+from host.observe.health import Check
 from host.runtime.errors import ForkServerError
 from host.runtime.sandbox import Prepared
 from plugin_sdk.worker.fork_server import Door, Exited, Forked, Signal, Spawn
@@ -77,6 +78,10 @@ class ForkServer:
     def pid(self) -> int | None:
         """Its process id, or None while it does not run."""
         return None if self._process is None else self._process.pid
+
+    def check(self) -> Check:
+        """That it runs, or was not needed yet."""
+        return Check("fork-server", "pass", "" if self.pid else "not started yet: no plugin needed it")
 
     async def spawn(self, connection: socket.socket, errors: int, prepared: Prepared) -> Child:
         """Fork a worker that serves `connection` and writes its last words to the descriptor `errors`.

@@ -18,8 +18,8 @@ from packaging.utils import canonicalize_name
 from host.runtime.errors import ForkServerError
 from host.storage.beneath import Folder
 from host.storage.state_folder import SDK
-from host.supply.dependency_wheel import Distribution
-from host.supply.wheel_contents import applies
+from host.supply.dependencies.wheel import Distribution
+from host.supply.wheel.contents import applies
 
 NEEDS: Final = ("pluggy", "pydantic", "msgspec", "packaging", "aiohttp")
 """Distributions that `plugin_sdk` imports; a plugin may use them too."""

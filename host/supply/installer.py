@@ -18,9 +18,9 @@ import structlog
 from packaging.version import Version
 
 from host.supply.cancellation import to_the_end
-from host.supply.dependencies import Dependencies, check_dependencies, take_dependencies
-from host.supply.dependency_fetch import DependencySources
-from host.supply.dependency_wheel import Distribution
+from host.supply.dependencies.dependencies import Dependencies, check_dependencies, take_dependencies
+from host.supply.dependencies.fetch import DependencySources
+from host.supply.dependencies.wheel import Distribution
 from host.supply.errors import (
     PluginRefusedError,
     ReleaseConflictError,
@@ -32,11 +32,11 @@ from host.supply.release_store import BILL, SCAN, WHEEL, ReleaseStore, StoredRel
 from host.supply.scan.scanner import Scanner
 from host.supply.scan.staged_release import scan_staged
 from host.supply.sealed_tree import not_read, on_disk, read_stored
-from host.supply.trust import KeyState
-from host.supply.trust_store import TrustStore
-from host.supply.verification import Purpose, VerifiedRelease, plugin_of, verify_release
-from host.supply.wheel_reader import ReadWheel, read_wheel
-from host.supply.wheel_structure import MAX_ARCHIVE
+from host.supply.trust.publishers import KeyState
+from host.supply.trust.store import TrustStore
+from host.supply.trust.verification import Purpose, VerifiedRelease, plugin_of, verify_release
+from host.supply.wheel.reader import ReadWheel, read_wheel
+from host.supply.wheel.structure import MAX_ARCHIVE
 from plugin_sdk.clock import Clock
 from plugin_sdk.description import Description
 from plugin_sdk.manifest import Manifest

@@ -23,9 +23,8 @@ from typing import Final
 from host.storage.beneath import Folder
 from host.storage.errors import OddFileError
 from host.storage.state_folder import RELEASES, STAGING
-from host.supply.dependency_lock import LockedWheel
-from host.supply.dependency_wheel import DependencyWheel, Distribution
-from host.supply.dsse import MAX_BUNDLE
+from host.supply.dependencies.lock import LockedWheel
+from host.supply.dependencies.wheel import DependencyWheel, Distribution
 from host.supply.errors import PaperNotFoundError, ReleaseRefusedError
 from host.supply.sealed_tree import (
     check_tree,
@@ -37,9 +36,10 @@ from host.supply.sealed_tree import (
     write_sealed,
     write_tree,
 )
-from host.supply.wheel_filename import MAX_FILENAME
-from host.supply.wheel_reader import ReadWheel
-from host.supply.wheel_structure import MAX_ARCHIVE
+from host.supply.trust.dsse import MAX_BUNDLE
+from host.supply.wheel.filename import MAX_FILENAME
+from host.supply.wheel.reader import ReadWheel
+from host.supply.wheel.structure import MAX_ARCHIVE
 
 WHEEL: Final = "release.whl"
 NAME: Final = "filename"

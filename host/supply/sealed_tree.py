@@ -18,8 +18,8 @@ from typing import NoReturn
 from host.errors import BusbarError
 from host.storage.errors import OddFileError, StorageFailedError, unreadable
 from host.supply.errors import ReleaseRefusedError
-from host.supply.wheel_record import digest_of, parse_record
-from host.supply.wheel_structure import MAX_FILE
+from host.supply.wheel.record import digest_of, parse_record
+from host.supply.wheel.structure import MAX_FILE
 from plugin_sdk.worker.file_errors import is_of_the_file
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import supply_wheels
 from packaging.requirements import Requirement
 
-from host.supply.dependency_lock import LockedWheel
-from host.supply.dependency_wheel import Distribution
-from host.supply.wheel_reader import ReadWheel, read_wheel
+from host.supply.dependencies.lock import LockedWheel
+from host.supply.dependencies.wheel import Distribution
+from host.supply.wheel.reader import ReadWheel, read_wheel
 
 _LOCAL = {"INSTALLER", "REQUESTED", "RECORD", "direct_url.json"}
 """What an installer adds to a distribution's metadata."""

@@ -16,16 +16,17 @@ import pytest
 from archives import Entry, archive
 from supply_wheels import NAME, NOW, PROVIDED, Acme
 
-from host.control.installation import Installation, InstallOptions
-from host.control.keeper import KeeperParts
-from host.control.purges import Purges
-from host.control.reconciler import Reconciler
-from host.control.records import PluginRecord
-from host.control.registry import Registry
-from host.control.release_gate import ReleaseGate
-from host.control.states import PluginState, PluginStatus
+from host.administration.installation import Installation, InstallOptions
 from host.errors import BusbarError, printable, shortened
+from host.lifecycle.keeper import KeeperParts
+from host.lifecycle.purges import Purges
+from host.lifecycle.reconciler import Reconciler
+from host.lifecycle.release_gate import ReleaseGate
 from host.observe.audit import MAX_TEXT, Audit
+from host.port.key_values import KeyValues
+from host.registry.records import PluginRecord
+from host.registry.registry import Registry
+from host.registry.states import PluginState, PluginStatus
 from host.routing.bus import Bus
 from host.routing.sqlite_log import SQLiteLog
 from host.runtime.examiner import WorkerExaminer
@@ -36,16 +37,16 @@ from host.runtime.sandbox import Sandbox, SandboxPolicy
 from host.runtime.workshop import WorkerLimits, Workshop
 from host.storage.database import Database
 from host.storage.keyring import Keyring
-from host.supply.dependency_fetch import DependencySources
-from host.supply.dependency_wheel import Distribution
+from host.supply.dependencies.fetch import DependencySources
+from host.supply.dependencies.wheel import Distribution
 from host.supply.index.index_client import Indexes
 from host.supply.index.index_source import IndexSource
 from host.supply.installer import Installer, Override, ReceivedRelease, Release
 from host.supply.release_store import ReleaseStore
 from host.supply.scan.report import ScanReport
 from host.supply.scan.scanner import Scanner, ScanPolicy
-from host.supply.trust_store import TrustStore
-from host.supply.wheel_record import digest_of
+from host.supply.trust.store import TrustStore
+from host.supply.wheel.record import digest_of
 from plugin_sdk.calls import ServiceCall
 from plugin_sdk.clock import Clock
 from plugin_sdk.description import Description
@@ -218,7 +219,7 @@ class SupplyRig:
                 # a stand-in with as much of a hosted plugin as its keeper asks for here
                 host=lambda record, _release, _changed: KeptPlugin(record),  # type: ignore[arg-type,return-value]  # above
                 forget=self.installer.forget,
-                clear=Purges(database, folder / "data").clear,
+                clear=Purges(database, KeyValues(database), folder / "data").clear,
                 grace=0,
                 probation=0,
                 clock=clock,

@@ -6,10 +6,10 @@ import io
 import zipfile
 from datetime import UTC, datetime
 
-from host.supply.dsse import PAYLOAD_TYPE, Envelope, Signature, dump, pae
-from host.supply.keys import PrivateKey
-from host.supply.statement import Statement
-from host.supply.trust import Publisher, TrustedKey, TrustSnapshot
+from host.supply.trust.dsse import PAYLOAD_TYPE, Envelope, Signature, dump, pae
+from host.supply.trust.keys import PrivateKey
+from host.supply.trust.publishers import Publisher, TrustedKey, TrustSnapshot
+from host.supply.trust.statement import Statement
 
 NAME = "acme_demo-1.0.0-py3-none-any.whl"
 INFO = "acme_demo-1.0.0.dist-info"

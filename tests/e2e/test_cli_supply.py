@@ -21,8 +21,8 @@ from index_servers import pypiserver
 from supply_rig import files_of, record_of
 
 from host.runtime.sdk_path import provided
-from host.supply.keys import PrivateKey
-from host.supply.signing import attestations_of, sign_wheel
+from host.supply.trust.keys import PrivateKey
+from host.supply.trust.signing import attestations_of, sign_wheel
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "administrator.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"<!-- try: (\w+) -->\n```sh\n(.*?)```", GUIDE, re.DOTALL))

@@ -8,8 +8,8 @@ import aiohttp
 import pytest
 
 from host import daemon
-from host.control.reconciler import Reconciler
 from host.errors import BusbarError
+from host.lifecycle.reconciler import Reconciler
 from host.observe import background_parts
 from host.runtime.data_watch import DataWatch
 from host.settings import Settings

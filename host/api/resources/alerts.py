@@ -6,8 +6,8 @@ from typing import Final
 
 from host.api.endpoint import Answer, Call, Endpoint, View
 from host.api.envelope import rfc3339
-from host.control.access import Role
-from host.control.alerts import Alert, Alerts, AlertSeverity
+from host.identity.access import Role
+from host.observe.alerts import Alert, Alerts, AlertSeverity
 
 BASE: Final = "/api/v1/alerts"
 

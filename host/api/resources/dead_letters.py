@@ -7,12 +7,12 @@ from typing import Annotated, Any, Final
 import msgspec
 from pydantic import Field
 
+from host.administration.dead_letters import DeadLetters, Decision
 from host.api.endpoint import Answer, Call, Endpoint, Instant, PageQuery, View
 from host.api.envelope import written
 from host.api.errors import BadRequestError, NotFoundError
 from host.api.filter_language import FilterField, as_filters
-from host.control.access import Role
-from host.control.dead_letters import DeadLetters, Decision
+from host.identity.access import Role
 from host.routing.event_log import DeadLetterRecord, LetterQuery
 
 BASE: Final = "/api/v1/dead-letters"

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from pydantic import Field
 
+from host.administration.policies import EffectivePolicy, Policies
 from host.api.endpoint import Answer, Call, Endpoint, PageQuery, View
 from host.api.envelope import written
-from host.control.access import Role
-from host.control.policies import EffectivePolicy, Policies
-from host.control.registry import Registry
+from host.identity.access import Role
+from host.registry.registry import Registry
 from host.routing.event_log import DeliveryQuery, DeliveryRecord, EventLog, Outcome
 from host.routing.subscriptions import replay_of
 

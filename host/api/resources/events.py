@@ -12,8 +12,8 @@ from host.api.body import read_bounded
 from host.api.endpoint import TRACE, Answer, Call, Endpoint, Instant, PageQuery, View
 from host.api.envelope import success, written
 from host.api.errors import BadRequestError, BodyTooLargeError, NotFoundError, UnsupportedMediaError
-from host.control.access import Role
 from host.errors import BusbarError
+from host.identity.access import Role
 from host.routing.bus import Bus
 from host.routing.event_log import Appended, EventLog, EventQuery, StoredEvent
 from plugin_sdk.errors import InvalidEventError

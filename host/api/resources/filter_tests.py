@@ -10,7 +10,7 @@ from pydantic import Field
 from host.api.endpoint import Answer, Call, Endpoint, View
 from host.api.errors import BadRequestError
 from host.api.filter_language import FilterField, as_filters
-from host.control.access import Role
+from host.identity.access import Role
 from host.routing.filters import Filter
 from plugin_sdk.description import TYPE_GLOB
 from plugin_sdk.events import Event

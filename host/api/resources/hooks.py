@@ -10,7 +10,7 @@ from host.api.body import read_bounded
 from host.api.endpoint import PARTS, TRACE, Endpoint, header_text
 from host.api.envelope import success
 from host.api.plugin_answers import rendered
-from host.control.inbound_webhooks import InboundWebhooks, Received
+from host.ingress.inbound_webhooks import InboundWebhooks, Received
 from plugin_sdk.calls import Response
 
 PATH: Final = "/hooks/{plugin}/{name}"

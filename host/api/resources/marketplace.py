@@ -8,7 +8,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from host.api.endpoint import Answer, Call, Endpoint, View
-from host.control.access import Role
+from host.identity.access import Role
 from host.supply.index.findings import Installed, Problem, Standing
 from host.supply.index.index_client import MAX_FOUND, Indexes
 

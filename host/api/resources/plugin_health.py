@@ -6,16 +6,16 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
+from host.administration.administration import Administration
 from host.api.endpoint import Answer, Call, Endpoint, View
 from host.api.envelope import rfc3339, written
-from host.control.access import Role
-from host.control.administration import Administration
-from host.control.hosted_plugin import HostedPlugin
-from host.control.reconciler import Reconciler
-from host.control.records import PluginRecord
-from host.control.registry import Registry
-from host.control.states import PluginState, PluginStatus
+from host.identity.access import Role
+from host.lifecycle.hosted_plugin import HostedPlugin
+from host.lifecycle.reconciler import Reconciler
 from host.observe.logging import PluginLogs
+from host.registry.records import PluginRecord
+from host.registry.registry import Registry
+from host.registry.states import PluginState, PluginStatus
 from host.routing.caller_guard import CallerGuard
 from host.routing.guard import Guard
 from host.routing.shares import Share

@@ -9,14 +9,14 @@ from typing import Annotated, Final
 from aiohttp import web
 from pydantic import Field
 
+from host.administration.installation import Installation, InstallOptions
 from host.api.endpoint import PARTS, Answer, Call, Endpoint, View
 from host.api.resources.plugin_upload import chunks, receive
 from host.api.resources.plugins import BASE, ONE, PluginView, Wait, plugin_view
-from host.control.access import Role
-from host.control.installation import Installation, InstallOptions
-from host.control.reconciler import Reconciler
-from host.control.records import PluginRecord, UpgradeOutcome
-from host.control.registry import Registry
+from host.identity.access import Role
+from host.lifecycle.reconciler import Reconciler
+from host.registry.records import PluginRecord, UpgradeOutcome
+from host.registry.registry import Registry
 from host.supply.installer import Override, ReceivedRelease
 
 CYCLONEDX: Final = "application/vnd.cyclonedx+json"

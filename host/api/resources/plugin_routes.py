@@ -6,12 +6,12 @@ from typing import Final
 
 from aiohttp import web
 
+from host.administration.administration import Administration
 from host.api.body import read_bounded
 from host.api.endpoint import PARTS, Endpoint, header_text
 from host.api.errors import NotFoundError
 from host.api.plugin_answers import rendered
-from host.control.administration import Administration
-from host.control.errors import CallFailedError
+from host.port.errors import CallFailedError
 from host.routing.caller_guard import party
 from host.runtime.errors import HookAnswerError, HookFailedError
 from plugin_sdk.calls import Request, Response

@@ -6,15 +6,15 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
+from host.administration.administration import Administration
 from host.api.endpoint import Answer, Call, Endpoint, PageQuery, View, validated
 from host.api.envelope import rfc3339, written
-from host.control.access import Role
-from host.control.administration import Administration
-from host.control.reconciler import Reconciler
-from host.control.records import PluginRecord, UpgradeOutcome
-from host.control.registry import Registry
-from host.control.services import Services
-from host.control.states import PluginState, PluginStatus
+from host.identity.access import Role
+from host.lifecycle.reconciler import Reconciler
+from host.port.services import Services
+from host.registry.records import PluginRecord, UpgradeOutcome
+from host.registry.registry import Registry
+from host.registry.states import PluginState, PluginStatus
 from plugin_sdk.manifest import Permissions
 
 BASE: Final = "/api/v1/plugins"

@@ -8,11 +8,11 @@ from pydantic import Field
 
 from host.api.endpoint import Answer, Call, Endpoint, Instant, View
 from host.api.envelope import rfc3339
-from host.control.access import Role
+from host.identity.access import Role
 from host.observe.audit import Audit
-from host.supply.keys import PublicKey
-from host.supply.trust import Publisher, TrustedKey
-from host.supply.trust_store import TrustStore
+from host.supply.trust.keys import PublicKey
+from host.supply.trust.publishers import Publisher, TrustedKey
+from host.supply.trust.store import TrustStore
 
 BASE: Final = "/api/v1/publishers"
 

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
+from host.administration.replays import Replays, Wanted
 from host.api.endpoint import Answer, Call, Endpoint, Instant, PageQuery, View
 from host.api.envelope import rfc3339, written
 from host.api.filter_language import FilterField, as_filters
-from host.control.access import Role
-from host.control.replays import Replays, Wanted
+from host.identity.access import Role
 from host.routing.errors import ReplayNotFoundError
 from host.routing.replay_store import ReplayRecord
 

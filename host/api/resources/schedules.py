@@ -6,7 +6,7 @@ from typing import Final
 
 from host.api.endpoint import Answer, Call, Endpoint, PageQuery, View
 from host.api.envelope import rfc3339, written
-from host.control.access import Role
+from host.identity.access import Role
 from host.observe.audit import Audit
 from host.scheduling.firing_store import FiringRecord
 from host.scheduling.schedule_store import ScheduleRecord

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from host.administration.skips import Skips
 from host.api.endpoint import Answer, Call, Endpoint, View
-from host.control.access import Role
-from host.control.skips import Skips
+from host.identity.access import Role
 from host.routing.event_log import Held
 
 

@@ -13,9 +13,9 @@ from host.api.endpoint import TRACE, Answer, Call, Endpoint, PageQuery, View, au
 from host.api.envelope import success, written
 from host.api.errors import UnauthenticatedError
 from host.api.openapi import document, page
-from host.control.access import Role, Tokens
-from host.control.host_checks import Check
+from host.identity.access import Role, Tokens
 from host.observe.audit import Audit
+from host.observe.health import Check
 from host.observe.metrics import CONTENT_TYPE, Metrics
 
 PAGE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"

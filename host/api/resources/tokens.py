@@ -8,7 +8,7 @@ from pydantic import Field
 
 from host.api.endpoint import Answer, Call, Endpoint, Instant, View
 from host.api.envelope import rfc3339, written
-from host.control.access import Role, Token, Tokens
+from host.identity.access import Role, Token, Tokens
 from host.observe.audit import Audit
 
 BASE: Final = "/api/v1/tokens"

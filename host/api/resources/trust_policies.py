@@ -7,11 +7,11 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from host.api.endpoint import Answer, Call, Endpoint, View
-from host.control.access import Role
-from host.control.registry import Registry
+from host.identity.access import Role
 from host.observe.audit import Audit
-from host.supply.trust import TrustPolicy
-from host.supply.trust_store import TrustStore
+from host.registry.registry import Registry
+from host.supply.trust.publishers import TrustPolicy
+from host.supply.trust.store import TrustStore
 
 POLICIES: Final = "/api/v1/trust-policies"
 KEPT: Final = "/api/v1/kept-releases"

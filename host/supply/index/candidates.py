@@ -22,7 +22,7 @@ from host.supply.errors import ReleaseRefusedError
 from host.supply.index.errors import ReleaseNotFoundError
 from host.supply.index.project_page import ACTIVE, QUARANTINED, Project, ProjectFile
 from host.supply.index.requirements import pinned
-from host.supply.wheel_filename import parse_filename
+from host.supply.wheel.filename import parse_filename
 
 MAX_REQUIRES_PYTHON: Final = 500
 """Characters of what an index says a wheel runs on; it is remembered. Whoever says more runs nowhere."""

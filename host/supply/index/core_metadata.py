@@ -7,7 +7,7 @@ import re
 from typing import Final
 
 from host.supply.errors import ReleaseRefusedError
-from host.supply.wheel_reader import ReadWheel
+from host.supply.wheel.reader import ReadWheel
 
 _METADATA: Final = re.compile(r"[^/]+\.dist-info/METADATA")
 

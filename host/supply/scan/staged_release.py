@@ -13,7 +13,7 @@ from host.supply.release_store import TREE, WHEELS, dependency_folder
 from host.supply.scan.bill_of_materials import bill_of_materials
 from host.supply.scan.distributions import ScannedDistribution
 from host.supply.scan.scanner import Scanner
-from host.supply.wheel_reader import ReadWheel
+from host.supply.wheel.reader import ReadWheel
 
 
 @dataclass(frozen=True, slots=True)

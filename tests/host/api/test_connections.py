@@ -16,7 +16,7 @@ from host.api.connections import MAX_HEAD
 from host.api.endpoint import TOKEN
 from host.api.envelope import success
 from host.api.listener import Listener
-from host.control.access import Role, Token
+from host.identity.access import Role, Token
 from host.observe.descriptors import Descriptors
 from host.settings import Server as ServerSettings
 

@@ -8,9 +8,9 @@ from supply_wheels import NAME, good
 from typer.testing import CliRunner
 
 from host.cli.plugin import app
-from host.supply.dsse import MAX_LINES, parse_bundle
-from host.supply.keys import PrivateKey
-from host.supply.statement import parse
+from host.supply.trust.dsse import MAX_LINES, parse_bundle
+from host.supply.trust.keys import PrivateKey
+from host.supply.trust.statement import parse
 
 PASSPHRASE = "correct horse"
 

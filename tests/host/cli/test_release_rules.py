@@ -9,8 +9,8 @@ import pytest
 from supply_wheels import INFO, NAME, NOW, PROVIDED, Acme, contents, good, pack, record
 
 from host.cli.release_rules import RULES, Candidate, Result, examine
-from host.supply.statement import STATEMENT
-from host.supply.trust import KeyState, TrustedKey, TrustPolicy, TrustSnapshot
+from host.supply.trust.publishers import KeyState, TrustedKey, TrustPolicy, TrustSnapshot
+from host.supply.trust.statement import STATEMENT
 from plugin_sdk.errors import ManifestError
 
 SUPPLY = Path(__file__).parents[3] / "host" / "supply"

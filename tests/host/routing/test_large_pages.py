@@ -3,7 +3,7 @@
 import pytest
 from delivery_rig import event, rig
 
-from host.control.dead_letters import MAX_PAGE_BYTES, DeadLetters
+from host.administration.dead_letters import MAX_PAGE_BYTES, DeadLetters
 from host.observe.audit import Audit
 from host.routing.event_log import EventQuery, LetterQuery, Outcome, Settlement
 from host.routing.sqlite_log import MAX_PAGE_BYTES as MAX_QUERY_BYTES

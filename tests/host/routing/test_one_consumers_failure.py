@@ -9,9 +9,9 @@ from delivery_rig import event, rig
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from host.control import deliveries as deliveries_module
-from host.control.deliveries import Deliveries, DeliveryParts
-from host.control.records import PluginRecord
+from host.lifecycle import deliveries as deliveries_module
+from host.lifecycle.deliveries import Deliveries, DeliveryParts
+from host.registry.records import PluginRecord
 from host.routing.feed import LIVE_BYTES, LIVE_EVENTS, FeedState
 from host.routing.router import MAX_HELD_BYTES
 from plugin_sdk.description import Description, Subscription

@@ -6,7 +6,7 @@ import random
 import pytest
 from delivery_rig import event, rig
 
-from host.control.deliveries import Deliveries, DeliveryParts
+from host.lifecycle.deliveries import Deliveries, DeliveryParts
 from host.routing.event_log import HeldPlace, LetterQuery, Outcome, Settlement
 from host.routing.replay_store import ReplayStore
 from plugin_sdk.description import Description, Subscription

@@ -15,8 +15,8 @@ from host.runtime.examiner import WorkerExaminer
 from host.runtime.inline import InlineRuntime
 from host.runtime.process import WorkerRuntime
 from host.runtime.sdk_path import distributions, provided
-from host.supply.dependencies import check_dependencies, take_dependencies
-from host.supply.dependency_fetch import DependencySources
+from host.supply.dependencies.dependencies import check_dependencies, take_dependencies
+from host.supply.dependencies.fetch import DependencySources
 from host.supply.release_store import WHEEL, ReleaseStore
 from plugin_sdk.calls import ServiceCall
 

@@ -17,7 +17,9 @@ TESTS = HERE.parents[1]
 SIGNATURE, WHEEL, TRUST = "test_attacks_signature.py", "test_attacks_wheel.py", "test_attacks_trust.py"
 POLICY, STORE, INDEX = "test_attacks_policy.py", "test_attacks_store.py", "test_attacks_index.py"
 CRASH, INSTALL, DISK = "test_attacks_crash.py", "test_attacks_install.py", "test_attacks_disk.py"
-DEPENDENCY = "test_dependency_install.py::test_a_dependency_that_was_touched_on_disk_is_refused_at_the_next_start"
+DEPENDENCY = (
+    "dependencies/test_dependency_install.py::test_a_dependency_that_was_touched_on_disk_is_refused_at_the_next_start"
+)
 E2E = "../../e2e/test_trust_at_work.py"
 
 ATTACKS = {
@@ -32,7 +34,11 @@ ATTACKS = {
     "S8": ("payloads that two parsers read in two ways, or that break one", SIGNATURE),
     "S9": ("base64 that is not canonical", SIGNATURE),
     "S10": ("a second payload in the envelope", SIGNATURE),
-    "S11": ("weak keys, malleable signatures", SIGNATURE, "test_vectors.py::test_a_weak_public_key_is_not_enrolled"),
+    "S11": (
+        "weak keys, malleable signatures",
+        SIGNATURE,
+        "trust/test_vectors.py::test_a_weak_public_key_is_not_enrolled",
+    ),
     "S12": ("another algorithm than the store's", SIGNATURE),
     "S13": ("attestations that take all time or memory", SIGNATURE),
     "S14": ("keyless identities that are not what they seem", SIGNATURE),
@@ -69,7 +75,7 @@ ATTACKS = {
         "index/test_hostile_index.py::test_what_does_not_end_is_ended_here",
         "index/test_hostile_index.py::test_what_is_packed_is_counted_as_it_comes_out",
         "index/test_hostile_index.py::test_a_redirect_to_another_host_is_not_followed",
-        "test_dependency_fetch.py::test_a_server_that_drips_does_not_keep_an_install_for_ever",
+        "dependencies/test_dependency_fetch.py::test_a_server_that_drips_does_not_keep_an_install_for_ever",
     ),
     "R10": (
         "an index that shows no signatures any more",
@@ -83,7 +89,11 @@ ATTACKS = {
     "L4": ("links, pipes and devices in the place of files and folders", DISK, DEPENDENCY),
     "L5": ("a change between the check and the import", DISK),
     "L6": ("start-up hooks", DISK, f"{WHEEL}::test_a_malicious_wheel_is_refused_and_leaves_no_trace"),
-    "L7": ("files shared with a cache", DISK, "test_dependency_fetch.py::test_what_is_taken_from_a_folder_is_a_copy"),
+    "L7": (
+        "files shared with a cache",
+        DISK,
+        "dependencies/test_dependency_fetch.py::test_what_is_taken_from_a_folder_is_a_copy",
+    ),
     "L8": ("an extension module swapped", DISK),
     "L9": ("a second copy of the plugin, or another plugin in its place", DISK, STORE),
     # Install, and what the code says of itself

@@ -18,7 +18,7 @@ from supply_wheels import Acme
 
 from host.errors import BusbarError
 from host.runtime.sdk_path import build_sdk_path
-from host.supply.wheel_record import digest_of
+from host.supply.wheel.record import digest_of
 
 INFO = "acme_demo-1.0.0.dist-info"
 CODE = '''

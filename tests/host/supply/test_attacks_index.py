@@ -16,9 +16,9 @@ from index_servers import WHEEL, IndexServer
 from supply_rig import PLUGIN, files_of, sign, supply_rig, table
 from supply_wheels import INFO, NOW, Acme
 
-from host.control.installation import InstallOptions
-from host.control.records import Origin
-from host.supply.dependency_fetch import DependencySources
+from host.administration.installation import InstallOptions
+from host.registry.records import Origin
+from host.supply.dependencies.fetch import DependencySources
 
 ACME = Acme()
 OLD, NEW = sign(ACME, version="1.0.0"), sign(ACME, version="1.1.0", sequence=8)

@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from supply_rig import PLUGIN, sign, supply_rig, table
 from supply_wheels import Acme
 
-from host.supply.dsse import PAYLOAD_TYPE, Envelope, Signature, dump, pae, parse_bundle
 from host.supply.errors import KeyRefusedError, PublisherRefusedError, ReleaseRefusedError
 from host.supply.installer import Override
-from host.supply.keys import PREFIX, PublicKey
-from host.supply.statement import STATEMENT
-from host.supply.trust import Publisher, TrustedKey, TrustPolicy
+from host.supply.trust.dsse import PAYLOAD_TYPE, Envelope, Signature, dump, pae, parse_bundle
+from host.supply.trust.keys import PREFIX, PublicKey
+from host.supply.trust.publishers import Publisher, TrustedKey, TrustPolicy
+from host.supply.trust.statement import STATEMENT
 
 REVIEW = "https://example.org/review/v1"
 REVIEWED = "acme-reviewed"

@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from supply_rig import Signed, sign, supply_rig, table
 
-from host.supply.dsse import PAYLOAD_TYPE, pae, parse_bundle
 from host.supply.errors import KeyRefusedError
-from host.supply.keys import PREFIX, PublicKey
+from host.supply.trust.dsse import PAYLOAD_TYPE, pae, parse_bundle
+from host.supply.trust.keys import PREFIX, PublicKey
 
 Acme = wheels.Acme
 ORDER = 2**252 + 27742317777372353535851937790883648493

@@ -11,12 +11,12 @@ import pytest_asyncio
 from supply_rig import PLUGIN, files_of, sign, supply_rig, table
 from supply_wheels import Acme
 
-from host.control.installation import InstallOptions
-from host.control.records import UpgradeOutcome
-from host.control.states import PluginState
+from host.administration.installation import InstallOptions
 from host.errors import BusbarError
+from host.registry.records import UpgradeOutcome
+from host.registry.states import PluginState
 from host.supply.installer import ReceivedRelease
-from host.supply.trust import TrustPolicy
+from host.supply.trust.publishers import TrustPolicy
 
 DATABASE = "busbar.db"
 

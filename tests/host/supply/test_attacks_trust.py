@@ -11,7 +11,7 @@ from supply_rig import files_of, sign, supply_rig, table
 from supply_wheels import NOW, Acme
 
 from host.supply.errors import ReleaseRefusedError
-from host.supply.statement import MAX_SEQUENCE
+from host.supply.trust.statement import MAX_SEQUENCE
 from plugin_sdk.testing import FakeClock
 
 DAY = timedelta(days=1)

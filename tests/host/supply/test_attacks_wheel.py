@@ -17,7 +17,7 @@ import supply_wheels as wheels
 from archives import DEFLATED, ENCRYPTED, STORED, Entry, archive, pack
 from supply_rig import files_of, record_of, sign, supply_rig, table
 
-from host.supply.wheel_record import digest_of
+from host.supply.wheel.record import digest_of
 
 INFO, NAME = wheels.INFO, wheels.NAME
 RECORD = f"{INFO}/RECORD"

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from supply_rig import files_of, record_of, sign
 from supply_wheels import NAME, NOW, PROVIDED, Acme
 
-from host.supply.dsse import parse_bundle
 from host.supply.errors import SupplyError
-from host.supply.verification import Purpose, verify_release
-from host.supply.wheel_reader import read_wheel
+from host.supply.trust.dsse import parse_bundle
+from host.supply.trust.verification import Purpose, verify_release
+from host.supply.wheel.reader import read_wheel
 
 ACME = Acme()
 FILES = files_of(manifest='[permissions]\nsubscribe = ["acme.*"]\n') | {"acme_demo/data.bin": bytes(range(256)) * 4}

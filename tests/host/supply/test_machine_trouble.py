@@ -9,8 +9,8 @@ import pytest
 from short_of_descriptors import descriptors_left
 from supply_rig import PLUGIN, sign, supply_rig
 
-from host.control.states import PluginState
 from host.errors import BusbarError
+from host.registry.states import PluginState
 from host.storage.errors import StorageFailedError
 from host.storage.keyring import Keyring
 from host.storage.seals import Seal

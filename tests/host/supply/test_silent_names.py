@@ -12,7 +12,7 @@ from yarl import URL
 from host import resolver
 from host.errors import BusbarError
 from host.resolver import Resolver
-from host.supply.dependency_fetch import DependencySources, fetch_wheels
+from host.supply.dependencies.fetch import DependencySources, fetch_wheels
 from host.supply.index.index_source import IndexSource
 
 GREETER = wheels.dependency()

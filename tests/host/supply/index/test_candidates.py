@@ -16,7 +16,7 @@ from host.supply.index.core_metadata import check_metadata
 from host.supply.index.errors import ReleaseNotFoundError, RequirementRefusedError
 from host.supply.index.project_page import Project, ProjectFile
 from host.supply.index.requirements import parse_requirement
-from host.supply.wheel_reader import ReadWheel
+from host.supply.wheel.reader import ReadWheel
 
 HERE = Machine(
     Version("3.12.1"), (Tag("cp312", "cp312", "linux"), Tag("py3", "none", "any"), Tag("py2", "none", "any"))

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from host.api.app import Routes
 from host.api.resources.marketplace import Marketplace
 from host.cli import marketplace as commands
-from host.control.access import Role
+from host.identity.access import Role
 from host.observe.metrics import RequestCounts
 from host.supply.index.findings import Installed
 

@@ -16,8 +16,8 @@ from host.supply.index.errors import BadOriginError, ReleaseNotFoundError
 from host.supply.index.findings import Installed
 from host.supply.index.index_source import IndexSource, origin_of
 from host.supply.index.requirements import parse_requirement
-from host.supply.verification import Purpose, verify_release
-from host.supply.wheel_reader import read_wheel
+from host.supply.trust.verification import Purpose, verify_release
+from host.supply.wheel.reader import read_wheel
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Who calls: tokens and their roles, and how guesses are slowed."""

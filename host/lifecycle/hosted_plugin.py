@@ -1,0 +1,379 @@
+"""One release of one plugin while it is meant to run: guards, supervised runtime, deliveries and schedules."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from host.errors import BusbarError
+from host.lifecycle.deliveries import Deliveries, DeliveryParts
+from host.lifecycle.dependencies import Dependencies
+from host.lifecycle.errors import UpgradeFailedError
+from host.observe.logging import PluginLogs
+from host.port.plugin_port import PluginPort
+from host.registry.records import PluginRecord
+from host.registry.states import PluginState, PluginStatus
+from host.routing.bus import Bus
+from host.routing.caller_guard import CallerGuard
+from host.routing.guard import Guard
+from host.routing.shares import Guards, Share
+from host.runtime.runtime import Launch, Runtime
+from host.runtime.supervisor import SupervisedState, SupervisionLimits, Supervisor
+from host.scheduling.scheduler import Scheduler
+from host.supply.installer import Release
+from plugin_sdk.calls import ConfigCall, Health, HealthCall, HookCall, ServiceCall
+from plugin_sdk.clock import Clock
+from plugin_sdk.context import HostPort
+from plugin_sdk.resilience import BreakerPolicy, BreakerState
+
+HEALTH_SECONDS: Final = 30.0
+"""How often a plugin is asked how it is."""
+HEALTH_TIMEOUT: Final = 2.0
+PREPARE_SECONDS: Final = 80.0
+"""How long a new release may take until it runs; its own start has the limit of every start within this."""
+MAX_ANNOUNCEMENTS: Final = 16
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What every hosted plugin is built from; made once, in the composition root."""
+
+    deliveries: DeliveryParts
+    bus: Bus
+    scheduler: Scheduler
+    dependencies: Dependencies | None
+    make_runtime: Callable[[Launch, HostPort], Runtime]
+    make_port: Callable[[PluginRecord, Guard], PluginPort]
+    data: Path
+    logs: PluginLogs
+    clock: Clock
+    rng: random.Random
+    breaker: BreakerPolicy
+    supervision: SupervisionLimits
+
+
+class HostedPlugin:
+    """A plugin that is meant to run. Its consumers stand still whenever its runtime does not run.
+
+    Args:
+        record: The desired state it was made from.
+        release: The verified release whose code runs.
+        parts: What the host lends it.
+        changed: Called whenever what `status` answers may have changed.
+    """
+
+    def __init__(self, record: PluginRecord, release: Release, parts: Parts, changed: Callable[[], None]) -> None:
+        self.record = record
+        self.release = release
+        self._parts = parts
+        self._changed = changed
+        self._stirred = asyncio.Event()
+        limits = release.manifest.runtime
+        self.guards = Guards(
+            record.id,
+            policy=parts.breaker,
+            concurrency=limits.concurrency,
+            clock=parts.clock,
+            rng=parts.rng,
+            changed=self._breaker_changed,
+        )
+        self._port = parts.make_port(record, self.guards.deliveries)
+        self.supervisor = Supervisor(
+            record.id,
+            make_runtime=self._make_runtime,
+            limits=parts.supervision,
+            memory=limits.memory,
+            clock=parts.clock,
+            rng=parts.rng,
+            on_change=self._supervisor_changed,
+        )
+        self.deliveries = Deliveries(
+            record.id,
+            parts.deliveries,
+            guard=self.guards.deliveries,
+            target=self,
+            timeout=limits.timeout,
+            note_first=limits.isolation == "inline",
+            changed=self._changed,
+        )
+        self.health = Health()
+        self._health_task: asyncio.Task[None] | None = None
+        self._announcements: set[asyncio.Task[None]] = set()
+        self.delivering = False
+        if record.breaker != "auto":
+            self.apply_breaker(record.breaker)
+
+    # -- life
+
+    @property
+    def isolation(self) -> str:
+        """Where its code runs: `process` or `inline`."""
+        return self.release.manifest.runtime.isolation
+
+    async def start(self) -> None:
+        """Let the runtime start, and events and schedules come; the state tells how it goes."""
+        self.supervisor.start(self._ready)
+        await self.take_over(on_probation=self.record.probation_until is not None)
+
+    async def prepare(self) -> None:
+        """Start the runtime alone, and wait until it runs and is well.
+
+        Raises:
+            UpgradeFailedError: it did not start, ended, or says that it is not well.
+        """
+        self.supervisor.start(self._ready)
+        try:
+            async with asyncio.timeout(PREPARE_SECONDS):
+                await self._runs_or_failed()
+        except TimeoutError:
+            raise UpgradeFailedError(f"{self._named} was not running within {PREPARE_SECONDS:g} s") from None
+        if not self.running:
+            status = self.supervisor.status
+            raise UpgradeFailedError(f"{self._named} did not start: {status.cause}: {status.evidence}")
+        self.health = await self._ask_health()
+        if self.health.status == "fail":
+            raise UpgradeFailedError(f"{self._named} says that it is not well: {self.health.reason}")
+
+    async def take_over(self, *, on_probation: bool) -> None:
+        """Have events and schedules come; on probation, what only the release before had stays where it stands."""
+        self.delivering = True
+        await self.deliveries.start(self.record, keep_others=on_probation)
+        await self._parts.scheduler.adopt(self.record.id, self.record.description.schedules)
+        self._health_task = asyncio.create_task(self._watch_health(), name=f"health {self.record.id}")
+
+    async def hand_over(self, grace: float) -> None:
+        """Take nothing more, and let what is in flight end within `grace` seconds; the runtime runs on."""
+        self.delivering = False
+        if self._health_task is not None:
+            self._health_task.cancel()
+            await asyncio.wait((self._health_task,))
+            self._health_task = None
+        await self._parts.scheduler.suspend(self.record.id)
+        await self.deliveries.stop(grace)
+
+    async def stop(self, grace: float) -> None:
+        """Take nothing more, let what is in flight end within `grace` seconds, stop the runtime."""
+        if self.delivering:
+            await self.hand_over(grace)
+        await self.supervisor.stop()
+        await self.guards.stop()
+        if self._announcements:
+            await asyncio.wait(tuple(self._announcements))
+
+    # -- what consumers and the API call
+
+    @property
+    def running(self) -> bool:
+        """Whether a call would reach the plugin now."""
+        return self.supervisor.running
+
+    async def wait_running(self) -> None:
+        """Wait until the runtime runs."""
+        await self.supervisor.wait_running()
+
+    def call(self, call: HookCall) -> Awaitable[Any]:
+        """Enter a hook, without the guard: the caller stands inside it already."""
+        return self.supervisor.call(call)
+
+    def begin(self, call: HookCall, ended: Callable[[BaseException | None], None]) -> Callable[[], None] | None:
+        """Enter a hook without waiting for its end, as `Runtime.begin`; the caller stands inside the guard already."""
+        return self.supervisor.begin(call, ended)
+
+    async def serve(self, call: HookCall, hook: str, longest: float | None = None, *, caller: str) -> Any:
+        """Enter a hook for a caller who waits (`longest` seconds): refused soon where breaker or bulkhead refuse.
+
+        Raises:
+            BreakerOpenError, BulkheadFullError, HookTimeoutError, NotRunningError, and what the hook raises.
+        """
+        guard = self.guards.calls if isinstance(call, ServiceCall) else self.guards.requests
+        return await guard.serve(
+            lambda: self.supervisor.call(call),
+            hook,
+            caller=caller,
+            timeout=self.release.manifest.runtime.timeout,
+            longest=longest,
+        )
+
+    async def reconfigure(self, record: PluginRecord) -> None:
+        """Hand new config to the running plugin."""
+        self.record = record
+        if self.running:
+            call = ConfigCall(record.effective_config, record.granted_secrets)
+            await self.supervisor.call(call)
+
+    async def change_policies(self, record: PluginRecord, grace: float) -> None:
+        """Deliver under other policies from now on; the plugin runs on."""
+        self.record = record
+        await self.deliveries.change_policies(record, grace)
+
+    def apply_breaker(self, wanted: str) -> None:
+        """Override the breakers (`open`, `closed`, `disabled`), or let them be (`auto`)."""
+        self.guards.override(wanted)
+
+    # -- what it is doing
+
+    def status(self) -> PluginStatus:
+        """The plugin's state, and why."""
+        supervised = self.supervisor.status
+        state = {
+            SupervisedState.STARTING: PluginState.STARTING,
+            SupervisedState.BACKING_OFF: PluginState.BACKING_OFF,
+            SupervisedState.FAILED: PluginState.FAILED,
+            SupervisedState.STOPPING: PluginState.STOPPING,
+            SupervisedState.STOPPED: PluginState.STOPPING,
+            SupervisedState.RUNNING: PluginState.RUNNING,
+        }[supervised.state]
+        if state is PluginState.RUNNING:
+            refusing = self._refusing()
+            if refusing is not None:
+                return refusing
+            if self.deliveries.broken:
+                name, broken = min(self.deliveries.broken.items(), key=lambda one: one[1].again_at)
+                return PluginStatus(
+                    PluginState.DEGRADED,
+                    since=broken.since,
+                    cause=f"nothing is delivered to {name}",
+                    evidence=broken.reason,
+                    next_action="begin anew from the last cursor",
+                    next_action_at=broken.again_at,
+                )
+            unmet = self._unmet()
+            if unmet:
+                return PluginStatus(
+                    PluginState.DEGRADED,
+                    since=supervised.since,
+                    cause=unmet[0],
+                    evidence="; ".join(unmet),
+                    next_action="install, enable or mend what it requires",
+                )
+            if self.health.status != "pass":
+                return PluginStatus(
+                    PluginState.DEGRADED,
+                    since=supervised.since,
+                    cause=f"the plugin's own health check says {self.health.status}",
+                    evidence=self.health.reason,
+                )
+        return PluginStatus(
+            state,
+            since=supervised.since,
+            cause=supervised.cause,
+            evidence=supervised.evidence,
+            next_action=supervised.next_action,
+            next_action_at=supervised.next_action_at,
+        )
+
+    # -- inside
+
+    @property
+    def _named(self) -> str:
+        return f"{self.record.id} {self.record.version}"
+
+    async def _runs_or_failed(self) -> None:
+        """Wait until the runtime runs, or has failed or ended once."""
+        ended = {SupervisedState.FAILED, SupervisedState.BACKING_OFF}
+        while not self.running and self.supervisor.status.state not in ended:
+            self._stirred.clear()
+            await self._stirred.wait()
+
+    def _refusing(self) -> PluginStatus | None:
+        """That a share lets nothing through, and why: the deliveries' before the others'."""
+        for share, guard in self.guards:
+            breaker = guard.breaker.snapshot()
+            if breaker.state not in {BreakerState.CLOSED, BreakerState.DISABLED}:
+                whose = "breaker" if share is Share.DELIVERIES else f"breaker of {share.value}"
+                return PluginStatus(
+                    PluginState.DEGRADED,
+                    since=breaker.since,
+                    cause=f"{whose} is {breaker.state.value}",
+                    evidence=breaker.reason,
+                    next_action="probe" if breaker.next_attempt_at else "",
+                    next_action_at=breaker.next_attempt_at,
+                )
+            if isinstance(guard, CallerGuard) and guard.overstaying >= guard.bulkhead.limit:
+                return PluginStatus(
+                    PluginState.DEGRADED,
+                    since=breaker.since,
+                    cause=f"no place for {share.value}",
+                    evidence=f"{guard.overstaying} {share.value} go on in the plugin although their time was up",
+                    next_action="restart the plugin, if they do not end",
+                )
+        return None
+
+    def _unmet(self) -> tuple[str, ...]:
+        dependencies, requires = self._parts.dependencies, self.release.manifest.plugin.requires
+        return dependencies.unmet(requires) if dependencies is not None and requires else ()
+
+    def _supervisor_changed(self) -> None:
+        self._stirred.set()
+        self._changed()
+
+    async def _ready(self) -> None:
+        """Wait for what the plugin requires, for a while."""
+        requires = self.release.manifest.plugin.requires
+        if self._parts.dependencies is not None and requires:
+            await self._parts.dependencies.wait(self.record.id, requires)
+
+    def _make_runtime(self) -> Runtime:
+        record, release = self.record, self.release
+        limits = release.manifest.runtime
+        launch = Launch(
+            plugin=record.id,
+            folder=release.folder,
+            entry_point=release.entry_point,
+            config=record.effective_config,
+            secrets=record.granted_secrets,
+            isolation=limits.isolation,
+            memory=limits.memory,
+            concurrency=limits.concurrency,
+            timeout=limits.timeout,
+            data_folder=self._parts.data / record.id,
+            network=record.granted.network,
+            dependencies=release.dependencies,
+            cold_start=release.cold_start,
+            digests=release.digests,
+        )
+        return self._parts.make_runtime(launch, self._port)
+
+    def _breaker_changed(self, share: Share, old: BreakerState, new: BreakerState, reason: str) -> None:
+        plugin = self.record.id
+        _log.warning("breaker_changed", plugin=plugin, share=share.value, old=old.value, new=new.value, reason=reason)
+        self._changed()
+        # A bound: a breaker that flaps must not fill memory while the disk refuses.
+        if len(self._announcements) < MAX_ANNOUNCEMENTS:
+            announcement = asyncio.create_task(self._announce(share, new, reason), name=f"announce {plugin}")
+            self._announcements.add(announcement)
+            announcement.add_done_callback(self._announcements.discard)
+
+    async def _announce(self, share: Share, state: BreakerState, reason: str) -> None:
+        data = {"plugin": self.record.id, "share": share.value, "state": state.value, "reason": reason}
+        try:
+            await self._parts.bus.announce(f"breaker.{state.value}", subject=self.record.id, data=data)
+        except BusbarError as error:
+            _log.warning("breaker_not_announced", plugin=self.record.id, error=error.message)
+
+    async def _watch_health(self) -> None:
+        while True:
+            await self.supervisor.wait_running()
+            before = self.health
+            self.health = await self._ask_health()
+            if self.health != before:
+                self._changed()
+            await asyncio.sleep(HEALTH_SECONDS)
+
+    async def _ask_health(self) -> Health:
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT):
+                answer = await self.supervisor.call(HealthCall())
+        except TimeoutError:
+            return Health("warn", f"check_health did not answer within {HEALTH_TIMEOUT:g} s")
+        except Exception as error:  # noqa: BLE001 - whatever a plugin's check raises is its health
+            return Health("fail", f"check_health failed: {error}")
+        return answer if isinstance(answer, Health) else Health()

@@ -1,0 +1,1 @@
+"""Whom a host believes, and for what: publishers and their keys, signatures over releases, and the verdict on each."""
