@@ -25,7 +25,6 @@ from host.administration.watch_files import watch_publishers, watch_releases
 from host.api.app import Routes, Server
 from host.api.refusals import Refusals
 from host.api.table import Behind, endpoints
-from host.errors import BusbarError
 from host.identity.access import Tokens
 from host.ingress.inbound_webhooks import InboundWebhooks
 from host.kit import EventPath, HostLife, Lent, event_path, hosted_parts, make_workshop
@@ -83,6 +82,8 @@ from plugin_sdk.resilience import BreakerPolicy, TokenBucket
 
 CHECK_MEMORY: Final = 256 * 2**20
 """Memory of the throw-away worker that describes a plugin, where its manifest asks for less."""
+FIRST_LOOK_SECONDS: Final = 10.0
+"""How long the API waits for the plugins to be looked at; one that takes longer, or fails, comes while it listens."""
 
 _log = structlog.get_logger("daemon")
 
@@ -201,8 +202,9 @@ class _Builder:
         trust = TrustStore(database, keyring, clock)
         await trust.load()
         store = ReleaseStore(state.path)
-        # A registry that somebody emptied makes no release an orphan.
-        named = None if registry.tampered else {sha256 for record in registry.all() for sha256 in record.releases}
+        # A registry that somebody emptied, or that cannot be read, makes no release an orphan.
+        unknown = registry.tampered or registry.damaged
+        named = None if unknown else {sha256 for record in registry.all() for sha256 in record.releases}
         orphans = await asyncio.to_thread(store.open, named)
         if orphans:
             _log.warning("orphaned_releases_removed", releases=orphans)
@@ -275,7 +277,7 @@ class _Builder:
         reconciler = Reconciler(
             KeeperParts(
                 registry=core.registry,
-                admit=gate.admit,
+                verify=gate.verify,
                 host=lambda record, release, changed: HostedPlugin(record, release, parts, changed),
                 forget=installer.forget,
                 clear=purges.clear,
@@ -293,7 +295,9 @@ class _Builder:
         self._stack.push_async_callback(reconciler.stop)
         if not core.registry.tampered:  # what a plugin left behind is not told by a registry that somebody emptied
             await clear_leftovers(core.registry, core.path.log, core.path.replays, core.path.scheduler)
-        await self._reconcile(reconciler)
+        reconciler.start()
+        if not await reconciler.looked(FIRST_LOOK_SECONDS):
+            _log.warning("plugins_not_looked_at", seconds=FIRST_LOOK_SECONDS)
         self._life.background(lambda: watch_releases(core.store.releases, core.registry, reconciler), "release watch")
         administration = Administration(
             registry=core.registry,
@@ -318,20 +322,9 @@ class _Builder:
             spool=core.store.staging,
             max_wheel=settings.server.wheel,
             audit=core.audit,
-            settle=administration.settle,
+            wait_until_upgraded=partial(administration.wait_until_steady, upgraded=True),
         )
         return _Hosting(workshop.fork_server, reconciler, administration, installation, indexes, services)
-
-    async def _reconcile(self, reconciler: Reconciler) -> None:
-        """Have plugins run as the registry wants them; returns once each was looked at."""
-        started = asyncio.Event()
-        # Its keepers hold what runs; a second life would know nothing of that.
-        task = self._life.background(lambda: reconciler.run(started), "reconciler", again=False)
-        waiting = asyncio.create_task(started.wait(), name="reconciler started")
-        await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
-        if not started.is_set():
-            waiting.cancel()
-            raise BusbarError("the reconciler ended before the plugins were looked at: the log says why")
 
     async def _trust(self, core: _Core) -> None:
         """Take the publishers of files, now and whenever one is saved."""
@@ -431,7 +424,7 @@ class _Builder:
                 log=core.path.log,
                 logs=core.logs,
                 metrics=metrics,
-                policies=Policies(core.registry, hosting.reconciler, core.audit),
+                policies=Policies(core.registry, hosting.administration.wait_until_caught_up, core.audit),
                 reconciler=hosting.reconciler,
                 registry=core.registry,
                 replays=Replays(

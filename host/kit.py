@@ -105,8 +105,8 @@ async def event_path(
     life.background(settlements.run, "settlements", before_cancel=settlements.flushed)
     router = Router(log)
     scheduler = Scheduler(database, log, clock, cancels=ConsumerCancels(router))
-    scheduler.start()
-    life.stack.push_async_callback(scheduler.stop)
+    life.stack.callback(scheduler.close)
+    life.background(scheduler.run, "scheduler", before_cancel=scheduler.looked)
     return EventPath(log, settlements, router, scheduler, ReplayStore(database, clock))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import structlog
@@ -18,6 +18,8 @@ from host.administration.errors import (
     GrantsRefusedError,
     PluginStartFailedError,
 )
+from host.lifecycle.applied import config_of
+from host.lifecycle.errors import PluginNotStoppedError
 from host.lifecycle.hosted_plugin import HostedPlugin
 from host.lifecycle.purges import Purges
 from host.lifecycle.reconciler import Reconciler
@@ -27,7 +29,7 @@ from host.port.errors import PluginNotRunningError
 from host.port.services import not_running
 from host.registry.records import PluginRecord
 from host.registry.registry import Registry
-from host.registry.states import SETTLED, PluginState, PluginStatus
+from host.registry.states import STEADY, PluginState, PluginStatus
 from host.routing.event_log import EventLog
 from host.routing.replay_store import ReplayStore
 from host.scheduling.scheduler import Scheduler
@@ -37,10 +39,18 @@ from plugin_sdk.manifest import Permissions
 
 MASK: Final = "********"
 """Stands for a secret that is set; sent back unchanged, it leaves the secret as it is."""
-SETTLE_SECONDS: Final = 90.0
+WAIT_SECONDS: Final = 90.0
 """How long a request waits for the reconciler before it answers with what is."""
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """The config as anyone may see it, and whether the plugin has it: a sentence."""
+
+    shown: dict[str, Any]
+    told: str
 
 
 class Administration:
@@ -77,11 +87,19 @@ class Administration:
         Raises:
             PluginNotFoundError: it is not installed, and nothing is left of it that could be purged.
             PluginLeavingError: somebody else uninstalls it already.
+            PluginNotStoppedError: it is forgotten, and stopped as soon as it can be; what it leaves in the log goes
+                when the host starts the next time.
             PurgeUnfinishedError: its data is in nobody's reach any more, but could not be removed altogether.
         """
         with self._registry.leaving(plugin):
             await self._registry.remove(plugin, purge=purge)
-            await self._reconciler.settled(plugin)
+            await self.wait_until_caught_up(plugin)
+            if not self._reconciler.gone(plugin):
+                status = self._reconciler.status(plugin)
+                raise PluginNotStoppedError(
+                    f"{plugin} is uninstalled, but could not be stopped altogether: {status.evidence or status.cause}; "
+                    "it is tried again, and what it has in the log goes when the host starts the next time"
+                )
             await self._scheduler.forget(plugin)
             await self._replays.cancel_all(plugin)
             if purge:
@@ -121,7 +139,7 @@ class Administration:
             await self._registry.change(plugin, enabled=False)
             await self._done("plugin.disable", plugin, actor)
         if wait:
-            await self.settle(plugin)
+            await self.wait_until_steady(plugin)
         return self._reconciler.status(plugin)
 
     async def restart(self, plugin: str, *, actor: str, wait: bool = True) -> PluginStatus:
@@ -141,11 +159,11 @@ class Administration:
     async def set_breaker(self, plugin: str, wanted: str, *, actor: str) -> None:
         """Override the breaker; `closed` and `auto` leave it to itself afterwards."""
         record = self._registry.get(plugin)
-        hosted = self._reconciler.hosted(plugin)
         standing = "auto" if wanted == "closed" else wanted
         if standing != record.breaker:
             await self._registry.change(plugin, breaker=standing)
-            await self._reconciler.settled(plugin)
+            await self.wait_until_caught_up(plugin)
+        hosted = self._reconciler.hosted(plugin)
         if wanted == "closed" and hosted is not None:
             hosted.apply_breaker("closed")
         await self._done("plugin.breaker", plugin, actor, {"state": wanted})
@@ -168,7 +186,7 @@ class Administration:
             )
         record = await self._registry.change(plugin, granted=granted)
         await self._done("plugin.grant", plugin, actor, {"granted": granted.model_dump()})
-        await self.settle(plugin)
+        await self.wait_until_steady(plugin, upgraded=True)
         return record
 
     # -- config
@@ -187,8 +205,10 @@ class Administration:
         }
         return {**schema, "properties": {**schema.get("properties", {}), **secrets}}
 
-    async def configure(self, plugin: str, config: dict[str, Any], *, actor: str) -> dict[str, Any]:
+    async def configure(self, plugin: str, config: dict[str, Any], *, actor: str) -> Configured:
         """Replace the config, validated by the plugin's own model; the running plugin gets it at once.
+
+        One that does not take it is started anew with it.
 
         Raises:
             ConfigRefusedError: the model refuses it, with a sentence for each field.
@@ -218,8 +238,18 @@ class Administration:
             plugin, config=plain, secrets=secrets, config_revision=record.config_revision + 1
         )
         await self._done("plugin.configure", plugin, actor, {"fields": sorted(config)})
-        await self.settle(plugin)
-        return self.shown_config(plugin)
+        await self.wait_until_steady(plugin)
+        return Configured(self.shown_config(plugin), self._told_of_config(plugin))
+
+    def _told_of_config(self, plugin: str) -> str:
+        record, hosted = self._registry.get(plugin), self._reconciler.hosted(plugin)
+        if hosted is not None and hosted.running:
+            if hosted.applied.config == config_of(record):
+                return "the config is in force"
+            return "the config is kept, but the plugin has not taken it yet"
+        status = self._reconciler.status(plugin)
+        why = f": {status.cause}" if status.cause else ""
+        return f"the config is kept; the plugin gets it when it starts, and is {status.state.value}{why}"
 
     # -- the plugins as they are
 
@@ -254,7 +284,7 @@ class Administration:
 
     async def _outcome(self, plugin: str, *, wait: bool) -> PluginStatus:
         if wait:
-            await self.settle(plugin)
+            await self.wait_until_steady(plugin)
         status = self._reconciler.status(plugin)
         if wait and status.state is PluginState.FAILED:
             raise PluginStartFailedError(
@@ -263,17 +293,35 @@ class Administration:
             )
         return status
 
-    async def settle(self, plugin: str) -> None:
-        """Wait until the reconciler is done and the plugin's state stands, or the limit is up."""
+    async def wait_until_steady(self, plugin: str, *, upgraded: bool = False) -> None:
+        """Wait until what was changed is brought to the plugin and its state stands for a while, or the limit is up.
+
+        With `upgraded`, a release that is on its way to take over is waited for, too.
+        """
         with self._reconciler.watch(plugin) as changed:
             try:
-                async with asyncio.timeout(SETTLE_SECONDS):
-                    await self._reconciler.settled(plugin)
-                    while self._reconciler.status(plugin).state not in SETTLED:
+                async with asyncio.timeout(WAIT_SECONDS):
+                    # Again each time: what happened meanwhile may have changed what is wanted.
+                    await self._reconciler.caught_up(plugin)
+                    while not self._steady(plugin, upgraded=upgraded):
                         changed.clear()
                         await changed.wait()
+                        await self._reconciler.caught_up(plugin)
             except TimeoutError:
-                _log.warning("plugin_not_settled", plugin=plugin, seconds=SETTLE_SECONDS)
+                _log.warning("plugin_not_steady", plugin=plugin, seconds=WAIT_SECONDS)
+
+    def _steady(self, plugin: str, *, upgraded: bool) -> bool:
+        if upgraded and self._reconciler.upgrading(plugin):
+            return False
+        return self._reconciler.status(plugin).state in STEADY
+
+    async def wait_until_caught_up(self, plugin: str) -> None:
+        """Wait until what was changed is brought to the plugin, or the limit is up."""
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await self._reconciler.caught_up(plugin)
+        except TimeoutError:
+            _log.warning("plugin_not_caught_up", plugin=plugin, seconds=WAIT_SECONDS)
 
     async def _done(self, action: str, target: str, actor: str, detail: dict[str, Any] | None = None) -> None:
         await self._audit.record(actor=actor, action=action, target=target, detail=detail or {}, outcome="done")

@@ -70,7 +70,7 @@ class Installation:
         spool: Path,
         max_wheel: int,
         audit: Audit,
-        settle: Callable[[str], Awaitable[None]],
+        wait_until_upgraded: Callable[[str], Awaitable[None]],
     ) -> None:
         self._registry = registry
         self._reconciler = reconciler
@@ -79,7 +79,7 @@ class Installation:
         self._spool = spool
         self._max_wheel = max_wheel
         self._audit = audit
-        self._settle = settle
+        self._wait_until_upgraded = wait_until_upgraded
 
     async def install(self, received: ReceivedRelease, options: InstallOptions, *, actor: str) -> PluginRecord:
         """Install a signed release, new or over an older one; on any failure the host is as it was.
@@ -126,7 +126,7 @@ class Installation:
         )
         _log.info("plugin_installed", plugin=record.id, version=fresh.version, publisher=fresh.publisher)
         if options.wait:
-            await self._settle(record.id)
+            await self._wait_until_upgraded(record.id)
             if record.candidate is not None:
                 await self._upgraded(record.id, fresh)
         return self._registry.get(record.id)
@@ -188,7 +188,7 @@ class Installation:
         await self._registry.propose(plugin, wanted, enabled=False)
         await self._done("plugin.rollback", plugin, actor, {"from": record.version, "to": wanted.version})
         if wait:
-            await self._settle(plugin)
+            await self._wait_until_upgraded(plugin)
             await self._upgraded(plugin, wanted)
         return self._registry.get(plugin)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from host.administration.errors import PolicyRefusedError, SubscriptionNotFoundError
-from host.lifecycle.reconciler import Reconciler
 from host.observe.audit import Audit
 from host.registry.records import PluginRecord
 from host.registry.registry import Registry
@@ -30,11 +29,19 @@ class EffectivePolicy:
 
 
 class Policies:
-    """Shows and overrides the delivery policies of plugins."""
+    """Shows and overrides the delivery policies of plugins.
 
-    def __init__(self, registry: Registry, reconciler: Reconciler, audit: Audit) -> None:
+    Args:
+        registry: Where they are kept.
+        wait_until_caught_up: Returns once a plugin has what was changed, or took too long.
+        audit: Where every change is written down.
+    """
+
+    def __init__(
+        self, registry: Registry, wait_until_caught_up: Callable[[str], Awaitable[None]], audit: Audit
+    ) -> None:
         self._registry = registry
-        self._reconciler = reconciler
+        self._wait_until_caught_up = wait_until_caught_up
         self._audit = audit
 
     def all(self, plugin: str) -> list[EffectivePolicy]:
@@ -74,7 +81,7 @@ class Policies:
             policies[name] = dict(fields)
         if policies != record.policies:
             record = await self._registry.change(plugin, policies=policies)
-            await self._reconciler.settled(plugin)
+            await self._wait_until_caught_up(plugin)
             await self._audit.record(
                 actor=actor,
                 action="plugin.policy",

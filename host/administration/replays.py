@@ -48,7 +48,7 @@ class Wanted:
 
 
 class Replays:
-    """Foretells, begins and cancels replays.
+    """Foretells, starts and cancels replays.
 
     Args:
         store: Where they are kept.
@@ -76,7 +76,7 @@ class Replays:
         self._clock = clock
 
     async def forecast(self, wanted: Wanted) -> Forecast:
-        """What a replay would deliver, without beginning it; errors as in `begin`."""
+        """What a replay would deliver, without starting it; errors as in `start`."""
         record = self._registry.get(wanted.plugin)
         also = compile_filters(wanted.filters)
         first, last = await self._stretch(record, wanted)
@@ -101,8 +101,8 @@ class Replays:
                         sample.append(stored.event.id)
         return Forecast(first, last, looked_at, matching, after >= last or not batch, tuple(sample))
 
-    async def begin(self, wanted: Wanted, *, actor: str) -> ReplayRecord:
-        """Begin a replay; the plugin gets it as soon as it runs.
+    async def start(self, wanted: Wanted, *, actor: str) -> ReplayRecord:
+        """Start a replay; the plugin gets it as soon as it runs.
 
         Raises:
             PluginNotFoundError: it is not installed.

@@ -26,3 +26,17 @@ class PurgeUnfinishedError(LifecycleError):
 
     code = "purge_unfinished"
     kind = ErrorKind.UNAVAILABLE
+
+
+class ConfigNotTakenError(LifecycleError):
+    """The running plugin did not take its new config; it is started anew with it."""
+
+    code = "config_not_taken"
+    kind = ErrorKind.UNPROCESSABLE
+
+
+class PluginNotStoppedError(LifecycleError):
+    """The plugin's code runs no more, but not all that belongs to it could be ended; it is tried again."""
+
+    code = "plugin_not_stopped"
+    kind = ErrorKind.UNAVAILABLE

@@ -6,15 +6,18 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
 from host.errors import BusbarError
+from host.lifecycle.applied import Applied, GivenConfig, config_of, identity_of
 from host.lifecycle.deliveries import Deliveries, DeliveryParts
 from host.lifecycle.dependencies import Dependencies
-from host.lifecycle.errors import UpgradeFailedError
+from host.lifecycle.errors import ConfigNotTakenError, UpgradeFailedError
+from host.lifecycle.trouble import sentence
 from host.observe.logging import PluginLogs
 from host.port.plugin_port import PluginPort
 from host.registry.records import PluginRecord
@@ -23,6 +26,7 @@ from host.routing.bus import Bus
 from host.routing.caller_guard import CallerGuard
 from host.routing.guard import Guard
 from host.routing.shares import Guards, Share
+from host.runtime.errors import NotRunningError, WorkerDiedError
 from host.runtime.runtime import Launch, Runtime
 from host.runtime.supervisor import SupervisedState, SupervisionLimits, Supervisor
 from host.scheduling.scheduler import Scheduler
@@ -38,6 +42,8 @@ HEALTH_TIMEOUT: Final = 2.0
 PREPARE_SECONDS: Final = 80.0
 """How long a new release may take until it runs; its own start has the limit of every start within this."""
 MAX_ANNOUNCEMENTS: Final = 16
+ANNOUNCE_SECONDS: Final = 5.0
+"""How long a plugin's end waits for what is still being said of its breaker."""
 
 _log = structlog.get_logger(__name__)
 
@@ -63,6 +69,8 @@ class Parts:
 class HostedPlugin:
     """A plugin that is meant to run. Its consumers stand still whenever its runtime does not run.
 
+    What it was made from does not change; what it takes while it runs, `applied` says.
+
     Args:
         record: The desired state it was made from.
         release: The verified release whose code runs.
@@ -76,6 +84,12 @@ class HostedPlugin:
         self._parts = parts
         self._changed = changed
         self._stirred = asyncio.Event()
+        self._identity = identity_of(record)
+        # For the next runtime that is made; and what the one that was made last has.
+        self._config = config_of(record)
+        self._given: GivenConfig | None = None
+        self._policies = record.policies
+        self._breaker = "auto"
         limits = release.manifest.runtime
         self.guards = Guards(
             record.id,
@@ -108,6 +122,7 @@ class HostedPlugin:
         self._health_task: asyncio.Task[None] | None = None
         self._announcements: set[asyncio.Task[None]] = set()
         self.delivering = False
+        self._to_hand_over = False
         if record.breaker != "auto":
             self.apply_breaker(record.breaker)
 
@@ -118,10 +133,19 @@ class HostedPlugin:
         """Where its code runs: `process` or `inline`."""
         return self.release.manifest.runtime.isolation
 
+    @property
+    def applied(self) -> Applied:
+        """What it runs with."""
+        return Applied(self._identity, self._given, self._policies, self._breaker)
+
     async def start(self) -> None:
-        """Let the runtime start, and events and schedules come; the state tells how it goes."""
+        """Let the runtime start, and events and schedules come; the state tells how it goes.
+
+        Raises:
+            BusbarError: events or schedules cannot come; `stop` it.
+        """
         self.supervisor.start(self._ready)
-        await self.take_over(on_probation=self.record.probation_until is not None)
+        await self.take_over(self.record)
 
     async def prepare(self) -> None:
         """Start the runtime alone, and wait until it runs and is well.
@@ -142,31 +166,51 @@ class HostedPlugin:
         if self.health.status == "fail":
             raise UpgradeFailedError(f"{self._named} says that it is not well: {self.health.reason}")
 
-    async def take_over(self, *, on_probation: bool) -> None:
-        """Have events and schedules come; on probation, what only the release before had stays where it stands."""
-        self.delivering = True
-        await self.deliveries.start(self.record, keep_others=on_probation)
-        await self._parts.scheduler.adopt(self.record.id, self.record.description.schedules)
-        self._health_task = asyncio.create_task(self._watch_health(), name=f"health {self.record.id}")
+    async def take_over(self, record: PluginRecord) -> None:
+        """Have events and schedules come, as the record says now.
+
+        On probation, what only the release before had stays where it stands. Errors as in `start`.
+        """
+        self.delivering = self._to_hand_over = True
+        await self.deliveries.start(record, keep_others=record.probation_until is not None)
+        self._policies = record.policies
+        await self._parts.scheduler.adopt(record.id, record.description.schedules)
+        self._health_task = asyncio.create_task(self._watch_health(), name=f"health {record.id}")
 
     async def hand_over(self, grace: float) -> None:
-        """Take nothing more, and let what is in flight end within `grace` seconds; the runtime runs on."""
+        """Take nothing more, and let what is in flight end within `grace` seconds; the runtime runs on.
+
+        Raises:
+            Exception: something could not be ended. The rest is, and the next call ends what is left.
+        """
         self.delivering = False
         if self._health_task is not None:
             self._health_task.cancel()
             await asyncio.wait((self._health_task,))
             self._health_task = None
-        await self._parts.scheduler.suspend(self.record.id)
-        await self.deliveries.stop(grace)
+        await _each(partial(self._parts.scheduler.suspend, self.record.id), partial(self.deliveries.stop, grace))
+        self._to_hand_over = False
 
     async def stop(self, grace: float) -> None:
-        """Take nothing more, let what is in flight end within `grace` seconds, stop the runtime."""
-        if self.delivering:
-            await self.hand_over(grace)
-        await self.supervisor.stop()
-        await self.guards.stop()
-        if self._announcements:
-            await asyncio.wait(tuple(self._announcements))
+        """Take nothing more, let what is in flight end within `grace` seconds, stop the runtime.
+
+        Raises:
+            Exception: something could not be ended, such as a schedule while the disk is full. The rest is, the runtime
+                above all, and the next call ends what is left.
+        """
+        steps: list[Callable[[], Awaitable[None]]] = [self.supervisor.stop, self.guards.stop, self._end_announcements]
+        if self._to_hand_over:
+            steps.insert(0, partial(self.hand_over, grace))
+        await _each(*steps)
+
+    async def _end_announcements(self) -> None:
+        if not self._announcements:
+            return
+        _, late = await asyncio.wait(tuple(self._announcements), timeout=ANNOUNCE_SECONDS)
+        for one in late:
+            one.cancel()
+        if late:
+            await asyncio.wait(late)
 
     # -- what consumers and the API call
 
@@ -203,20 +247,39 @@ class HostedPlugin:
         )
 
     async def reconfigure(self, record: PluginRecord) -> None:
-        """Hand new config to the running plugin."""
-        self.record = record
-        if self.running:
-            call = ConfigCall(record.effective_config, record.granted_secrets)
-            await self.supervisor.call(call)
+        """Hand new config and secrets to the running plugin; a runtime that is made from now on has them anyway.
+
+        Where the runtime is just starting, or ends meanwhile, `applied` shows what it has once it runs.
+
+        Raises:
+            ConfigNotTakenError: it raised something, or did not answer within the time of a hook.
+        """
+        config = self._config = config_of(record)
+        if not self.running:
+            return
+        timeout = self.release.manifest.runtime.timeout
+        try:
+            async with asyncio.timeout(timeout):
+                await self.supervisor.call(ConfigCall(config.config, config.secrets))
+        except (NotRunningError, WorkerDiedError) as error:
+            _log.info("config_left_to_the_next_start", plugin=self.record.id, reason=error.message)
+        except TimeoutError:
+            raise ConfigNotTakenError(f"config_changed did not end within {timeout:g} s") from None
+        except Exception as error:  # whatever a plugin raises is its refusal
+            raise ConfigNotTakenError(f"config_changed failed: {sentence(error)}") from error
+        else:
+            self._given = config
 
     async def change_policies(self, record: PluginRecord, grace: float) -> None:
         """Deliver under other policies from now on; the plugin runs on."""
-        self.record = record
         await self.deliveries.change_policies(record, grace)
+        self._policies = record.policies
 
     def apply_breaker(self, wanted: str) -> None:
         """Override the breakers (`open`, `closed`, `disabled`), or let them be (`auto`)."""
         self.guards.override(wanted)
+        if wanted != "closed":  # which is done once, and stands for nothing
+            self._breaker = wanted
 
     # -- what it is doing
 
@@ -318,18 +381,23 @@ class HostedPlugin:
     async def _ready(self) -> None:
         """Wait for what the plugin requires, for a while."""
         requires = self.release.manifest.plugin.requires
-        if self._parts.dependencies is not None and requires:
+        if self._parts.dependencies is None or not requires:
+            return
+        try:
             await self._parts.dependencies.wait(self.record.id, requires)
+        except Exception:  # noqa: BLE001 - logged with its traceback; the plugin starts without, as when its wait is over
+            _log.exception("dependencies_not_waited_for", plugin=self.record.id)
 
     def _make_runtime(self) -> Runtime:
         record, release = self.record, self.release
         limits = release.manifest.runtime
+        config = self._given = self._config
         launch = Launch(
             plugin=record.id,
             folder=release.folder,
             entry_point=release.entry_point,
-            config=record.effective_config,
-            secrets=record.granted_secrets,
+            config=config.config,
+            secrets=config.secrets,
             isolation=limits.isolation,
             memory=limits.memory,
             concurrency=limits.concurrency,
@@ -377,3 +445,17 @@ class HostedPlugin:
         except Exception as error:  # noqa: BLE001 - whatever a plugin's check raises is its health
             return Health("fail", f"check_health failed: {error}")
         return answer if isinstance(answer, Health) else Health()
+
+
+async def _each(*steps: Callable[[], Awaitable[None]]) -> None:
+    """Take every step, whatever becomes of those before it; the first error is raised, the others are logged."""
+    failed: list[Exception] = []
+    for step in steps:
+        try:
+            await step()
+        except Exception as error:  # noqa: BLE001 - raised below, or logged
+            failed.append(error)
+    for other in failed[1:]:
+        _log.error("step_failed_too", exc_info=other)
+    if failed:
+        raise failed[0]

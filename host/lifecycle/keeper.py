@@ -1,45 +1,37 @@
-"""Keeps one plugin as the registry wants it: starts, stops and reconfigures it, and has a new release take over.
+"""Keeps one plugin as the registry wants it: what is wanted is compared with what runs, step by step, until both agree.
 
-A new release is started beside the old one. Once it runs and is well, the old one's deliveries are drained, the
-new one takes up its cursors, and the registry names it; all the while the old one is there to go on. For a time
-after that it is on probation, and the host goes back by itself.
+Whatever goes wrong in a step is this plugin's trouble: its state says so, those who wait for it are answered, and the
+step is tried again after a while that grows. Nobody else notices.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+import contextlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
 from host.errors import BusbarError
-from host.lifecycle.errors import UpgradeFailedError
+from host.lifecycle import standing
+from host.lifecycle.applied import Identity, config_of, identity_of, wanted_of
+from host.lifecycle.candidate import Candidate
+from host.lifecycle.errors import ConfigNotTakenError
 from host.lifecycle.hosted_plugin import HostedPlugin
-from host.lifecycle.look_again import LookAgain
+from host.lifecycle.trouble import BackOff, passes, sentence
 from host.registry.records import PluginRecord, UpgradeOutcome
 from host.registry.registry import Registry
-from host.registry.states import PluginState, PluginStatus
+from host.registry.states import PluginStatus
 from host.runtime.supervisor import SupervisedState
-from host.storage.errors import StorageBusyError, StorageFailedError
 from host.supply.installer import Release
 from plugin_sdk.clock import Clock
-from plugin_sdk.resilience import BreakerState
 
-AGAIN_SECONDS: Final = 1.0
-"""Wait before a plugin that could not be reconciled is looked at again."""
+LONGEST_SLEEP: Final = 60.0
+"""Seconds after which the wall clock is looked at in any case: the end of a probation is an instant of its."""
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What a running plugin was started from; where it differs from the registry, it is started anew."""
-
-    sha256: str
-    generation: int
-    granted: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +40,7 @@ class KeeperParts:
 
     Attributes:
         registry: What is wanted.
-        admit: Verifies the release of a record with today's trust, and says so where it is refused.
+        verify: Verifies the release of a record with today's trust, and says so where it is refused.
         host: Makes the plugin of a record and its release; it is not started by that.
         forget: Removes the files of a release that no record names any more.
         clear: Takes away the data of a plugin that was purged under this id, if any is left.
@@ -58,7 +50,7 @@ class KeeperParts:
     """
 
     registry: Registry
-    admit: Callable[[PluginRecord], Awaitable[Release]]
+    verify: Callable[[PluginRecord], Awaitable[Release]]
     host: Callable[[PluginRecord, Release, Callable[[], None]], HostedPlugin]
     forget: Callable[[str], Awaitable[None]]
     clear: Callable[[str], Awaitable[None]]
@@ -67,31 +59,35 @@ class KeeperParts:
     clock: Clock
 
 
-def identity_of(record: PluginRecord) -> Identity:
-    """The identity that the registry wants."""
-    return Identity(record.sha256, record.generation, record.granted.model_dump_json())
-
-
 class Keeper:
-    """Keeps one plugin. `changed` is called with its id whenever its state may have changed."""
+    """Keeps one plugin. `changed` is called with its id whenever its state may have changed.
+
+    `looked` is set once the plugin was brought to what is wanted, or could not be, for the first time.
+    """
 
     def __init__(self, plugin: str, parts: KeeperParts, changed: Callable[[str], None]) -> None:
         self.plugin = plugin
         self.hosted: HostedPlugin | None = None
+        self.looked = asyncio.Event()
         self._parts = parts
         self._registry = parts.registry
-        self._identity: Identity | None = None
-        self._config_revision = 0
         self._told = changed
         self._wanted = 0
         self._done = 0
         self._poked = asyncio.Event()
         self._progress = asyncio.Condition()
         self._recheck = False
+        self._back_off = BackOff(parts.clock)
+        # The desired state that was tried last: what a rule refuses is not tried again before that changes.
+        self._tried: Identity | None = None
+        self._candidate: Candidate | None = None
+        # What runs no more, or is to: nothing is started in its place before it is gone altogether.
+        self._leaving: list[HostedPlugin] = []
         self._going_back = ""
-        self._look_again = LookAgain()
         self._releases: frozenset[str] = frozenset()
-        self._status = self._resting()
+        self._status = standing.waiting(self._now())
+
+    # -- what others ask of it
 
     def poke(self, *, recheck: bool = False) -> None:
         """The registry changed: look again. `recheck` has the release that runs verified anew."""
@@ -99,175 +95,241 @@ class Keeper:
         self._recheck = self._recheck or recheck
         self._poked.set()
 
-    async def settled(self) -> None:
-        """Wait until every change made so far is reconciled."""
+    async def caught_up(self) -> None:
+        """Wait until everything that changed so far was looked at: brought to the plugin, or found not to be possible.
+
+        A release that gets ready to take over is not waited for.
+        """
         wanted = self._wanted
         async with self._progress:
             await self._progress.wait_for(lambda: self._done >= wanted)
 
+    @property
+    def upgrading(self) -> bool:
+        """Whether a release is on its way to take over."""
+        record = self._registry.find(self.plugin)
+        return (
+            record is not None
+            and record.candidate is not None
+            and not record.candidate_missing_grants
+            and self._back_off.trouble is None
+        )
+
+    @property
+    def gone(self) -> bool:
+        """Whether nothing of it runs."""
+        return self.hosted is None and self._candidate is None and not self._leaving
+
     def status(self) -> PluginStatus:
         """The plugin's state, and why."""
-        return self._status if self.hosted is None or self._stopping() else self.hosted.status()
+        try:
+            shown = self._status if self.hosted is None else self.hosted.status()
+        except Exception as error:  # noqa: BLE001 - logged; whoever looks at all plugins must see the others
+            _log.exception("status_not_told", plugin=self.plugin)
+            return standing.untold(self._now(), sentence(error))
+        trouble = self._back_off.trouble
+        return shown if trouble is None else standing.troubled(shown, trouble, runs=self.hosted is not None)
+
+    # -- life
 
     async def run(self) -> None:
-        """Reconcile at each poke until the plugin is no longer in the registry."""
+        """Look at each poke until the plugin is no longer in the registry, and nothing is left of it."""
         while True:
             await self._next_reason()
             self._poked.clear()
             wanted = self._wanted
-            record = self._registry.find(self.plugin)
-            self._releases |= frozenset() if record is None else record.releases
-            try:
-                await self._reconcile(record)
-                await self._forget_unused(self._registry.find(self.plugin))
-            except Exception as error:  # noqa: BLE001 - logged; the other plugins' keepers must not end by it
-                # Such as a registry on a full disk: what runs runs on, and all is looked at again.
-                expected = isinstance(error, BusbarError)
-                _log.error("plugin_not_reconciled", plugin=self.plugin, reason=str(error), exc_info=not expected)
-                await asyncio.sleep(AGAIN_SECONDS)
-                self.poke(recheck=True)
-                continue
+            errors = await self._look()
+            self._note(errors)
+            self.looked.set()
             self._done = wanted
             async with self._progress:
                 self._progress.notify_all()
             self._told(self.plugin)
-            if self._registry.find(self.plugin) is None and not self._poked.is_set():
+            if not errors and self._registry.find(self.plugin) is None and not self._poked.is_set():
                 return
 
     async def stop(self) -> None:
-        """Stop the plugin because the host stops; the registry stays as it is."""
+        """Stop the plugin because the host stops; `run` must have been cancelled before. The registry is left alone."""
+        await self._give_up_candidate()
         if self.hosted is not None:
-            await self._stop("the host is stopping")
-
-    # -- reconciling
+            self._leave(self.hosted, "the host is stopping")
+        await self._stop_leaving()
 
     async def _next_reason(self) -> None:
-        """Wait for a poke, for the end of a probation, or until what the machine refused is tried again."""
-        record = self._registry.find(self.plugin)
-        times = (None if record is None else record.probation_until, self._look_again.at)
-        until = min((at for at in times if at is not None), default=None)
-        if until is None:
+        """Wait for a poke, for the end of a probation, or until what failed is tried again."""
+        record = None
+        with contextlib.suppress(Exception):  # whatever it is, the look that follows meets it, and tells
+            record = self._registry.find(self.plugin)
+        seconds = [] if self._back_off.seconds is None else [self._back_off.seconds]
+        if record is not None and record.probation_until is not None:
+            seconds.append(min(LONGEST_SLEEP, max(0.0, record.probation_until - self._now())))
+        if not seconds:
             await self._poked.wait()
             return
         try:
-            async with asyncio.timeout(max(0.0, until - self._parts.clock.now().timestamp())):
+            async with asyncio.timeout(min(seconds)):
                 await self._poked.wait()
         except TimeoutError:
             return
 
-    async def _reconcile(self, record: PluginRecord | None) -> None:
-        recheck, self._recheck = self._recheck or self._look_again.at is not None, False
-        self._look_again.at = None
-        if record is not None:
-            record = await self._judge_probation(record)
-        wanted = identity_of(record) if record and record.enabled and not record.missing_grants else None
-        if self.hosted is not None and self._identity != wanted:
-            await self._stop("the desired state changed")
-        if record is None:
-            await self._clear()
+    def _note(self, errors: list[Exception]) -> None:
+        if not errors:
+            self._back_off.succeeded()
             return
-        if wanted is None:
-            self._identity = None
-            self._status = self._resting(record)
-        elif self.hosted is not None and recheck:
-            await self._check_again(record, wanted)
-        elif self.hosted is None and (self._identity != wanted or recheck):
-            # A start that failed before there was anything to supervise is not repeated for the same
-            # desired state: an error that a retry cannot mend is tried once, and once more where trust changed.
-            await self._start(record, wanted)
-        elif self.hosted is not None and record.config_revision != self._config_revision:
-            await self._reconfigure(record)
-        if self.hosted is not None:
-            await self._adjust(self.hosted, record)
-        if record.candidate is not None:
-            await self._upgrade(record)
+        wait = self._back_off.failed(errors[0])
+        for error in errors:
+            unforeseen = None if isinstance(error, BusbarError) else error
+            _log.error(
+                "plugin_not_reconciled",
+                plugin=self.plugin,
+                reason=sentence(error),
+                again_in_seconds=wait,
+                exc_info=unforeseen,
+            )
 
-    async def _forget_unused(self, record: PluginRecord | None) -> None:
+    # -- looking
+
+    async def _look(self) -> list[Exception]:
+        """Take every step towards what is wanted; what was raised on the way.
+
+        A step that fails keeps none of the others: whatever is wrong, a plugin that is to stop is stopped.
+        """
+        errors: list[Exception] = []
+        for step in (
+            self._stop_leaving,
+            self._judge_probation,
+            self._stop_unwanted,
+            self._bring,
+            self._upgrade,
+            self._forget_unused,
+        ):
+            try:
+                await step()
+            except Exception as error:  # noqa: BLE001 - the boundary of this plugin: its state tells, and it is tried again
+                errors.append(error)
+        return errors
+
+    async def _judge_probation(self) -> None:
+        """Go back to the release before this one, or end its probation, where it is time to."""
+        record = self._registry.find(self.plugin)
+        if record is None or record.probation_until is None:
+            self._going_back = ""
+            return
+        if self._going_back and record.previous is not None:
+            _log.error("plugin_rolled_back", plugin=self.plugin, version=record.version, reason=self._going_back)
+            await self._registry.roll_back(self.plugin, self._going_back)
+            self._going_back = ""
+        elif self._now() >= record.probation_until:
+            if self.hosted is not None:
+                await self.hosted.deliveries.drop_others()
+            await self._registry.end_probation(self.plugin)
+
+    async def _stop_unwanted(self) -> None:
+        """Stop what runs and is not wanted, or was started from something else; and a candidate that nobody wants."""
+        record = self._registry.find(self.plugin)
+        wanted = _wanted_identity(record)
+        candidate = self._candidate
+        if candidate is not None and candidate.sha256 != _wanted_candidate(record):
+            await self._give_up_candidate()
+            if record is not None:
+                why = f"{self.plugin} {candidate.hosted.record.version} is not wanted any more"
+                await self._registry.withdraw(self.plugin, candidate.sha256, why)
+        if self.hosted is not None and self.hosted.applied.identity != wanted:
+            self._leave(self.hosted, "the desired state changed")
+        await self._stop_leaving()
+
+    async def _bring(self) -> None:
+        """Bring the plugin to what is wanted: cleared away, at rest, started, verified again, or up to date."""
+        record = self._registry.find(self.plugin)
+        if record is None:
+            await self._parts.clear(self.plugin)
+            return
+        self._releases |= record.releases
+        wanted = _wanted_identity(record)
+        if wanted is None:
+            self._tried = None
+            self._status = standing.resting(record, self._now())
+            return
+        if self._leaving or (self._candidate is not None and self._candidate.alone):
+            return
+        recheck, self._recheck = self._recheck, False
+        if self.hosted is None:
+            if self._tried != wanted or recheck:
+                await self._start(record, wanted)
+        elif recheck:
+            await self._check_again(self.hosted, record, wanted)
+        if self.hosted is not None:
+            await self._bring_up_to_date(self.hosted, record)
+
+    async def _start(self, record: PluginRecord, wanted: Identity) -> None:
+        self._tried = None
+        self._say(standing.starting(self._now()))
+        try:
+            await self._parts.clear(self.plugin)
+            hosted = self._parts.host(record, await self._parts.verify(record), self._changed)
+            self.hosted = hosted
+            await hosted.start()
+        except Exception as error:
+            if self.hosted is not None:
+                self._leave(self.hosted, "it could not be started")
+                await self._stop_leaving()
+            if passes(error):
+                raise
+            # An error that a retry cannot mend is tried once for the same desired state, and where trust changed.
+            self._refuse(error, wanted)
+        else:
+            self._tried = wanted
+
+    async def _check_again(self, hosted: HostedPlugin, record: PluginRecord, wanted: Identity) -> None:
+        """Stop a plugin whose release is no longer believed, or no longer what was signed."""
+        try:
+            await self._parts.verify(record)
+        except Exception as error:
+            if passes(error):
+                self._recheck = True  # what runs runs on: nothing was found out about it
+                raise
+            self._leave(hosted, sentence(error))
+            await self._stop_leaving()
+            self._refuse(error, wanted)
+
+    async def _bring_up_to_date(self, hosted: HostedPlugin, record: PluginRecord) -> None:
+        """What a plugin takes while it runs, each piece where it differs; the urgent and instant one first."""
+        applied, wanted = hosted.applied, wanted_of(record)
+        if applied.breaker != wanted.breaker:
+            hosted.apply_breaker(wanted.breaker)
+        if hosted.delivering and applied.policies != wanted.policies:
+            await hosted.change_policies(record, self._parts.grace)
+        if applied.config == wanted.config:
+            return
+        try:
+            if hosted.supervisor.status.state is SupervisedState.FAILED:
+                raise ConfigNotTakenError("it does not run")
+            await hosted.reconfigure(record)
+        except ConfigNotTakenError as error:
+            if hosted is not self.hosted:
+                raise
+            _log.warning("config_not_taken", plugin=self.plugin, reason=error.message)
+            self._leave(hosted, "new config needs a restart")
+            await self._stop_leaving()
+            await self._bring()
+
+    async def _forget_unused(self) -> None:
         """Remove the releases that the record named and names no more: nothing runs them now."""
+        if self._leaving:
+            return
+        record = self._registry.find(self.plugin)
         named = frozenset() if record is None else record.releases
         for sha256 in sorted(self._releases - named):
             await self._parts.forget(sha256)
         self._releases = named
 
-    async def _adjust(self, hosted: HostedPlugin, record: PluginRecord) -> None:
-        """What a running plugin takes without being started anew."""
-        if record.policies != hosted.record.policies:
-            await hosted.change_policies(record, self._parts.grace)
-        if record.breaker != hosted.record.breaker:
-            hosted.record = record
-            hosted.apply_breaker(record.breaker)
-
-    async def _start(self, record: PluginRecord, wanted: Identity) -> None:
-        self._identity = wanted
-        self._config_revision = record.config_revision
-        self._say(PluginState.STARTING, "enabled")
-        try:
-            await self._parts.clear(self.plugin)
-            hosted = self._parts.host(record, await self._parts.admit(record), self._changed)
-            self.hosted = hosted
-            await hosted.start()
-        except (StorageFailedError, StorageBusyError) as error:
-            await self._stop_unstarted()
-            self._try_again(error)
-        except BusbarError as error:
-            _log.error("plugin_not_started", plugin=self.plugin, code=error.word, reason=error.message)
-            await self._stop_unstarted()
-            self._fail(error)
-        else:
-            self._look_again.answered()
-
-    async def _stop_unstarted(self) -> None:
-        if self.hosted is not None:
-            await self.hosted.stop(0)
-            self.hosted = None
-
-    async def _stop(self, cause: str) -> None:
-        hosted = self.hosted
-        if hosted is None:
-            return
-        self._say(PluginState.STOPPING, cause)
-        await hosted.stop(self._parts.grace)
-        self.hosted = None
-        self._identity = None
-        self._status = self._resting(self._registry.find(self.plugin))
-
-    async def _clear(self) -> None:
-        """Have the data of a purged plugin taken away; where it cannot be, nothing is started under the id."""
-        try:
-            await self._parts.clear(self.plugin)
-        except BusbarError as error:
-            _log.error("data_not_cleared", plugin=self.plugin, code=error.word, reason=error.message)
-
-    async def _reconfigure(self, record: PluginRecord) -> None:
-        hosted = self.hosted
-        if hosted is None:
-            return
-        self._config_revision = record.config_revision
-        try:
-            await hosted.reconfigure(record)
-        except Exception as error:  # noqa: BLE001 - a plugin that cannot take config is started anew with it
-            _log.warning("config_not_taken", plugin=self.plugin, reason=str(error))
-            await self._stop("new config needs a restart")
-            await self._start(record, identity_of(record))
-
-    async def _check_again(self, record: PluginRecord, wanted: Identity) -> None:
-        """Stop a plugin whose release is no longer believed, or no longer what was signed."""
-        try:
-            await self._parts.admit(record)
-        except (StorageFailedError, StorageBusyError) as error:
-            self._try_again(error)  # what runs runs on: nothing was found out about it
-        except BusbarError as error:
-            _log.error("plugin_stopped", plugin=self.plugin, code=error.word, reason=error.message)
-            await self._stop(error.message)
-            self._identity = wanted
-            self._fail(error)
-        else:
-            self._look_again.answered()
-
     # -- upgrades
 
-    async def _upgrade(self, record: PluginRecord) -> None:
-        """Have the candidate take over, or say why it does not."""
+    async def _upgrade(self) -> None:
+        """Have the candidate get ready, and take over once it is; or say why it does not."""
+        record = self._registry.find(self.plugin)
+        if record is None or record.candidate is None or self._leaving:
+            return
         if record.candidate_missing_grants:
             if record.last_upgrade is None or record.last_upgrade.outcome is not UpgradeOutcome.WAITING:
                 missing = ", ".join(record.candidate_missing_grants)
@@ -276,158 +338,148 @@ class Keeper:
                 )
             return
         if not record.enabled:
-            await self._registry.promote(self.plugin, probation=0)
+            await self._registry.promote(self.plugin, record.candidate.sha256, probation=0)
             return
-        wanted = record.with_release(record.candidate) if record.candidate else record
+        candidate = record.candidate
         try:
-            try:
-                release = await self._parts.admit(wanted)
-            except (StorageFailedError, StorageBusyError) as error:
-                self._try_again(error)
-                return
-            await self._take_over(wanted, release)
-        except BusbarError as error:
-            _log.error("upgrade_failed", plugin=self.plugin, version=wanted.version, reason=error.message)
-            await self._registry.withdraw(self.plugin, wanted.sha256, error.message)
-
-    async def _take_over(self, wanted: PluginRecord, release: Release) -> None:
-        """Start the candidate, beside the current release where they can share the host, and hand over to it.
-
-        Raises:
-            BusbarError: it did not get well; the current release runs on, or is started again.
-        """
-        fresh = self._parts.host(wanted, release, self._changed)
-        alone = "inline" in {fresh.isolation, self.hosted.isolation if self.hosted else ""}
-        try:
-            if alone:
-                # Two releases of one package cannot be imported into one process.
-                await self._stop("a new release takes its place")
-            await self._while_wanted(fresh.prepare(), wanted)
-            if self.hosted is not None:
-                await self.hosted.hand_over(self._parts.grace)
-            record = await self._registry.promote(self.plugin, probation=self._parts.probation)
-        except BaseException:  # whatever ended it, a cancellation too: the fresh one must not live on; raised again
-            await asyncio.shield(fresh.stop(0))
+            if self._candidate is None:
+                await self._prepare(record.with_release(candidate))
+            elif self._candidate.ended:
+                await self._take_over(self._candidate, record.with_release(candidate))
+        except Exception as error:
+            if self._candidate is None and self._is_current(candidate.sha256):
+                raise  # it took over already, and is stopped and started as any other
+            await self._give_up_candidate()
             if self.hosted is not None and not self.hosted.delivering:
-                await self._stop("the upgrade failed")  # and the next look starts it again
-            self.poke()
-            raise
-        old, self.hosted = self.hosted, fresh
-        fresh.record = record
-        self._identity, self._config_revision = identity_of(record), record.config_revision
-        _log.info("plugin_upgraded", plugin=self.plugin, version=record.version)
-        try:
-            await fresh.take_over(on_probation=record.probation_until is not None)
-        except BusbarError as error:
-            # The registry names it already: it is stopped and started as any other.
-            _log.error("deliveries_not_taken_over", plugin=self.plugin, reason=error.message)
-            await self._stop("it could not take the deliveries over")
-            self.poke()
-        finally:
-            if old is not None:
-                await asyncio.shield(old.stop(0))
+                self._leave(self.hosted, "the upgrade failed")  # and is started again
+            unforeseen = None if isinstance(error, BusbarError) else error
+            reason = sentence(error)
+            _log.error(
+                "upgrade_failed", plugin=self.plugin, version=candidate.version, reason=reason, exc_info=unforeseen
+            )
+            if standing.of_the_machine(error):
+                raise  # nothing was found out about it: it gets ready anew
+            await self._registry.withdraw(self.plugin, candidate.sha256, reason)
+            await self._stop_leaving()
+            await self._bring()
 
-    async def _while_wanted(self, work: Coroutine[Any, Any, None], wanted: PluginRecord) -> None:
-        """Do work for the candidate for as long as it is wanted: a disable does not wait for a release that hangs.
+    async def _prepare(self, wanted: PluginRecord) -> None:
+        """Start the candidate, beside the current release where they can share the host."""
+        hosted = self._parts.host(wanted, await self._parts.verify(wanted), self._changed)
+        alone = "inline" in {hosted.isolation, self.hosted.isolation if self.hosted else ""}
+        self._candidate = Candidate(hosted, alone=alone)
+        if alone and self.hosted is not None:
+            # Two releases of one package cannot be imported into one process.
+            self._leave(self.hosted, "a new release takes its place")
+            await self._stop_leaving()
+        self._candidate.start(self.poke)
+
+    async def _take_over(self, candidate: Candidate, wanted: PluginRecord) -> None:
+        """Hand over to the candidate, which is ready, or has shown that it never will be.
 
         Raises:
-            UpgradeFailedError: it is not wanted any more; and what the work raises.
+            Exception: it did not get well, or could not take over.
         """
-        task = asyncio.create_task(work, name=f"upgrade {self.plugin}")
-        poked = False
+        candidate.check()
+        fresh, old = candidate.hosted, self.hosted
+        await self._bring_up_to_date(fresh, wanted)
+        if old is not None:
+            await old.hand_over(self._parts.grace)
+        record = await self._registry.promote(self.plugin, candidate.sha256, probation=self._parts.probation)
+        self.hosted, self._candidate, self._tried = fresh, None, identity_of(record)
+        if old is not None:
+            self._leaving.append(old)
+        _log.info("plugin_upgraded", plugin=self.plugin, version=record.version)
+        self.poke()  # what changed in the meantime is brought to it
         try:
-            while not task.done():
-                look = asyncio.create_task(self._poked.wait(), name=f"look {self.plugin}")
-                await asyncio.wait((task, look), return_when=asyncio.FIRST_COMPLETED)
-                look.cancel()
-                if self._poked.is_set():
-                    self._poked.clear()
-                    poked = True
-                    record = self._registry.find(self.plugin)
-                    if record is None or not record.enabled or record.candidate != wanted.current:
-                        raise UpgradeFailedError(f"{self.plugin} {wanted.version} is not wanted any more")
-            await task
-        finally:
-            if not task.done():
-                task.cancel()
-                await asyncio.wait((task,))
-            if poked:
-                self._poked.set()
+            await fresh.take_over(record)
+        except Exception:
+            self._tried = None  # the registry names it already: it is started as any other
+            self._leave(fresh, "it could not take over")
+            raise
+        await self._stop_leaving()
 
-    async def _judge_probation(self, record: PluginRecord) -> PluginRecord:
-        """Go back to the release before this one, or end its probation, where it is time to."""
-        if record.probation_until is None:
-            self._going_back = ""
-            return record
-        if self._going_back and record.previous is not None:
-            _log.error("plugin_rolled_back", plugin=self.plugin, version=record.version, reason=self._going_back)
-            restored = await self._registry.roll_back(self.plugin, self._going_back)
-            self._going_back = ""
-            return restored
-        if self._parts.clock.now().timestamp() >= record.probation_until:
-            if self.hosted is not None:
-                await self.hosted.deliveries.drop_others()
-            return await self._registry.end_probation(self.plugin)
-        return record
+    async def _give_up_candidate(self) -> None:
+        candidate, self._candidate = self._candidate, None
+        if candidate is not None:
+            self._leaving.append(candidate.hosted)
+            await candidate.give_up()
 
-    def _changed(self) -> None:
-        """Something about the plugin that runs may have changed; on probation, that may be the end of it."""
-        record, hosted = self._registry.find(self.plugin), self.hosted
-        if record is not None and record.probation_until is not None and hosted is not None and not self._going_back:
-            self._going_back = _unwell(hosted)
-            if self._going_back:
-                self.poke()
-        self._told(self.plugin)
+    def _is_current(self, sha256: str) -> bool:
+        record = self._registry.find(self.plugin)
+        return record is not None and record.sha256 == sha256
+
+    # -- stopping
+
+    def _leave(self, hosted: HostedPlugin, cause: str) -> None:
+        """Have a plugin be stopped next."""
+        self._leaving.append(hosted)
+        if self.hosted is hosted:
+            self.hosted = None
+            self._tried = None
+            self._say(standing.stopping(cause, self._now()))
+
+    async def _stop_leaving(self) -> None:
+        """Stop what is to be stopped; what could not be is kept here until it is."""
+        if not self._leaving:
+            return
+        errors: list[Exception] = []
+        for hosted in tuple(self._leaving):
+            try:
+                await hosted.stop(self._parts.grace if hosted.delivering else 0)
+            except Exception as error:  # noqa: BLE001 - raised below, once each was tried
+                errors.append(error)
+            else:
+                self._leaving.remove(hosted)
+        if errors:
+            raise errors[0]
+        if self.hosted is None:
+            self._say(standing.resting(self._registry.find(self.plugin), self._now()))
 
     # -- states
 
-    def _stopping(self) -> bool:
-        return self._status.state is PluginState.STOPPING
-
-    def _try_again(self, error: StorageFailedError | StorageBusyError) -> None:
-        """The machine refused, which says nothing of the plugin: look again, later each time."""
-        wait = self._look_again.refused(self._parts.clock.now().timestamp())
-        _log.warning("plugin_not_verified", plugin=self.plugin, reason=error.message, again_in_seconds=wait)
-        if self.hosted is None:
-            self._say(PluginState.BACKING_OFF, error.word, error.message, "try again", self._look_again.at)
-
-    def _fail(self, error: BusbarError) -> None:
-        self._say(PluginState.FAILED, error.word, error.message, "mend it, then restart or upgrade the plugin")
-
-    def _resting(self, record: PluginRecord | None = None) -> PluginStatus:
-        now = self._parts.clock.now().timestamp()
-        if record is not None and record.enabled and record.missing_grants:
-            return PluginStatus(
-                PluginState.NEEDS_APPROVAL,
-                now,
-                "the release asks for permissions that are not granted",
-                ", ".join(record.missing_grants),
-                f"an administrator grants them with PUT /api/v1/plugins/{record.id}/grants",
-            )
-        return PluginStatus(
-            PluginState.DISABLED, now, "not enabled", next_action="POST …/enable starts it" if record else ""
-        )
-
-    def _say(
-        self,
-        state: PluginState,
-        cause: str,
-        evidence: str = "",
-        next_action: str = "",
-        next_action_at: float | None = None,
-    ) -> None:
-        now = self._parts.clock.now().timestamp()
-        self._status = PluginStatus(state, now, cause, evidence, next_action, next_action_at)
+    def _changed(self) -> None:
+        """Something about the plugin that runs may have changed; on probation, that may be the end of it."""
+        try:
+            self._look_at_hosted()
+        except Exception:  # noqa: BLE001 - logged with its traceback; who calls is the plugin's supervisor or breaker
+            _log.exception("change_not_judged", plugin=self.plugin)
         self._told(self.plugin)
 
+    def _look_at_hosted(self) -> None:
+        record, hosted = self._registry.find(self.plugin), self.hosted
+        if record is None or hosted is None:
+            return
+        if hosted.running and hosted.applied.config != config_of(record):
+            self.poke()  # it was just starting when its config changed
+        if record.probation_until is not None and not self._going_back:
+            self._going_back = standing.unwell(hosted)
+            if self._going_back:
+                self.poke()
 
-def _unwell(hosted: HostedPlugin) -> str:
-    """Why a release on probation is to be taken back, or nothing."""
-    # What it is delivered decides alone: whoever may call it, or reach its routes, must not bring an old release back.
-    breaker = hosted.guards.deliveries.breaker.snapshot()
-    if breaker.state is BreakerState.OPEN:
-        return f"its breaker opened: {breaker.reason}"
-    supervised = hosted.supervisor.status
-    if supervised.state is SupervisedState.FAILED:
-        return f"it failed: {supervised.cause}: {supervised.evidence}"
-    return ""
+    def _refuse(self, error: Exception, wanted: Identity) -> None:
+        cause = error.word if isinstance(error, BusbarError) else "unforeseen error"
+        _log.error("plugin_refused", plugin=self.plugin, code=cause, reason=sentence(error))
+        self._tried = wanted
+        self._say(standing.refused(cause, sentence(error), self._now()))
+
+    def _say(self, status: PluginStatus) -> None:
+        self._status = status
+        self._told(self.plugin)
+
+    def _now(self) -> float:
+        return self._parts.clock.now().timestamp()
+
+
+def _wanted_candidate(record: PluginRecord | None) -> str | None:
+    """The release that is to get ready, or None."""
+    if record is None or not record.enabled or record.candidate is None or record.candidate_missing_grants:
+        return None
+    return record.candidate.sha256
+
+
+def _wanted_identity(record: PluginRecord | None) -> Identity | None:
+    """What the plugin is to be started from; None where it is not to run."""
+    if record is None or not record.enabled or record.missing_grants or record.damage:
+        return None
+    return identity_of(record)

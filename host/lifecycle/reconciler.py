@@ -1,6 +1,7 @@
 """The reconciler: makes what runs equal what the registry says, each plugin by a keeper in a task of its own.
 
-A slow or broken plugin keeps only its own task busy. Nothing else starts or stops plugins.
+A slow or broken plugin keeps only its own task busy, and no task hangs on another one. Nothing else starts or stops
+plugins.
 """
 
 from __future__ import annotations
@@ -8,12 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import structlog
 
 from host.lifecycle.hosted_plugin import HostedPlugin
 from host.lifecycle.keeper import Keeper, KeeperParts
 from host.registry.states import PluginState, PluginStatus
+
+LIFE_AGAIN_SECONDS: Final = 5.0
+"""Wait before a keeper whose task ended by what nobody foresaw is given another one."""
 
 _log = structlog.get_logger(__name__)
 
@@ -25,8 +30,8 @@ class Reconciler:
         self._parts = parts
         self._registry = parts.registry
         self._keepers: dict[str, Keeper] = {}
-        self._group: asyncio.TaskGroup | None = None
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._runs = False
         self._listeners: list[Callable[[str], None]] = []
         self._registry.listen(self._registry_changed)
 
@@ -49,27 +54,76 @@ class Reconciler:
         finally:
             self._listeners.remove(tell)
 
-    async def run(self, started: asyncio.Event) -> None:
-        """Reconcile until cancelled; `started` is set once every plugin was looked at the first time."""
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            for record in self._registry.all():
-                self._registry_changed(record.id)
-            await asyncio.gather(*(keeper.settled() for keeper in tuple(self._keepers.values())))
-            started.set()
-            await asyncio.Event().wait()
+    # -- life
+
+    def start(self) -> None:
+        """Have plugins run as the registry wants them, from now until `stop`; returns at once."""
+        self._runs = True
+        for record in self._registry.all():
+            self._registry_changed(record.id)
+
+    async def looked(self, seconds: float) -> bool:
+        """Wait until each plugin was looked at once, at most so long; whether each was.
+
+        None is waited for until it runs, and no release until it has taken over.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                for keeper in tuple(self._keepers.values()):
+                    await keeper.looked.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def stop(self) -> None:
-        """Stop every plugin, all at once; `run` must have been cancelled before."""
-        async with asyncio.TaskGroup() as group:
-            for keeper in self._keepers.values():
-                group.create_task(keeper.stop())
+        """Stop every plugin, all at once. What keeps one from being stopped is logged, and keeps none of the others."""
+        self._runs = False
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks))
+        await asyncio.gather(*(self._stop(keeper) for keeper in self._keepers.values()))
 
-    async def settled(self, plugin: str) -> None:
-        """Wait until every change of this plugin's record made so far is reconciled."""
+    async def _stop(self, keeper: Keeper) -> None:
+        try:
+            await keeper.stop()
+        except Exception:  # noqa: BLE001 - logged with its traceback; the host ends all the same
+            _log.exception("plugin_not_stopped", plugin=keeper.plugin)
+
+    async def _keep(self, keeper: Keeper) -> None:
+        while True:
+            try:
+                await keeper.run()
+            except Exception:  # noqa: BLE001 - logged with its traceback; what the keeper has goes on with it
+                _log.exception("keeper_ended", plugin=keeper.plugin, again_in_seconds=LIFE_AGAIN_SECONDS)
+                await asyncio.sleep(LIFE_AGAIN_SECONDS)
+                keeper.poke()
+            else:
+                break
+        # Only a plugin that left the registry gets here; a later install makes a new keeper.
+        if self._keepers.get(keeper.plugin) is keeper:
+            del self._keepers[keeper.plugin]
+
+    # -- what others ask of it
+
+    async def caught_up(self, plugin: str) -> None:
+        """Wait until every change of this plugin's record made so far was brought to it, or found not to be possible.
+
+        A release that gets ready to take over is not waited for: see `upgrading`.
+        """
         keeper = self._keepers.get(plugin)
         if keeper is not None:
-            await keeper.settled()
+            await keeper.caught_up()
+
+    def upgrading(self, plugin: str) -> bool:
+        """Whether a release of the plugin is on its way to take over."""
+        keeper = self._keepers.get(plugin)
+        return keeper is not None and keeper.upgrading
+
+    def gone(self, plugin: str) -> bool:
+        """Whether nothing of the plugin runs."""
+        keeper = self._keepers.get(plugin)
+        return keeper is None or keeper.gone
 
     def recheck(self, plugins: Iterable[str] | None = None) -> None:
         """Have the releases of these plugins, or of all, verified anew: trust changed, or something on the disk."""
@@ -93,23 +147,20 @@ class Reconciler:
             return PluginStatus(PluginState.DISABLED, self._parts.clock.now().timestamp(), "not enabled")
         return keeper.status()
 
+    # -- inside
+
     def _registry_changed(self, plugin: str) -> None:
-        if self._group is None:
+        if not self._runs:
             return
         keeper = self._keepers.get(plugin)
         if keeper is None:
             if self._registry.find(plugin) is None:
                 return
-            keeper = Keeper(plugin, self._parts, self._state_changed)
-            self._keepers[plugin] = keeper
-            self._tasks[plugin] = self._group.create_task(self._keep(keeper), name=f"keeper {plugin}")
+            keeper = self._keepers[plugin] = Keeper(plugin, self._parts, self._state_changed)
+            task = asyncio.create_task(self._keep(keeper), name=f"keeper {plugin}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         keeper.poke()
-
-    async def _keep(self, keeper: Keeper) -> None:
-        await keeper.run()
-        # Only a plugin that left the registry gets here; a later install makes a new keeper.
-        if self._keepers.get(keeper.plugin) is keeper:
-            del self._keepers[keeper.plugin]
 
     def _state_changed(self, plugin: str) -> None:
         for listener in tuple(self._listeners):

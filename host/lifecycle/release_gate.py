@@ -30,7 +30,7 @@ class ReleaseGate:
         self._bus = bus
         self._refused: dict[str, tuple[str, str]] = {}
 
-    async def admit(self, record: PluginRecord) -> Release:
+    async def verify(self, record: PluginRecord) -> Release:
         """The verified release that a record names.
 
         Raises:

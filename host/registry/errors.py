@@ -38,3 +38,24 @@ class PluginLeavingError(RegistryError):
 
     def __init__(self, plugin: str) -> None:
         super().__init__(f"{plugin} is being uninstalled: try again in a moment", retry_after=1.0)
+
+
+class RecordDamagedError(RegistryError):
+    """The row of a plugin cannot be read, so it is not changed either: what was in it would be lost."""
+
+    code = "record_damaged"
+
+    def __init__(self, plugin: str, damage: str) -> None:
+        super().__init__(
+            f"what is kept of {plugin} cannot be read ({damage}): restore the state folder from a backup, or uninstall "
+            "the plugin and install it again"
+        )
+
+
+class CandidateChangedError(RegistryError):
+    """The release that was to take over is not wanted any more."""
+
+    code = "candidate_changed"
+
+    def __init__(self, plugin: str) -> None:
+        super().__init__(f"another release of {plugin} is to take over by now, or none")

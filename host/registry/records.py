@@ -16,7 +16,8 @@ from plugin_sdk.manifest import Permissions
 class ReleaseRecord(msgspec.Struct, frozen=True):
     """One release of a plugin as the registry knows it.
 
-    `requested` has the permissions of its manifest, `key_id` is the key that signed it.
+    `requested` has the permissions of its manifest, `key_id` is the key that signed it. `config` is what it ran with,
+    and gets back where it takes over again; None where it is to take the config that the plugin has by then.
     """
 
     sha256: str
@@ -28,6 +29,7 @@ class ReleaseRecord(msgspec.Struct, frozen=True):
     requested: dict[str, Any]
     requires: tuple[str, ...]
     key_id: str = ""
+    config: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, release: Release, description: Description) -> ReleaseRecord:
@@ -94,6 +96,9 @@ class PluginRecord:
     `candidate` is a release that is to take over, `previous` the one to go back to, and until `probation_until`
     the host does so by itself. `origin` is the index it came from, None where it was uploaded. `key_id` is the key that
     signed the release.
+
+    `damage` says why its row cannot be read, where it cannot: what else the record has is then what could be, and
+    nothing runs by it.
     """
 
     id: str
@@ -121,6 +126,7 @@ class PluginRecord:
     last_upgrade: Upgrade | None = None
     origin: Origin | None = None
     key_id: str = ""
+    damage: str = ""
 
     @property
     def current(self) -> ReleaseRecord:
@@ -138,9 +144,15 @@ class PluginRecord:
         )
 
     def with_release(self, release: ReleaseRecord) -> PluginRecord:
-        """The same plugin with another release as its current one."""
+        """The same plugin with another release as its current one; one that has a config of its own brings it back.
+
+        Secrets stay as they are: what the world outside takes today is not a release's own.
+        """
+        back = release.config is not None and release.config != self.config
         return replace(
             self,
+            config=release.config if back and release.config is not None else self.config,
+            config_revision=self.config_revision + back,
             sha256=release.sha256,
             version=release.version,
             publisher=release.publisher,

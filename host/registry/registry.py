@@ -9,13 +9,20 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
+import msgspec
 import structlog
 
-from host.registry.errors import PluginLeavingError, PluginNotFoundError, RegistryTamperedError
+from host.registry.errors import (
+    CandidateChangedError,
+    PluginLeavingError,
+    PluginNotFoundError,
+    RecordDamagedError,
+    RegistryTamperedError,
+)
 from host.registry.records import Origin, PluginRecord, ReleaseRecord, Upgrade, UpgradeOutcome
-from host.registry.rows import SAVE, SELECT, record_of, row_of
+from host.registry.rows import IDS, SAVE, SELECT, SELECT_PLAIN, damaged_of, record_of, row_of
 from host.storage.database import Database
-from host.storage.errors import SealBrokenError
+from host.storage.errors import SealBrokenError, StorageBusyError, StorageFailedError
 from host.storage.keyring import Keyring
 from host.storage.seals import Seal
 from host.supply.installer import InstalledVersion, Release
@@ -62,14 +69,37 @@ class Registry:
         self._changing = asyncio.Lock()
 
     async def load(self) -> None:
-        """Read what the database holds, and whether it is what this host wrote; call once, before anything else."""
+        """Read what the database holds, and whether it is what this host wrote; call once, before anything else.
+
+        A row that cannot be read is a record with its `damage`: its plugin does not run, and the others do.
+        """
         try:
             await self._seal.check()
         except SealBrokenError as error:
             self.tampered = error.message
             _log.error("registry_tampered", reason=error.message)
-        rows = await self._database.read(SELECT)
-        self._records = {row["id"]: record_of(row, self._keyring) for row in rows}
+        except sqlite3.Error as error:
+            self.tampered = f"the registry holds what this host cannot have written: {error}"
+            _log.error("registry_tampered", reason=self.tampered)
+        records = [await self._read(row["id"]) for row in await self._database.read(IDS)]
+        self._records = {record.id: record for record in records}
+
+    async def _read(self, plugin: bytes) -> PluginRecord:
+        try:
+            (row,) = await self._database.read(SELECT, (plugin,))
+            return record_of(row, self._keyring)
+        except (StorageFailedError, StorageBusyError):
+            raise
+        except Exception as error:  # noqa: BLE001 - logged, and shown as the plugin's state
+            (row,) = await self._database.read(SELECT_PLAIN, (plugin,))
+            record = damaged_of(row, error)
+            _log.error("record_damaged", plugin=record.id, reason=record.damage)
+            return record
+
+    @property
+    def damaged(self) -> bool:
+        """Whether a record could not be read, so that not every release is known that is still needed."""
+        return any(record.damage for record in self._records.values())
 
     def listen(self, changed: Callable[[str], None]) -> None:
         """Call `changed` with a plugin's id after each change of its record."""
@@ -173,7 +203,7 @@ class Registry:
             PluginNotFoundError: it is not installed.
         """
         async with self._changing:
-            record = self.get(plugin)
+            record = self._readable(plugin)
             record = replace(
                 record,
                 candidate=release,
@@ -184,26 +214,30 @@ class Registry:
             )
             return await self._save(record)
 
-    async def promote(self, plugin: str, *, probation: float) -> PluginRecord:
-        """The candidate is the current release from now on, for `probation` seconds on probation.
+    async def promote(self, plugin: str, candidate: str, *, probation: float) -> PluginRecord:
+        """The candidate of this hash is the current release from now on, for `probation` seconds on probation.
+
+        The release before it keeps the config that it ran with, to go back to.
 
         Raises:
             PluginNotFoundError: it is not installed.
+            CandidateChangedError: it has another candidate by now, or none.
         """
         async with self._changing:
-            record = self.get(plugin)
-            if record.candidate is None:
-                raise ValueError(f"{plugin} has no candidate")
+            record = self._readable(plugin)
+            fresh = record.candidate
+            if fresh is None or fresh.sha256 != candidate:
+                raise CandidateChangedError(plugin)
             outcome = UpgradeOutcome.PROBATION if probation else UpgradeOutcome.DONE
             until = self._clock.now().timestamp() + probation if probation else None
-            record = replace(
-                record.with_release(record.candidate),
+            changed = replace(
+                record.with_release(fresh),
                 candidate=None,
-                previous=record.current,
+                previous=msgspec.structs.replace(record.current, config=record.config),
                 probation_until=until,
-                last_upgrade=self._upgrade(outcome, record.version, record.candidate.version, ""),
+                last_upgrade=self._upgrade(outcome, record.version, fresh.version, ""),
             )
-            return await self._save(record, remember=True)
+            return await self._save(changed, remember=True)
 
     async def withdraw(self, plugin: str, candidate: str, reason: str) -> None:
         """The candidate of this hash does not take over, because of `reason`; the current release stays.
@@ -218,13 +252,13 @@ class Registry:
             await self._save(replace(record, candidate=None, last_upgrade=upgrade))
 
     async def roll_back(self, plugin: str, reason: str) -> PluginRecord:
-        """The previous release is the current one again, because of `reason`.
+        """The previous release is the current one again, with the config that it ran with, because of `reason`.
 
         Raises:
             PluginNotFoundError: it is not installed.
         """
         async with self._changing:
-            record = self.get(plugin)
+            record = self._readable(plugin)
             if record.previous is None:
                 raise ValueError(f"{plugin} has no previous release")
             record = replace(
@@ -242,7 +276,7 @@ class Registry:
             PluginNotFoundError: it is not installed.
         """
         async with self._changing:
-            record = self.get(plugin)
+            record = self._readable(plugin)
             wanted = record.version if record.candidate is None else record.candidate.version
             upgrade = self._upgrade(UpgradeOutcome.WAITING, record.version, wanted, reason)
             return await self._save(replace(record, last_upgrade=upgrade))
@@ -254,7 +288,7 @@ class Registry:
             PluginNotFoundError: it is not installed.
         """
         async with self._changing:
-            record = self.get(plugin)
+            record = self._readable(plugin)
             last = record.last_upgrade
             if last is not None and last.outcome is UpgradeOutcome.PROBATION:
                 last = self._upgrade(UpgradeOutcome.DONE, last.from_version, last.to_version, "")
@@ -268,7 +302,7 @@ class Registry:
     ) -> PluginRecord:
         now = self._clock.now().timestamp()
         requested = release.manifest.permissions
-        before = self._records.get(release.plugin)
+        before = None if release.plugin not in self._records else self._readable(release.plugin)
         if granted is None:
             granted = requested if before is None else before.granted
         return PluginRecord(
@@ -300,9 +334,10 @@ class Registry:
 
         Raises:
             PluginNotFoundError: it is not installed.
+            RecordDamagedError: its row cannot be read. Every change but `remove` is refused then.
         """
         async with self._changing:
-            return await self._save(replace(self.get(plugin), **changes))
+            return await self._save(replace(self._readable(plugin), **changes))
 
     @contextmanager
     def leaving(self, plugin: str) -> Iterator[None]:
@@ -344,6 +379,17 @@ class Registry:
 
     # -- inside
 
+    def _readable(self, plugin: str) -> PluginRecord:
+        """A record that can be changed.
+
+        Raises:
+            PluginNotFoundError, RecordDamagedError: there is none, or its row cannot be read.
+        """
+        record = self.get(plugin)
+        if record.damage:
+            raise RecordDamagedError(plugin, record.damage)
+        return record
+
     async def _save(self, record: PluginRecord, *, remember: bool = False) -> PluginRecord:
         """Write a record, and where asked that its release is what the plugin id has been."""
         record = replace(record, changed_at=self._clock.now().timestamp())
@@ -383,4 +429,7 @@ class Registry:
 
     def _tell(self, plugin: str) -> None:
         for listener in self._listeners:
-            listener(plugin)
+            try:
+                listener(plugin)
+            except Exception:  # noqa: BLE001 - logged with its traceback; the change is durable, and others must hear of it
+                _log.exception("registry_listener_failed", plugin=plugin)

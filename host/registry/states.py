@@ -35,7 +35,7 @@ class PluginStatus:
     next_action_at: float | None = None
 
 
-SETTLED = frozenset(
+STEADY = frozenset(
     {
         PluginState.DISABLED,
         PluginState.NEEDS_APPROVAL,

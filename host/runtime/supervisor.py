@@ -166,7 +166,7 @@ class Supervisor:
     def start(self, ready: Callable[[], Awaitable[None]] | None = None) -> None:
         """Start it once `ready` has come back, and keep it running; returns at once, the state tells how it goes."""
         self._go(SupervisedState.STARTING, "enabled")
-        self._task = asyncio.create_task(self._keep_running(ready), name=f"supervisor {self._plugin}")
+        self._task = asyncio.create_task(self._supervise(ready), name=f"supervisor {self._plugin}")
 
     async def stop(self) -> None:
         """Run the stop hook and end the runtime; bounded, whatever the plugin does."""
@@ -182,6 +182,23 @@ class Supervisor:
             self._runtime = None
         self._task = None
         self._go(SupervisedState.STOPPED, "asked to")
+
+    async def _supervise(self, ready: Callable[[], Awaitable[None]] | None) -> None:
+        """Keep it running; where not even that can be gone on with, it has failed and says so."""
+        try:
+            await self._keep_running(ready)
+        except Exception as error:  # noqa: BLE001 - logged; nobody else would ever move the plugin on from here
+            _log.exception("plugin_not_supervised", plugin=self._plugin)
+            self._runs.clear()
+            if self._runtime is not None:
+                self._runtime.kill("stopped: the host could not look after it")
+            # Not by `_go`: it may be a transition that is not allowed, or who hears of one, that brought us here.
+            evidence = f"{type(error).__name__}: {error}"
+            now = self._clock.now().timestamp()
+            self.status = SupervisedStatus(
+                SupervisedState.FAILED, now, "host error", evidence, "look at the host's log, then restart it"
+            )
+            self._on_change()
 
     async def _keep_running(self, ready: Callable[[], Awaitable[None]] | None) -> None:
         if ready is not None:

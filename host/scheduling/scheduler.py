@@ -72,24 +72,28 @@ class Scheduler:
         self._watch = ClockWatch(clock)
         # Stepped back, but not all schedules could be told yet: that is tried again.
         self._stepped_back = 0.0
-        self._timer = AsyncIOScheduler(timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True})
         self._looking = asyncio.Lock()
         self._poked = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Start looking; schedules fire once their plugin is adopted."""
-        self._timer.start()
-        self._task = asyncio.create_task(self._run(), name="schedules")
+    async def run(self) -> None:
+        """Look, and sleep until the timer or someone else pokes, or the longest sleep is over; until cancelled.
 
-    async def stop(self) -> None:
-        """Stop looking; a firing that is being written is finished first."""
+        Schedules fire once their plugin is adopted. May be called again where it ended.
+        """
+        timer = AsyncIOScheduler(timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True})
+        timer.start()
+        try:
+            await self._look_for_ever(timer)
+        finally:
+            timer.shutdown(wait=False)
+
+    async def looked(self) -> None:
+        """Wait until a firing that is being written is."""
         async with self._looking:
-            if self._task is not None:
-                self._task.cancel()
-                self._timer.shutdown(wait=False)
-        if self._task is not None:
-            await asyncio.wait((self._task,))
+            return
+
+    def close(self) -> None:
+        """Free what it has beside its loop, which has ended."""
         self._dispatcher.close()
 
     def poke(self) -> None:
@@ -244,8 +248,7 @@ class Scheduler:
         await self._database.write(write)
         self._stepped_back = 0.0
 
-    async def _run(self) -> None:
-        """Look, and sleep until the timer or someone else pokes, or the longest sleep is over."""
+    async def _look_for_ever(self, timer: AsyncIOScheduler) -> None:
         while True:
             self._poked.clear()
             try:
@@ -253,11 +256,8 @@ class Scheduler:
             except BusbarError as error:
                 _log.warning("firings_not_written", error=error.message, retry_in=RETRY_SECONDS)
                 wait = RETRY_SECONDS
-            except Exception:  # noqa: BLE001 - logged with its traceback; schedules must not stop for good
-                _log.exception("look_failed", retry_in=RETRY_SECONDS)
-                wait = RETRY_SECONDS
             at = datetime.now(UTC) + timedelta(seconds=wait)
-            self._timer.add_job(self._wake, DateTrigger(at), id="look", replace_existing=True)
+            timer.add_job(self._wake, DateTrigger(at), id="look", replace_existing=True)
             try:
                 # The timer sleeps by the wall clock: were that set back, it would oversleep by as much.
                 async with asyncio.timeout(LONGEST_SLEEP):

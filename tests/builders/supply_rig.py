@@ -18,6 +18,7 @@ from supply_wheels import NAME, NOW, PROVIDED, Acme
 
 from host.administration.installation import Installation, InstallOptions
 from host.errors import BusbarError, printable, shortened
+from host.lifecycle.applied import wanted_of
 from host.lifecycle.keeper import KeeperParts
 from host.lifecycle.purges import Purges
 from host.lifecycle.reconciler import Reconciler
@@ -156,10 +157,12 @@ class KeptPlugin:
     """A plugin that a keeper starts and stops, and that does nothing else."""
 
     isolation = "process"
+    delivering = False
 
     def __init__(self, record: PluginRecord) -> None:
         self.record = record
         self.running = False
+        self.applied = wanted_of(record)
 
     async def start(self) -> None:
         self.running = True
@@ -215,7 +218,7 @@ class SupplyRig:
         self.reconciler = Reconciler(
             KeeperParts(
                 registry=self.registry,
-                admit=self.gate.admit,
+                verify=self.gate.verify,
                 # a stand-in with as much of a hosted plugin as its keeper asks for here
                 host=lambda record, _release, _changed: KeptPlugin(record),  # type: ignore[arg-type,return-value]  # above
                 forget=self.installer.forget,
@@ -234,7 +237,7 @@ class SupplyRig:
             spool=self.store.staging,
             max_wheel=MAX_WHEEL,
             audit=self.audit,
-            settle=self.reconciler.settled,
+            wait_until_upgraded=self.reconciler.caught_up,
         )
 
     async def _described(self, release: Release) -> Description:
@@ -327,14 +330,12 @@ class SupplyRig:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[KeptPlugin]:
         """The plugin that is installed, kept running by the reconciler."""
-        started = asyncio.Event()
-        task = asyncio.create_task(self.reconciler.run(started))
+        self.reconciler.start()
         try:
-            await started.wait()
+            assert await self.reconciler.looked(30)
             yield self.reconciler.hosted(PLUGIN)  # type: ignore[misc]  # it is one of ours
         finally:
-            task.cancel()
-            await asyncio.wait((task,))
+            await self.reconciler.stop()
 
     def folder_of(self, release: Release) -> Path:
         """Where a release is kept."""

@@ -283,7 +283,7 @@ class Plugins:
     async def configure(self, call: Call) -> Answer:
         """Replace its config."""
         found = await self._administration.configure(call.path("id"), call.body, actor=call.actor)
-        return Answer(found, message="the config is in force")
+        return Answer(found.shown, message=found.told)
 
     async def schema(self, call: Call) -> Answer:
         """The JSON Schema of its config."""

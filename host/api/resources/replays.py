@@ -119,7 +119,7 @@ class ReplayResource:
             filters,
         )
         if not body.dry_run:
-            record = await self._replays.begin(wanted, actor=call.actor)
+            record = await self._replays.start(wanted, actor=call.actor)
             return Answer(_view(record), headers={"Location": f"{BASE}/{record.id}"})
         forecast = await self._replays.forecast(wanted)
         view = ReplayView(

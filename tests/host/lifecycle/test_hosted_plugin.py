@@ -9,7 +9,7 @@ import pytest
 from registry_rig import release
 
 from host.lifecycle.hosted_plugin import HostedPlugin, Parts
-from host.lifecycle.keeper import _unwell
+from host.lifecycle.standing import unwell
 from host.registry.states import PluginState
 from host.routing.errors import BreakerOpenError, BulkheadFullError, HookTimeoutError
 from host.runtime.exits import ExitReason
@@ -120,12 +120,12 @@ async def test_what_one_share_fails_at_opens_no_other_share(bench, call, share):
 async def test_neither_callers_nor_strangers_have_a_release_on_probation_taken_back(bench):
     await bench.fail(SEND)
     await bench.fail(PAGE)
-    assert _unwell(bench.hosted) == ""
+    assert unwell(bench.hosted) == ""
     permit = bench.hosted.guards.deliveries.admit_now()
     permit.give_back()
     for _ in range(5):
         bench.hosted.guards.deliveries.breaker.failure(permit.token, 0.1, "boom")
-    assert _unwell(bench.hosted).startswith("its breaker opened: 5 failures in a row")
+    assert unwell(bench.hosted).startswith("its breaker opened: 5 failures in a row")
     assert bench.hosted.status().cause == "breaker is open"  # what it is delivered comes first
 
 

@@ -6,9 +6,15 @@ from dataclasses import replace
 import pytest
 from registry_rig import release
 
-from host.registry.errors import PluginLeavingError, PluginNotFoundError
+from host.registry.errors import (
+    CandidateChangedError,
+    PluginLeavingError,
+    PluginNotFoundError,
+    RecordDamagedError,
+)
+from host.registry.records import ReleaseRecord
 from host.registry.registry import Registry
-from host.storage.errors import KeyringError, StorageFailedError
+from host.storage.errors import StorageFailedError
 from host.storage.keyring import Keyring
 from plugin_sdk.delivery import DeliveryPolicy
 from plugin_sdk.description import Description, Service, Subscription
@@ -70,8 +76,10 @@ async def test_secrets_are_sealed_on_the_disk_and_open_under_their_own_key_and_p
     await rig.registry.change("shop", secrets={"key": "s3cret"})
     (row,) = await rig.database.read("SELECT secrets FROM plugins WHERE id = 'shop'")
     assert b"s3cret" not in bytes(row[0])
-    with pytest.raises(KeyringError):
-        await Registry(rig.database, Keyring(b"x" * 32), rig.clock).load()
+    stranger = Registry(rig.database, Keyring(b"x" * 32), rig.clock)
+    await stranger.load()
+    assert stranger.tampered
+    assert [(one.secrets, "KeyringError" in one.damage) for one in stranger.all()] == [({}, True)] * 2
     await rig.database.write(
         lambda connection: (
             connection.execute(
@@ -79,8 +87,10 @@ async def test_secrets_are_sealed_on_the_disk_and_open_under_their_own_key_and_p
             ).rowcount
         )
     )
-    with pytest.raises(KeyringError):
-        await rig.reloaded()
+    again = await rig.reloaded()
+    assert again.get("shop").secrets == {"key": "s3cret"}
+    assert again.get("thief").secrets == {}
+    assert "KeyringError" in again.get("thief").damage
 
 
 async def test_an_upgrade_keeps_what_people_decided_and_takes_what_the_release_says(rig):
@@ -236,3 +246,139 @@ async def test_nothing_is_installed_under_an_id_that_is_being_cleared_away(rig):
             await rig.install("shop")
         await rig.install("desk")
     await rig.install("shop")
+
+
+# -- a row that cannot be read
+
+DAMAGE = {
+    "config": "config = 'no JSON'",
+    "config of another shape": "config = '[]'",
+    "secrets": "secrets = x'00'",
+    "policies": "policies = '{\"s\": 1}'",
+    "requires": "requires = '[\"not a requirement!\"]'",
+    "last upgrade": "last_upgrade = x'7b'",
+    "no text at all": "breaker = CAST(x'ff' AS TEXT)",
+}
+SEALED_DAMAGE = {
+    "description": "description = x'7b'",
+    "filter": (
+        "description = "
+        """CAST('{"subscriptions": [{"name": "s", "types": ["a.b"], "filters": [{"nosuch": {}}]}]}' AS BLOB)"""
+    ),
+    "granted": "granted = '{'",
+    "version no text": "version = CAST(x'ff' AS TEXT)",
+}
+
+
+async def damage(rig, plugin, sql):
+    await rig.database.write(
+        lambda connection: connection.execute(f"UPDATE plugins SET {sql} WHERE id = ?", (plugin,)).rowcount
+    )
+
+
+@pytest.mark.parametrize("what", [*DAMAGE, *SEALED_DAMAGE])
+async def test_a_row_that_cannot_be_read_is_one_plugins_trouble(rig, what):
+    for plugin in ("desk", "shop"):
+        await rig.install(plugin, permissions=EVERYTHING)
+    before = rig.registry.get("desk")
+    await damage(rig, "shop", (DAMAGE | SEALED_DAMAGE)[what])
+    again = await rig.reloaded()
+    assert again.get("desk") == before
+    found = again.get("shop")
+    assert found.damage
+    assert (found.id, found.enabled, found.granted, found.secrets, found.config) == (
+        "shop",
+        True,
+        Permissions(),
+        {},
+        {},
+    )
+    assert bool(again.tampered) is (what in SEALED_DAMAGE), "what the seal covers is still found out"
+    assert again.damaged
+
+
+async def test_nothing_is_written_over_a_row_that_cannot_be_read_and_it_can_be_removed(rig):
+    await rig.install("shop")
+    await damage(rig, "shop", DAMAGE["config"])
+    again = await rig.reloaded()
+    for change in (
+        again.change("shop", config={}),
+        again.install(release("shop", "2.0.0"), Description(), enabled=True),
+        again.end_probation("shop"),
+        again.roll_back("shop", "no"),
+    ):
+        with pytest.raises(RecordDamagedError, match="restore the state folder from a backup"):
+            await change
+    (row,) = await rig.database.read("SELECT config FROM plugins")
+    assert row[0] == "no JSON"
+    await again.remove("shop", purge=False)
+    assert (await rig.reloaded()).all() == ()
+
+
+# -- releases that take over, and go back
+
+
+def fresh(version, **more):
+    return ReleaseRecord.of(release("shop", version, **more), Description())
+
+
+async def upgraded(rig, version, *, probation=60.0):
+    wanted = fresh(version)
+    await rig.registry.propose("shop", wanted, enabled=True)
+    return await rig.registry.promote("shop", wanted.sha256, probation=probation)
+
+
+async def test_a_release_gets_the_config_back_that_it_ran_with_and_secrets_stay_as_they_are(rig):
+    await rig.install("shop", permissions=EVERYTHING)
+    await rig.registry.change("shop", config={"of": 1}, secrets={"key": "old"}, config_revision=1)
+    second = await upgraded(rig, "2.0.0")
+    assert (second.config, second.config_revision) == ({"of": 1}, 1)
+    await rig.registry.change("shop", config={"of": 2}, secrets={"key": "rotated"}, config_revision=2)
+    back = await (await rig.reloaded()).roll_back("shop", "it failed")
+    assert (back.version, back.config, back.secrets) == ("1.0.0", {"of": 1}, {"key": "rotated"})
+    assert back.config_revision == 3, "a config that is another one has another number"
+
+
+async def test_going_back_by_hand_and_forth_again_brings_each_release_its_own_config(rig):
+    await rig.install("shop")
+    await rig.registry.change("shop", config={"of": 1})
+    await upgraded(rig, "2.0.0")
+    second = await rig.registry.change("shop", config={"of": 2})
+    for version, config in (("1.0.0", {"of": 1}), ("2.0.0", {"of": 2})):
+        wanted = second.previous
+        assert (wanted.version, wanted.config) == (version, config)
+        await rig.registry.propose("shop", wanted, enabled=True)
+        second = await rig.registry.promote("shop", wanted.sha256, probation=0)
+        assert (second.version, second.config) == (version, config)
+
+
+async def test_a_new_release_takes_the_config_that_the_plugin_has_by_then(rig):
+    await rig.install("shop")
+    wanted = fresh("2.0.0")
+    await rig.registry.propose("shop", wanted, enabled=True)
+    await rig.registry.change("shop", config={"set": "meanwhile"}, config_revision=1)
+    record = await rig.registry.promote("shop", wanted.sha256, probation=0)
+    assert (record.config, record.config_revision) == ({"set": "meanwhile"}, 1)
+
+
+async def test_only_the_release_that_got_ready_takes_over(rig):
+    await rig.install("shop")
+    first, second = fresh("2.0.0"), fresh("3.0.0")
+    await rig.registry.propose("shop", first, enabled=True)
+    await rig.registry.propose("shop", second, enabled=True)
+    with pytest.raises(CandidateChangedError):
+        await rig.registry.promote("shop", first.sha256, probation=0)
+    await rig.registry.withdraw("shop", first.sha256, "too late")
+    assert rig.registry.get("shop").candidate == second
+
+
+async def test_a_listener_that_raises_keeps_nobody_from_hearing_of_a_change(rig):
+    heard = []
+
+    def raising(_plugin):
+        raise RuntimeError("no")
+
+    rig.registry.listen(raising)
+    rig.registry.listen(heard.append)
+    made = await rig.install("shop")
+    assert (heard, rig.registry.get("shop")) == (["shop"], made)

@@ -1,5 +1,6 @@
 """A scheduler over a real database and log, with a clock that the test turns."""
 
+import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -55,6 +56,11 @@ class World:
         self.cancels = Cancels()
         self.commits = Commits()
         self.events = []
+        self.running = []
+
+    def run(self):
+        """Have the scheduler look by itself."""
+        self.running.append(asyncio.create_task(self.scheduler.run()))
 
     async def open(self):
         self.database = await Database.open(self._path, clock=self.clock)
@@ -70,7 +76,11 @@ class World:
         await self.open()
 
     async def close(self):
-        await self.scheduler.stop()
+        for task in self.running:
+            task.cancel()
+        if self.running:
+            await asyncio.wait(self.running)
+        self.scheduler.close()
         await self.database.close()
 
     async def adopt(self, *schedules, plugin=PLUGIN):

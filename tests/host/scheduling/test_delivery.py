@@ -25,7 +25,7 @@ async def path(tmp_path):
         found.scheduler = Scheduler(found.database, found.log, found.clock, cancels=ConsumerCancels(found.router))
         yield found
         found.release.set()
-        await found.scheduler.stop()
+        found.scheduler.close()
 
 
 async def run(path, schedule):

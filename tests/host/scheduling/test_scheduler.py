@@ -93,7 +93,7 @@ async def test_a_look_says_when_the_next_one_is_needed_and_never_later_than_a_mi
 
 
 async def test_the_scheduler_looks_by_itself_when_something_is_due(world, every):
-    world.scheduler.start()
+    world.run()
     await world.adopt(every(60))
     world.clock.advance(60)
     world.scheduler.poke()
@@ -113,7 +113,7 @@ async def test_a_disk_that_refuses_does_not_end_the_scheduler(world, every, monk
     monkeypatch.setattr("host.scheduling.scheduler.RETRY_SECONDS", 0.01)
     monkeypatch.setattr(world.scheduler._dispatcher, "fire_due", refuse)
     with capture_logs() as logged:
-        world.scheduler.start()
+        world.run()
         await asyncio.wait_for(failing.wait(), 10)
         monkeypatch.undo()
         await world.adopt(every(60))

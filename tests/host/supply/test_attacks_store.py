@@ -142,7 +142,7 @@ async def test_k2_a_plugin_whose_key_is_revoked_is_stopped_at_once_and_that_is_s
     async with rig.running() as plugin:
         assert plugin.running
         await rig.trust.revoke_key("acme", rig.acme.private.public.id, "stolen")
-        await rig.reconciler.settled(PLUGIN)
+        await rig.reconciler.caught_up(PLUGIN)
         assert not plugin.running
         status = rig.reconciler.status(PLUGIN)
     assert (status.state, status.cause) == (PluginState.FAILED, "release_revoked")
@@ -156,10 +156,10 @@ async def test_k2_a_release_that_an_administrator_keeps_goes_on_although_its_key
     async with rig.running() as plugin:
         await rig.trust.keep(rig.registry.get(PLUGIN).sha256, "we read it")
         await rig.trust.revoke_key("acme", rig.acme.private.public.id, "stolen")
-        await rig.reconciler.settled(PLUGIN)
+        await rig.reconciler.caught_up(PLUGIN)
         assert plugin.running
         await rig.trust.let_go(rig.registry.get(PLUGIN).sha256)
-        await rig.reconciler.settled(PLUGIN)
+        await rig.reconciler.caught_up(PLUGIN)
         assert not plugin.running
 
 
@@ -184,5 +184,5 @@ async def test_l9_a_release_of_another_plugin_is_not_run_in_the_place_of_this_on
     other = await rig.install(sign(rig.acme, plugin="acme-other"))
     await rig.registry.change(PLUGIN, sha256=other.sha256)
     with pytest.raises(BusbarError) as refused:
-        await rig.gate.admit(rig.registry.get(PLUGIN))
+        await rig.gate.verify(rig.registry.get(PLUGIN))
     assert refused.value.word == "release_modified"

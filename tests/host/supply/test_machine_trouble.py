@@ -138,7 +138,7 @@ async def test_what_runs_runs_on_while_nothing_can_be_said_of_it(rig):
     async with rig.running() as plugin:
         with descriptors_left(0):
             rig.reconciler.recheck((PLUGIN,))
-            await rig.reconciler.settled(PLUGIN)
+            await rig.reconciler.caught_up(PLUGIN)
             assert plugin.running
             assert rig.reconciler.hosted(PLUGIN) is plugin
 
