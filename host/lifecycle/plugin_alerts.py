@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+import structlog
+
 from host.lifecycle.hosted_plugin import HostedPlugin
 from host.lifecycle.reconciler import Reconciler
+from host.lifecycle.trouble import sentence
 from host.observe.alerts import Alert, AlertSeverity
 from host.observe.health import Check
 from host.registry.records import PluginRecord, UpgradeOutcome
@@ -20,6 +23,8 @@ _OF_STATE: Final = {
     PluginState.NEEDS_APPROVAL: AlertSeverity.WARNING,
 }
 _OF_UPGRADE: Final = frozenset({UpgradeOutcome.FAILED, UpgradeOutcome.ROLLED_BACK, UpgradeOutcome.WAITING})
+
+_log = structlog.get_logger(__name__)
 
 
 class PluginAlerts:
@@ -35,7 +40,26 @@ class PluginAlerts:
             yield from _plugin(record, self._reconciler.status(record.id))
             hosted = self._reconciler.hosted(record.id)
             if hosted is not None:
-                yield from _sandbox(hosted)
+                yield from self._looked_at(record.id, hosted)
+
+    def _looked_at(self, plugin: str, hosted: HostedPlugin) -> list[Alert]:
+        """What its runtime shows; that one plugin cannot be looked at hides none of the others."""
+        try:
+            return _sandbox(hosted)
+        except Exception as error:  # noqa: BLE001 - logged with its traceback, and shown
+            _log.exception("plugin_not_looked_at", plugin=plugin)
+            message = f"the worker of {plugin} cannot be looked at: {sentence(error)}"
+            return [
+                Alert(
+                    f"plugin/{plugin}/look",
+                    AlertSeverity.WARNING,
+                    plugin,
+                    "not_looked_at",
+                    message,
+                    "look at the host's log",
+                    None,
+                )
+            ]
 
     def check(self) -> Check:
         """Whether every plugin is as it is wanted."""
@@ -50,11 +74,18 @@ class PluginAlerts:
         """Whether every worker's sandbox is whole."""
         held_less: dict[str, list[str]] = {}
         for hosted in self._reconciler.all_hosted():
-            seen = hosted.supervisor.snapshot()
-            for part in seen.weakened if seen is not None else ():
+            for part in _weakened(hosted):
                 held_less.setdefault(part, []).append(hosted.record.id)
         output = "; ".join(f"{part}: {', '.join(sorted(plugins))}" for part, plugins in held_less.items())
         return Check("sandbox", "warn" if output else "pass", output)
+
+
+def _weakened(hosted: HostedPlugin) -> tuple[str, ...]:
+    try:
+        seen = hosted.supervisor.snapshot()
+    except Exception as error:  # noqa: BLE001 - shown, and the alert of the plugin has it in the log
+        return (f"cannot be looked at: {sentence(error)}",)
+    return seen.weakened if seen is not None else ()
 
 
 def _sandbox(hosted: HostedPlugin) -> list[Alert]:
