@@ -240,8 +240,8 @@ class Supervisor:
         except BaseException:  # a cancellation: no runtime is left behind; raised again
             runtime.kill("stopped: its start was cancelled")
             raise
+        self._runs.set()  # first: who hears that it runs may call it at once
         self._go(SupervisedState.RUNNING, "started")
-        self._runs.set()
         seen = runtime.snapshot()
         _log.info("plugin_running", plugin=self._plugin, pid=seen.pid)
         if seen.weakened:

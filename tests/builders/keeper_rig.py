@@ -54,7 +54,7 @@ GENEROUS = 30.0
 class Script:
     """How the runtimes of one plugin behave."""
 
-    start: Callable[[], Awaitable[None]] | None = None
+    start: Callable[[FakeRuntime], Awaitable[None]] | None = None
     config: Callable[[ConfigCall], Awaitable[None]] | None = None
     health: Health = field(default_factory=Health)
 
@@ -64,6 +64,7 @@ class FakeRuntime:
 
     def __init__(self, launch: Launch, script: Script) -> None:
         self.plugin = launch.plugin
+        self.version = launch.folder.name
         self.config = launch.config
         self.secrets = launch.secrets
         self.script = script
@@ -73,7 +74,7 @@ class FakeRuntime:
 
     async def start(self) -> None:
         if self.script.start is not None:
-            await self.script.start()
+            await self.script.start(self)
         self.running = True
 
     def begin(self, _call: Any, _ended: Any) -> None:
@@ -140,7 +141,9 @@ class Faults:
 class KeeperRig:
     """Keepers over real parts. `releases` has what verification finds, by hash."""
 
-    def __init__(self, database: Database, log: SQLiteLog, path: EventPath, clock: Clock, folder: Path) -> None:
+    def __init__(
+        self, database: Database, log: SQLiteLog, path: EventPath, clock: Clock, folder: Path, *, restarts: int
+    ) -> None:
         self.clock = clock
         self.database = database
         self.log = log
@@ -172,7 +175,7 @@ class KeeperRig:
             clock=clock,
             rng=random.Random(1),
             breaker=BreakerPolicy(),
-            supervision=SupervisionLimits(first_restart=0.01, longest_restart=0.02),
+            supervision=SupervisionLimits(first_restart=0.001, longest_restart=0.002, restarts=restarts),
         )
         purges = Purges(database, KeyValues(database), folder / "data")
         self.parts = KeeperParts(
@@ -266,7 +269,15 @@ class KeeperRig:
         )
 
     async def install(self, plugin: str, **more: Any) -> PluginRecord:
-        return await self.registry.install(self.release(plugin), self.description(plugin), enabled=True, **more)
+        return await self.registry.install(self.release(plugin, **more), self.description(plugin), enabled=True)
+
+    def open_breaker(self, plugin: str) -> None:
+        """Have the plugin fail at its deliveries until its breaker opens."""
+        deliveries = self.hosted(plugin).guards.deliveries
+        permit = deliveries.admit_now()
+        permit.give_back()
+        for _ in range(5):
+            deliveries.breaker.failure(permit.token, 0.1, "boom")
 
     async def propose(self, plugin: str, version: str = "2.0.0", **more: Any) -> ReleaseRecord:
         """A release that is to take over."""
@@ -303,7 +314,7 @@ class KeeperRig:
 
 
 @contextlib.asynccontextmanager
-async def keeper_rig(folder: Path, clock: Clock | None = None):
+async def keeper_rig(folder: Path, clock: Clock | None = None, *, restarts: int = 5):
     """A rig on a database in `folder`, whose reconciler is not started yet; leaving it is an orderly stop."""
     clock = clock or SystemClock()
     async with contextlib.AsyncExitStack() as stack:
@@ -312,7 +323,7 @@ async def keeper_rig(folder: Path, clock: Clock | None = None):
         stack.push_async_callback(database.close)
         log = await SQLiteLog.open(database, clock)
         path = await event_path(life, log, database, clock)
-        rig = KeeperRig(database, log, path, clock, folder)
+        rig = KeeperRig(database, log, path, clock, folder, restarts=restarts)
         await rig.registry.load()
         stack.push_async_callback(rig.reconciler.stop)
         yield rig
@@ -324,6 +335,6 @@ async def refuses(_call: ConfigCall) -> None:
     raise HookFailedError("ValueError", "no such thing")
 
 
-async def does_not_start() -> None:
+async def does_not_start(_runtime: FakeRuntime) -> None:
     """A plugin whose code cannot be loaded."""
     raise StartFailedError("it cannot be loaded", retryable=False)

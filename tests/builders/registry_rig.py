@@ -20,7 +20,12 @@ from plugin_sdk.testing import FakeClock
 
 
 def release(
-    plugin: str, version: str = "1.0.0", *, requires: tuple[str, ...] = (), permissions: dict[str, Any] | None = None
+    plugin: str,
+    version: str = "1.0.0",
+    *,
+    requires: tuple[str, ...] = (),
+    permissions: dict[str, Any] | None = None,
+    timeout: str = "10s",
 ) -> Release:
     """A release as verification leaves it, with no file behind it."""
     part = {"id": plugin, "title": plugin.title(), "requires": requires}
@@ -31,9 +36,11 @@ def release(
         publisher="acme",
         sequence=1,
         filename=f"{plugin}-{version}-py3-none-any.whl",
-        manifest=Manifest.model_validate({"plugin": part, "permissions": permissions or {}}),
+        manifest=Manifest.model_validate(
+            {"plugin": part, "permissions": permissions or {}, "runtime": {"timeout": timeout}}
+        ),
         entry_point=f"{plugin}:Plugin",
-        folder=Path("/nonexistent"),
+        folder=Path("/nonexistent") / version,
     )
 
 

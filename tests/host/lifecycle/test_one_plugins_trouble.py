@@ -208,11 +208,7 @@ async def test_a_probation_that_cannot_be_judged_is_judged_once_it_can(tmp_path,
         others = Others(ten)
         ten.faults.start(breaks, TENTH)
         if breaks == "going back":
-            deliveries = ten.hosted(TENTH).guards.deliveries
-            permit = deliveries.admit_now()
-            permit.give_back()
-            for _ in range(5):
-                deliveries.breaker.failure(permit.token, 0.1, "boom")
+            ten.open_breaker(TENTH)
         else:
             ten.clock.advance(61)
             ten.reconciler.recheck([TENTH])
