@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 import os
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ from host.lifecycle.reconciler import Reconciler
 from host.lifecycle.release_gate import ReleaseGate
 from host.observe.alerts import Alerts, deaths, losses, tampering
 from host.observe.audit import Audit
-from host.observe.background_parts import BackgroundParts
+from host.observe.background_parts import BackgroundParts, PartTrouble
 from host.observe.descriptors import Descriptors, raise_limit
 from host.observe.health import HealthChecks, background_check
 from host.observe.logging import PluginLogs
@@ -90,10 +90,11 @@ _log = structlog.get_logger("daemon")
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """A host that runs: where it listens, and its first token where this is its first start."""
+    """A host that runs: where it listens, its first token where this is its first start, and the parts that died."""
 
     address: str
     administrator_token: str | None
+    trouble: Callable[[], Sequence[PartTrouble]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +191,7 @@ class _Builder:
         history = await asyncio.to_thread(History.look, state, keyring)
         database = await Database.open(state.path / DATABASE, clock=clock)
         stack.push_async_callback(database.close)
+        self._life.background(database.writer.lives, "writer", again=False)  # what it left half done, a restart mends
         audit = Audit(database, clock)
         log = await SQLiteLog.open(database, clock)
         await history.begin(database, log.head(), lambda loss: _tell_of_loss(audit, loss))
@@ -459,7 +461,7 @@ class _Builder:
         self._stack.push_async_callback(server.stop)
         await server.start()
         self._stack.callback(self._drain, core.bus)
-        return Daemon(server.address, secret)
+        return Daemon(server.address, secret, self._life.parts.trouble)
 
     def _drain(self, bus: Bus) -> None:
         """The first step of stopping: not ready any more, and no more events."""

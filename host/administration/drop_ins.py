@@ -39,3 +39,5 @@ async def install_drop_ins(folder: Path, installation: Installation, registry: R
             await installation.install(received, InstallOptions(enable=True), actor=ACTOR)
         except (BusbarError, OSError) as error:
             _log.warning("drop_in_refused", wheel=wheel.name, reason=str(error))
+        except Exception:  # noqa: BLE001 - logged with its traceback; the wheels behind it are not kept waiting
+            _log.exception("drop_in_not_taken", wheel=wheel.name)

@@ -91,7 +91,11 @@ class Listener:
                     self._shed(listening)
                     return
                 continue  # the connection's own failure (accept(2)): it is off the queue
-            self._take(accepted, counted_as(peer[0] if peer else None))
+            try:
+                self._take(accepted, counted_as(peer[0] if peer else None))
+            except Exception:  # noqa: BLE001 - logged; this connection is lost, and those behind it are taken
+                _log.exception("connection_not_taken")
+                accepted.close()
 
     def _take(self, accepted: socket.socket, address: str) -> None:
         accepted.setblocking(False)  # noqa: FBT003 - as above

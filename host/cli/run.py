@@ -52,19 +52,21 @@ async def _run(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked_to_stop)
     try:
-        await life
+        code = await life
     except OSError as error:
         print(f"busbar: {error}", file=sys.stderr)
         return 1
     except asyncio.CancelledError:
         if not stop.is_set():
             raise
-    _log.info("stopped")
-    await _leave_threads(loop)
-    return 0
+        code = 0
+    _log.info("stopped", exit_code=code)
+    await _leave_threads(loop, code)
+    return code
 
 
-async def _live(settings: Settings, stop: asyncio.Event, started: asyncio.Event) -> None:
+async def _live(settings: Settings, stop: asyncio.Event, started: asyncio.Event) -> int:
+    """Run until stopped; 0, or 1 where the host was not fit for work any more."""
     async with running(settings, SystemClock()) as daemon:
         started.set()
         # What start-up made lives as long as the host; the collector need not look at it again and again,
@@ -74,10 +76,14 @@ async def _live(settings: Settings, stop: asyncio.Event, started: asyncio.Event)
         gc.set_threshold(COLLECT_AFTER)
         _announce(daemon)
         await stop.wait()
+        unfit = [one.name for one in daemon.trouble() if one.unfit]
         _log.info("stopping")
+    if unfit:
+        _log.error("stopped_unfit", parts=unfit)
+    return 1 if unfit else 0
 
 
-async def _leave_threads(loop: asyncio.AbstractEventLoop) -> None:
+async def _leave_threads(loop: asyncio.AbstractEventLoop, code: int) -> None:
     """End the process although a thread waits for a disk that does not answer: Python would wait for it for ever."""
     try:
         async with asyncio.timeout(THREADS_SECONDS):
@@ -85,7 +91,7 @@ async def _leave_threads(loop: asyncio.AbstractEventLoop) -> None:
     except TimeoutError:
         _log.warning("threads_left", reason="a file or a disk does not answer")
         sys.stdout.flush()
-        os._exit(0)
+        os._exit(code)
 
 
 def _announce(daemon: Daemon) -> None:

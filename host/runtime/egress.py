@@ -124,11 +124,19 @@ class Door:
     async def _serve(self, listener: socket.socket) -> None:
         listener.setblocking(False)  # noqa: FBT003 - the socket module's own signature
         with listener:
-            async with asyncio.TaskGroup() as group:
-                while True:
-                    connection = await self._accepted(listener)
-                    if connection is not None:
-                        group.create_task(self._connection(connection))
+            while True:
+                try:
+                    await self._take(listener)
+                except Exception:  # noqa: BLE001 - logged; its connections are gone, and the plugin keeps its way out
+                    _log.exception("door_opened_anew", plugin=self._plugin)
+                    await asyncio.sleep(ACCEPT_PAUSE)
+
+    async def _take(self, listener: socket.socket) -> None:
+        async with asyncio.TaskGroup() as group:
+            while True:
+                connection = await self._accepted(listener)
+                if connection is not None:
+                    group.create_task(self._connection(connection))
 
     async def _accepted(self, listener: socket.socket) -> socket.socket | None:
         """The next connection; None where it could not be taken, and the next may be."""

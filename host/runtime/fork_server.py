@@ -69,6 +69,7 @@ class ForkServer:
         self._doors: dict[int, socket.socket] = {}
         self._numbers: dict[int, int] = {}
         self._number = 0
+        self._trouble = ""
         self._starting = asyncio.Lock()
         self._turn = asyncio.Semaphore(MAX_FORKING)
         self._encode = msgspec.msgpack.Encoder().encode
@@ -80,7 +81,9 @@ class ForkServer:
         return None if self._process is None else self._process.pid
 
     def check(self) -> Check:
-        """That it runs, or was not needed yet."""
+        """That it runs, or was not needed yet. One that ended is started again with the next worker."""
+        if self._trouble:
+            return Check("fork-server", "warn", f"{self._trouble}; it is started with the next worker")
         return Check("fork-server", "pass", "" if self.pid else "not started yet: no plugin needed it")
 
     async def spawn(self, connection: socket.socket, errors: int, prepared: Prepared) -> Child:
@@ -158,10 +161,12 @@ class ForkServer:
             )
         except OSError as error:
             mine.close()
+            self._trouble = f"it cannot be started: {error}"
             raise ForkServerError(f"the fork server cannot be started: {error}") from None
         finally:
             theirs.close()
         self._control = mine
+        self._trouble = ""
         asyncio.get_running_loop().add_reader(mine.fileno(), self._readable)
         _log.info("fork_server_started", pid=self._process.pid)
 
@@ -176,9 +181,19 @@ class ForkServer:
                 packet = b""
             if not packet:
                 _log.error("fork_server_ended", workers=len(self._exits))
+                self._trouble = "it ended, and with it every worker"
                 self._lost()
                 return
-            self._told(self._decode(packet), descriptors)
+            try:
+                self._told(self._decode(packet), descriptors)
+            except Exception as error:  # noqa: BLE001 - logged; one whose word is not understood is of no use any more
+                _log.exception("fork_server_not_understood", workers=len(self._exits))
+                for descriptor in descriptors:
+                    with contextlib.suppress(OSError):  # one that has an owner already
+                        os.close(descriptor)
+                self._trouble = f"it was not understood, and ended: {error}"
+                self._lost()
+                return
 
     def _told(self, message: Forked | Exited | Door, descriptors: list[int]) -> None:
         if isinstance(message, Door):

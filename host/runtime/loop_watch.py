@@ -63,7 +63,10 @@ class LoopWatch:
             turned_at = self._turned_at
             if time.monotonic() - turned_at >= BLOCKED_SECONDS and told_of != turned_at:
                 told_of = turned_at  # once for each time that it is blocked
-                self._tell(sys._current_frames().get(self._loop_thread))  # noqa: SLF001 - documented, for debuggers
+                try:
+                    self._tell(sys._current_frames().get(self._loop_thread))  # noqa: SLF001 - documented, for debuggers
+                except Exception:  # noqa: BLE001 - logged; the next time that it is blocked is told all the same
+                    _log.exception("block_not_told")
 
     def _tell(self, frame: FrameType | None) -> None:
         stack = traceback.extract_stack(frame)

@@ -93,7 +93,7 @@ class Channel(Generic[Item, Result]):
         return self._put(self, item, weight)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Batch:
     """Everything that goes into one transaction, in the order in which the kinds first came."""
 
@@ -119,6 +119,8 @@ class Writer:
         self._pending_bytes = 0
         self._writing = False
         self._closing = False
+        self._handed_over: list[_Batch] = []
+        self._failure: BaseException | None = None
         self._inbox: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._ended = asyncio.Event()
@@ -159,6 +161,8 @@ class Writer:
 
     def put(self, channel: Channel[Any, Any], item: Any, weight: int) -> asyncio.Future[Any]:
         """Queue an item of a channel; as `Channel.submit`."""
+        if self._failure is not None:
+            raise _ended_with(self._failure)
         if self._closing:
             raise StorageFailedError("the database is closed because the host is stopping: try again shortly")
         if self._pending >= MAX_PENDING or (self._pending_bytes + weight > MAX_PENDING_BYTES and self._pending):
@@ -187,6 +191,16 @@ class Writer:
             self._inbox.put(None)
         await self._ended.wait()
 
+    async def lives(self) -> None:
+        """Return when the thread has ended because it was closed; until then nothing.
+
+        Raises:
+            StorageFailedError: it ended by what nobody foresaw. Nothing is written any more; who tries hears so.
+        """
+        await self._ended.wait()
+        if self._failure is not None:
+            raise _ended_with(self._failure)
+
     # -- on the loop
 
     def _hand_over(self) -> None:
@@ -194,6 +208,7 @@ class Writer:
         if self._collecting.size and (not self._writing or self._closing):
             batch, self._collecting = self._collecting, _Batch()
             self._writing = True
+            self._handed_over.append(batch)
             self._inbox.put(batch)
 
     def _answer(self, batch: _Batch, results: list[Sequence[Any]], commits: _Commits) -> None:
@@ -224,8 +239,22 @@ class Writer:
                     # One for each: a raised exception gathers a traceback that is its waiter's own.
                     answer.set_exception(_not_written(error))
 
+    def _died(self, error: BaseException) -> None:
+        """The thread is gone: nobody may wait for it."""
+        self._failure = error
+        self._closing = True
+        left = [*self._handed_over, self._collecting]
+        self._handed_over, self._collecting = [], _Batch()
+        for batch in left:
+            for _, answers in batch.channels.values():
+                for answer in answers:
+                    if not answer.done():
+                        answer.set_exception(_ended_with(error))
+        self._ended.set()
+
     def _release(self, batch: _Batch) -> None:
         self._writing = False
+        self._handed_over.remove(batch)
         self._pending -= batch.size
         self._pending_bytes -= batch.weight
         self._hand_over()
@@ -239,6 +268,15 @@ class Writer:
             self._loop.call_soon_threadsafe(self._fail_start, error)
             return
         self._loop.call_soon_threadsafe(self._opened.set_result, None)
+        try:
+            self._serve(connection)
+        except BaseException as error:  # noqa: BLE001 - logged; whoever waits, and whoever asks for health, hears of it
+            _log.critical("writer_ended", exc_info=error)
+            self._loop.call_soon_threadsafe(self._died, error)
+        else:
+            self._loop.call_soon_threadsafe(self._ended.set)
+
+    def _serve(self, connection: sqlite3.Connection) -> None:
         commits = 0
         while (batch := self._next(connection)) is not None:
             self._write(connection, batch)
@@ -250,7 +288,6 @@ class Writer:
             connection.close()
         except sqlite3.Error as error:
             _log.warning("database_not_closed_cleanly", error=str(error))
-        self._loop.call_soon_threadsafe(self._ended.set)
 
     def _fail_start(self, error: Exception) -> None:
         self._closing = True
@@ -400,6 +437,13 @@ def _is_of_the_disk(error: Exception) -> bool:
 def _not_written(error: Exception) -> StorageFailedError:
     reason = f"the database could not be written ({error}): is the disk full? Nothing was kept; try again"
     return StorageFailedError(reason, retry_after=1.0)
+
+
+def _ended_with(error: BaseException) -> StorageFailedError:
+    return StorageFailedError(
+        f"nothing is written any more, for the database's writer ended ({type(error).__name__}: {error}): restart the "
+        "daemon; nothing that was acknowledged is lost"
+    )
 
 
 def _row_refused(error: Exception) -> RowRefusedError:

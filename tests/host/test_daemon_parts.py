@@ -2,25 +2,29 @@
 
 import asyncio
 import contextlib
+import sqlite3
+import threading
+import uuid
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from host import daemon
-from host.errors import BusbarError
-from host.lifecycle.reconciler import Reconciler
 from host.observe import background_parts
 from host.runtime.data_watch import DataWatch
+from host.scheduling.scheduler import Scheduler
 from host.settings import Settings
+from host.storage.writer import Writer
 from plugin_sdk.clock import SystemClock
 
 
 class Asked:
     """A daemon in this process, asked over HTTP."""
 
-    def __init__(self, address, token, session):
-        self._address = address
+    def __init__(self, one, token, session):
+        self.daemon = one
+        self._address = one.address
         self._headers = {"Authorization": f"Bearer {token}"}
         self._session = session
 
@@ -28,6 +32,12 @@ class Asked:
         async with self._session.get(self._address + path, headers=self._headers) as response:
             body = await response.text()
             return response.status, await response.json() if body.startswith("{") else body
+
+    async def publish(self):
+        event = {"specversion": "1.0", "id": uuid.uuid4().hex, "source": "/tests", "type": "a.b"}
+        headers = {**self._headers, "Content-Type": "application/cloudevents+json"}
+        async with self._session.post(self._address + "/api/v1/events", json=event, headers=headers) as response:
+            return response.status, await response.json()
 
     async def background(self):
         return (await self.get("/health"))[1]["data"]["checks"]["background"]
@@ -43,10 +53,10 @@ class Asked:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path):
+async def running(folder: Path, token: str | None = None):
     settings = Settings.model_validate({"server": {"port": 0}, "storage": {"directory": folder / "var"}})
     async with daemon.running(settings, SystemClock()) as one, aiohttp.ClientSession() as session:
-        yield Asked(one.address, one.administrator_token, session)
+        yield Asked(one, token or one.administrator_token, session)
 
 
 @pytest.fixture(autouse=True)
@@ -93,35 +103,69 @@ async def test_a_part_that_dies_again_and_again_leaves_the_host_unfit(tmp_path, 
         assert "restart the daemon" in alert["nextAction"]
 
 
-async def test_a_reconciler_that_dies_leaves_the_host_unfit_at_once(tmp_path, monkeypatch):
-    died = asyncio.Event()
-    run = Reconciler.run
+async def test_a_scheduler_that_dies_is_started_again_and_said_to_have_died(tmp_path, monkeypatch):
+    look, looks = Scheduler.look, []
 
-    async def until_told(reconciler, started):
-        running = asyncio.create_task(run(reconciler, started))
-        await died.wait()
-        running.cancel()
-        await asyncio.wait((running,))
-        raise RuntimeError("lost")
+    async def dies_once(scheduler):
+        looks.append(1)
+        if len(looks) == 1:
+            raise LookupError("no such rule")
+        return await look(scheduler)
 
-    monkeypatch.setattr(Reconciler, "run", until_told)
+    monkeypatch.setattr(Scheduler, "look", dies_once)
+    async with running(tmp_path) as host:
+        (alert,) = await host.until(host.alerts)
+        assert (alert["id"], alert["severity"]) == ("host/part/scheduler", "warning")
+        assert "LookupError: no such rule" in alert["message"]
+        await host.until(lambda: _is(len(looks) > 1))
+        assert (await host.get("/readyz"))[0] == 200
+
+
+async def test_a_writer_that_dies_leaves_the_host_unfit_and_nobody_waits_for_it(tmp_path, monkeypatch):
+    died = threading.Event()
+    written = Writer._write
+
+    def write(writer, connection, batch):
+        if died.is_set():
+            raise SystemError("lost")
+        written(writer, connection, batch)
+
+    monkeypatch.setattr(Writer, "_write", write)
     async with running(tmp_path) as host:
         assert (await host.get("/readyz"))[0] == 200
-        assert (await host.background())["status"] == "pass"
         died.set()
+        status, answer = await host.publish()
+        assert (status, answer["code"]) == (503, "storage_unavailable")
         (alert,) = await host.until(host.alerts)
-        assert (alert["severity"], alert["nextAction"]) == ("critical", "restart the daemon")
+        assert (alert["id"], alert["severity"], alert["nextAction"]) == (
+            "host/part/writer",
+            "critical",
+            "restart the daemon",
+        )
         assert (await host.get("/readyz"))[0] == 503
+        assert (await host.background())["status"] == "fail"
+        assert [one.unfit for one in host.daemon.trouble()] == [True]
+        assert (await host.publish())[0] == 503
 
 
-async def test_a_reconciler_that_dies_before_it_has_looked_keeps_the_host_from_starting(tmp_path, monkeypatch):
-    async def dies(_reconciler, _started):
-        raise RuntimeError("lost")
-
-    monkeypatch.setattr(Reconciler, "run", dies)
-    with pytest.raises(BusbarError, match="the reconciler ended before the plugins were looked at"):
-        async with running(tmp_path):
-            pass
+async def test_a_host_listens_although_a_record_cannot_be_read(tmp_path):
+    async with running(tmp_path) as host:
+        token = host.daemon.administrator_token
+    with sqlite3.connect(tmp_path / "var" / "busbar.db") as database:
+        columns = {
+            name: b"" if kind == "BLOB" else "" if kind == "TEXT" else 0
+            for _, name, kind, needed, default, _ in database.execute("PRAGMA table_info(plugins)")
+            if needed and default is None
+        }
+        columns |= {"id": "shop", "enabled": 1}
+        marks = ", ".join("?" * len(columns))
+        database.execute(f"INSERT INTO plugins ({', '.join(columns)}) VALUES ({marks})", tuple(columns.values()))
+    async with running(tmp_path, token) as host:
+        assert (await host.get("/readyz"))[0] == 200
+        _, answer = await host.get("/api/v1/plugins/shop")
+        assert (answer["data"]["state"], answer["data"]["cause"]) == ("failed", "record_damaged")
+        codes = {one["code"] for one in (await host.get("/api/v1/alerts"))[1]["data"]}
+        assert codes == {"record_damaged", "registry_tampered"}, "who adds a row is found out all the same"
 
 
 async def _is(found):

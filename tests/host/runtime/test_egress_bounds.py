@@ -381,3 +381,24 @@ async def test_who_has_said_all_it_has_to_say_still_hears_the_answer(doors, echo
     async with asyncio.timeout(PROMPT):
         assert (await reader.read()).endswith(b"\r\n\r\nhello")
     writer.close()
+
+
+async def test_a_door_that_fails_in_a_way_that_nobody_foresaw_is_opened_anew(doors, echo, monkeypatch):
+    monkeypatch.setattr(egress, "ACCEPT_PAUSE", 0.01)
+    take, failed = egress.Door._accepted, []
+
+    async def fails_once(door, listener):
+        if not failed:
+            failed.append(1)
+            raise LookupError("no")
+        return await take(door, listener)
+
+    monkeypatch.setattr(egress.Door, "_accepted", fails_once)
+    with structlog.testing.capture_logs() as logged:
+        way = doors("example", f"localhost:{echo}")
+        async with asyncio.timeout(PROMPT):
+            reader, writer = await asyncio.open_connection(*way.address)
+            writer.write(f"CONNECT localhost:{echo} HTTP/1.1\r\n\r\n".encode())
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            writer.close()
+    assert [line["event"] for line in logged if line["log_level"] == "error"] == ["door_opened_anew"]

@@ -55,3 +55,25 @@ async def test_the_thread_ends_with_the_last_inline_plugin(launch, host, quick):
     async with asyncio.timeout(5):
         while any(thread.name == "loop watch" for thread in threading.enumerate()):
             await asyncio.sleep(0.01)
+
+
+async def test_a_block_that_cannot_be_told_does_not_end_the_watch(launch, host, quick, tmp_path, monkeypatch):
+    (tmp_path / "release" / "blocking.py").write_text(BLOCKING)
+    tell, told = LoopWatch._tell, []
+
+    def fails_once(watch, frame):
+        told.append(frame)
+        if len(told) == 1:
+            raise LookupError("no such line")
+        tell(watch, frame)
+
+    monkeypatch.setattr(LoopWatch, "_tell", fails_once)
+    with structlog.testing.capture_logs() as logged:
+        one = InlineRuntime(launch("blocking:Blocking"), host, lambda *_: None, LoopWatch())
+        await one.start()
+        async with asyncio.timeout(30):
+            while not any(line["event"] == "loop_blocked" for line in logged):
+                await one.call(ServiceCall("block", {"seconds": 0.2}))
+                await asyncio.sleep(0.03)  # the loop turns, so that the next block is another one
+        await one.stop(1.0, 1.0)
+    assert any(line["event"] == "block_not_told" for line in logged)

@@ -1,5 +1,6 @@
 import asyncio
 import sqlite3
+import threading
 
 import pytest
 
@@ -298,3 +299,32 @@ async def test_a_damaged_page_refuses_what_touches_it_and_nothing_else(tmp_path)
     )
     await started.close()
     assert [type(answer) for answer in answers] == [RowRefusedError, int, RowRefusedError, list]
+
+
+async def test_a_thread_that_ends_by_what_nobody_foresaw_leaves_nobody_waiting(writer, monkeypatch):
+    lives = asyncio.create_task(writer.lives())
+    assert await writer.run(note("kept")) == 1
+    began = threading.Event()
+    go_on = threading.Event()
+
+    def lost(_connection, _batch):
+        began.set()
+        go_on.wait(30)
+        raise SystemError("lost")
+
+    monkeypatch.setattr(writer, "_write", lost)
+    first = asyncio.create_task(writer.run(note("in hand")))
+    await asyncio.to_thread(began.wait, 30)
+    second = asyncio.create_task(writer.run(note("waiting")))
+    await asyncio.sleep(0)
+    go_on.set()
+    for waiting in (first, second, lives, asyncio.create_task(writer.run(note("late")))):
+        with pytest.raises(StorageFailedError, match=r"the database's writer ended \(SystemError: lost\)"):
+            await waiting
+    await writer.close()
+
+
+async def test_a_thread_that_is_closed_has_not_died(writer):
+    lives = asyncio.create_task(writer.lives())
+    await writer.close()
+    assert await lives is None
