@@ -17,13 +17,13 @@ from host.lifecycle.applied import Applied, GivenConfig, config_of, identity_of
 from host.lifecycle.deliveries import Deliveries, DeliveryParts
 from host.lifecycle.dependencies import Dependencies
 from host.lifecycle.errors import ConfigNotTakenError, UpgradeFailedError
+from host.lifecycle.hosted_status import hosted_status
 from host.lifecycle.trouble import sentence
 from host.observe.logging import PluginLogs
 from host.port.plugin_port import PluginPort
 from host.registry.records import PluginRecord
-from host.registry.states import PluginState, PluginStatus
+from host.registry.states import PluginStatus
 from host.routing.bus import Bus
-from host.routing.caller_guard import CallerGuard
 from host.routing.guard import Guard
 from host.routing.shares import Guards, Share
 from host.runtime.errors import NotRunningError, WorkerDiedError
@@ -285,53 +285,7 @@ class HostedPlugin:
 
     def status(self) -> PluginStatus:
         """The plugin's state, and why."""
-        supervised = self.supervisor.status
-        state = {
-            SupervisedState.STARTING: PluginState.STARTING,
-            SupervisedState.BACKING_OFF: PluginState.BACKING_OFF,
-            SupervisedState.FAILED: PluginState.FAILED,
-            SupervisedState.STOPPING: PluginState.STOPPING,
-            SupervisedState.STOPPED: PluginState.STOPPING,
-            SupervisedState.RUNNING: PluginState.RUNNING,
-        }[supervised.state]
-        if state is PluginState.RUNNING:
-            refusing = self._refusing()
-            if refusing is not None:
-                return refusing
-            if self.deliveries.broken:
-                name, broken = min(self.deliveries.broken.items(), key=lambda one: one[1].again_at)
-                return PluginStatus(
-                    PluginState.DEGRADED,
-                    since=broken.since,
-                    cause=f"nothing is delivered to {name}",
-                    evidence=broken.reason,
-                    next_action="begin anew from the last cursor",
-                    next_action_at=broken.again_at,
-                )
-            unmet = self._unmet()
-            if unmet:
-                return PluginStatus(
-                    PluginState.DEGRADED,
-                    since=supervised.since,
-                    cause=unmet[0],
-                    evidence="; ".join(unmet),
-                    next_action="install, enable or mend what it requires",
-                )
-            if self.health.status != "pass":
-                return PluginStatus(
-                    PluginState.DEGRADED,
-                    since=supervised.since,
-                    cause=f"the plugin's own health check says {self.health.status}",
-                    evidence=self.health.reason,
-                )
-        return PluginStatus(
-            state,
-            since=supervised.since,
-            cause=supervised.cause,
-            evidence=supervised.evidence,
-            next_action=supervised.next_action,
-            next_action_at=supervised.next_action_at,
-        )
+        return hosted_status(self.supervisor.status, self.guards, self.deliveries.broken, self._unmet, self.health)
 
     # -- inside
 
@@ -345,30 +299,6 @@ class HostedPlugin:
         while not self.running and self.supervisor.status.state not in ended:
             self._stirred.clear()
             await self._stirred.wait()
-
-    def _refusing(self) -> PluginStatus | None:
-        """That a share lets nothing through, and why: the deliveries' before the others'."""
-        for share, guard in self.guards:
-            breaker = guard.breaker.snapshot()
-            if breaker.state not in {BreakerState.CLOSED, BreakerState.DISABLED}:
-                whose = "breaker" if share is Share.DELIVERIES else f"breaker of {share.value}"
-                return PluginStatus(
-                    PluginState.DEGRADED,
-                    since=breaker.since,
-                    cause=f"{whose} is {breaker.state.value}",
-                    evidence=breaker.reason,
-                    next_action="probe" if breaker.next_attempt_at else "",
-                    next_action_at=breaker.next_attempt_at,
-                )
-            if isinstance(guard, CallerGuard) and guard.overstaying >= guard.bulkhead.limit:
-                return PluginStatus(
-                    PluginState.DEGRADED,
-                    since=breaker.since,
-                    cause=f"no place for {share.value}",
-                    evidence=f"{guard.overstaying} {share.value} go on in the plugin although their time was up",
-                    next_action="restart the plugin, if they do not end",
-                )
-        return None
 
     def _unmet(self) -> tuple[str, ...]:
         dependencies, requires = self._parts.dependencies, self.release.manifest.plugin.requires

@@ -20,6 +20,8 @@ from host.lifecycle.applied import Identity, config_of, identity_of, wanted_of
 from host.lifecycle.candidate import Candidate
 from host.lifecycle.errors import ConfigNotTakenError
 from host.lifecycle.hosted_plugin import HostedPlugin
+from host.lifecycle.leaving import Leaving
+from host.lifecycle.looks import Looks
 from host.lifecycle.trouble import BackOff, passes, sentence
 from host.registry.records import PluginRecord, UpgradeOutcome
 from host.registry.registry import Registry
@@ -72,17 +74,13 @@ class Keeper:
         self._parts = parts
         self._registry = parts.registry
         self._told = changed
-        self._wanted = 0
-        self._done = 0
-        self._poked = asyncio.Event()
-        self._progress = asyncio.Condition()
+        self._looks = Looks()
         self._recheck = False
         self._back_off = BackOff(parts.clock)
         # The desired state that was tried last: what a rule refuses is not tried again before that changes.
         self._tried: Identity | None = None
         self._candidate: Candidate | None = None
-        # What runs no more, or is to: nothing is started in its place before it is gone altogether.
-        self._leaving: list[HostedPlugin] = []
+        self._leaving = Leaving()
         self._going_back = ""
         self._releases: frozenset[str] = frozenset()
         self._status = standing.waiting(self._now())
@@ -91,18 +89,15 @@ class Keeper:
 
     def poke(self, *, recheck: bool = False) -> None:
         """The registry changed: look again. `recheck` has the release that runs verified anew."""
-        self._wanted += 1
         self._recheck = self._recheck or recheck
-        self._poked.set()
+        self._looks.poke()
 
     async def caught_up(self) -> None:
         """Wait until everything that changed so far was looked at: brought to the plugin, or found not to be possible.
 
         A release that gets ready to take over is not waited for.
         """
-        wanted = self._wanted
-        async with self._progress:
-            await self._progress.wait_for(lambda: self._done >= wanted)
+        await self._looks.caught_up()
 
     @property
     def upgrading(self) -> bool:
@@ -112,8 +107,13 @@ class Keeper:
             record is not None
             and record.candidate is not None
             and not record.candidate_missing_grants
-            and self._back_off.trouble is None
+            and not self.troubled
         )
+
+    @property
+    def troubled(self) -> bool:
+        """Whether a step failed, and is tried again."""
+        return self._back_off.trouble is not None
 
     @property
     def gone(self) -> bool:
@@ -135,17 +135,13 @@ class Keeper:
     async def run(self) -> None:
         """Look at each poke until the plugin is no longer in the registry, and nothing is left of it."""
         while True:
-            await self._next_reason()
-            self._poked.clear()
-            wanted = self._wanted
+            look = await self._looks.next(self._longest_wait())
             errors = await self._look()
             self._note(errors)
             self.looked.set()
-            self._done = wanted
-            async with self._progress:
-                self._progress.notify_all()
+            await self._looks.done(look)
             self._told(self.plugin)
-            if not errors and self._registry.find(self.plugin) is None and not self._poked.is_set():
+            if not errors and self._registry.find(self.plugin) is None and not self._looks.due:
                 return
 
     async def stop(self) -> None:
@@ -155,22 +151,15 @@ class Keeper:
             self._leave(self.hosted, "the host is stopping")
         await self._stop_leaving()
 
-    async def _next_reason(self) -> None:
-        """Wait for a poke, for the end of a probation, or until what failed is tried again."""
+    def _longest_wait(self) -> float | None:
+        """Seconds to the end of a probation, or until what failed is tried again; None where nothing is due."""
         record = None
         with contextlib.suppress(Exception):  # whatever it is, the look that follows meets it, and tells
             record = self._registry.find(self.plugin)
         seconds = [] if self._back_off.seconds is None else [self._back_off.seconds]
         if record is not None and record.probation_until is not None:
             seconds.append(min(LONGEST_SLEEP, max(0.0, record.probation_until - self._now())))
-        if not seconds:
-            await self._poked.wait()
-            return
-        try:
-            async with asyncio.timeout(min(seconds)):
-                await self._poked.wait()
-        except TimeoutError:
-            return
+        return min(seconds, default=None)
 
     def _note(self, errors: list[Exception]) -> None:
         if not errors:
@@ -388,7 +377,7 @@ class Keeper:
         record = await self._registry.promote(self.plugin, candidate.sha256, probation=self._parts.probation)
         self.hosted, self._candidate, self._tried = fresh, None, identity_of(record)
         if old is not None:
-            self._leaving.append(old)
+            self._leaving.add(old)
         _log.info("plugin_upgraded", plugin=self.plugin, version=record.version)
         self.poke()  # what changed in the meantime is brought to it
         try:
@@ -402,7 +391,7 @@ class Keeper:
     async def _give_up_candidate(self) -> None:
         candidate, self._candidate = self._candidate, None
         if candidate is not None:
-            self._leaving.append(candidate.hosted)
+            self._leaving.add(candidate.hosted)
             await candidate.give_up()
 
     def _is_current(self, sha256: str) -> bool:
@@ -413,26 +402,17 @@ class Keeper:
 
     def _leave(self, hosted: HostedPlugin, cause: str) -> None:
         """Have a plugin be stopped next."""
-        self._leaving.append(hosted)
+        self._leaving.add(hosted)
         if self.hosted is hosted:
             self.hosted = None
             self._tried = None
             self._say(standing.stopping(cause, self._now()))
 
     async def _stop_leaving(self) -> None:
-        """Stop what is to be stopped; what could not be is kept here until it is."""
+        """Stop what is to be stopped; what could not be is kept until it is."""
         if not self._leaving:
             return
-        errors: list[Exception] = []
-        for hosted in tuple(self._leaving):
-            try:
-                await hosted.stop(self._parts.grace if hosted.delivering else 0)
-            except Exception as error:  # noqa: BLE001 - raised below, once each was tried
-                errors.append(error)
-            else:
-                self._leaving.remove(hosted)
-        if errors:
-            raise errors[0]
+        await self._leaving.stop(self._parts.grace)
         if self.hosted is None:
             self._say(standing.resting(self._registry.find(self.plugin), self._now()))
 

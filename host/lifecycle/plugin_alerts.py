@@ -41,6 +41,16 @@ class PluginAlerts:
             hosted = self._reconciler.hosted(record.id)
             if hosted is not None:
                 yield from self._looked_at(record.id, hosted)
+        for plugin, status in self._reconciler.left_over():
+            yield Alert(
+                f"plugin/{plugin}/left-over",
+                AlertSeverity.WARNING,
+                plugin,
+                "plugin_left_over",
+                f"{plugin} is uninstalled, but not everything of it is gone: {status.evidence or status.cause}",
+                status.next_action,
+                status.since,
+            )
 
     def _looked_at(self, plugin: str, hosted: HostedPlugin) -> list[Alert]:
         """What its runtime shows; that one plugin cannot be looked at hides none of the others."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
+import structlog
 from prometheus_client.core import Metric
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
+from host.lifecycle.hosted_plugin import HostedPlugin
 from host.lifecycle.reconciler import Reconciler
 from host.registry.registry import Registry
 from host.registry.states import PluginState
@@ -14,6 +17,8 @@ from host.routing.event_log import EventLog
 from host.routing.measures import BUCKETS
 from host.runtime.egress import EgressBroker
 from plugin_sdk.resilience import BreakerState
+
+_log = structlog.get_logger(__name__)
 
 
 class PluginMetrics:
@@ -68,19 +73,20 @@ class PluginMetrics:
         restarts = CounterMetricFamily("busbar_worker_restarts", "Restarts of a plugin's worker.", labels=("plugin",))
         resident = GaugeMetricFamily("busbar_worker_resident_bytes", "Resident memory of a worker.", labels=("plugin",))
         for hosted in self._reconciler.all_hosted():
-            plugin = hosted.record.id
-            for share, guard in hosted.guards:
-                breaker = guard.breaker.snapshot()
-                for state in BreakerState:
-                    breakers.add_metric((plugin, share.value, state.value), int(state is breaker.state))
-                rejected.add_metric((plugin, share.value), breaker.rejected)
-                in_use.add_metric((plugin, share.value), guard.bulkhead.in_use)
-            for consumer in hosted.deliveries.consumers:
-                lag.add_metric((plugin, consumer.subscription.name), consumer.lag)
-            restarts.add_metric((plugin,), hosted.supervisor.restarts)
-            seen = hosted.supervisor.snapshot()
-            if seen is not None and seen.rss_bytes is not None:
-                resident.add_metric((plugin,), seen.rss_bytes)
+            with _apart(hosted):
+                plugin = hosted.record.id
+                for share, guard in hosted.guards:
+                    breaker = guard.breaker.snapshot()
+                    for state in BreakerState:
+                        breakers.add_metric((plugin, share.value, state.value), int(state is breaker.state))
+                    rejected.add_metric((plugin, share.value), breaker.rejected)
+                    in_use.add_metric((plugin, share.value), guard.bulkhead.in_use)
+                for consumer in hosted.deliveries.consumers:
+                    lag.add_metric((plugin, consumer.subscription.name), consumer.lag)
+                restarts.add_metric((plugin,), hosted.supervisor.restarts)
+                seen = hosted.supervisor.snapshot()
+                if seen is not None and seen.rss_bytes is not None:
+                    resident.add_metric((plugin,), seen.rss_bytes)
         yield from (breakers, rejected, in_use, lag, restarts, resident)
 
     def _doors(self) -> Iterator[Metric]:
@@ -122,3 +128,12 @@ class PluginMetrics:
                 durations.add_metric(labels, buckets=buckets, sum_value=measures.seconds)
         yield calls
         yield durations
+
+
+@contextmanager
+def _apart(hosted: HostedPlugin) -> Iterator[None]:
+    """What one plugin's counters cannot be read for hides nobody else's."""
+    try:
+        yield
+    except Exception:  # noqa: BLE001 - logged with its traceback
+        _log.exception("plugin_not_measured", plugin=hosted.record.id)

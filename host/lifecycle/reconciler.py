@@ -147,6 +147,11 @@ class Reconciler:
             return PluginStatus(PluginState.DISABLED, self._parts.clock.now().timestamp(), "not enabled")
         return keeper.status()
 
+    def left_over(self) -> tuple[tuple[str, PluginStatus], ...]:
+        """Plugins that are uninstalled, and of which not everything could be ended or cleared away yet."""
+        left = [keeper for keeper in self._keepers.values() if self._registry.find(keeper.plugin) is None]
+        return tuple((keeper.plugin, keeper.status()) for keeper in left if keeper.troubled)
+
     # -- inside
 
     def _registry_changed(self, plugin: str) -> None:

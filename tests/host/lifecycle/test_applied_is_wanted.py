@@ -122,7 +122,7 @@ class Rounds:
         status = rig.status(plugin)
         return (
             status.state in STEADY - {PluginState.BACKING_OFF}
-            and keeper._done == keeper._wanted
+            and not keeper._looks.due
             and not keeper._going_back
             and not rig.reconciler.upgrading(plugin)
         )
