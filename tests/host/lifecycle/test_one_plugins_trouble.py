@@ -156,6 +156,9 @@ async def test_a_step_that_breaks_is_one_plugins_trouble_and_over_once_it_does_n
             await ten.until(lambda: len(ten.running(TENTH)[0].events) > before)
     else:
         assert ten.running(TENTH) == []
+        schedules, _ = await ten.path.scheduler.page(0, 100)
+        assert [one.active for one in schedules if one.plugin == TENTH] == [False]
+        assert not [one for one in ten.path.router.consumers() if one.key.startswith(f"{TENTH}/")]
     await others.notice_nothing()
 
 
