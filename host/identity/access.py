@@ -87,8 +87,12 @@ class Tokens:
     async def load(self) -> None:
         """Read what the database holds; call once, before anything else."""
         for row in await self._database.read("SELECT * FROM tokens"):
-            token = Token(row["id"], row["name"], Role(row["role"]), row["created_at"], row["expires_at"])
             hashed = bytes(row["hash"])
+            try:
+                token = Token(row["id"], row["name"], Role(row["role"]), row["created_at"], row["expires_at"])
+            except ValueError:  # one that cannot be read keeps nobody else's from being believed
+                _log.error("token_not_believed", token=row["id"], reason="its role is none")
+                continue
             if hmac.compare_digest(bytes(row["mac"]), self._mac(token, hashed)):
                 self._by_hash[hashed] = token
             else:

@@ -12,6 +12,7 @@ from pathlib import Path
 import structlog
 
 from host.lifecycle.errors import PurgeUnfinishedError
+from host.lifecycle.trouble import sentence
 from host.port.key_values import KeyValues
 from host.runtime.data_removal import remove_aside, set_aside
 from host.runtime.examiner import EXAMINED
@@ -80,10 +81,13 @@ class Purges:
 
         What cannot be finished is in the log: the host starts all the same, and the plugin in question does not.
         """
-        try:
-            for row in await self._database.read("SELECT plugin FROM purges"):
+        for row in await self._database.read("SELECT plugin FROM purges"):
+            try:
                 await self.clear(row["plugin"])
                 _log.warning("purge_finished", plugin=row["plugin"])
+            except Exception as error:  # noqa: BLE001 - logged; nothing starts under this id before it is cleared
+                _log.error("data_not_removed", plugin=row["plugin"], reason=sentence(error))
+        try:
             await asyncio.to_thread(set_aside, self._data, EXAMINED)
             await self.sweep()
         except (PurgeUnfinishedError, OSError) as error:

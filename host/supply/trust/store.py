@@ -93,7 +93,14 @@ class TrustStore:
         except SealBrokenError as error:
             self.tampered = error.message
             _log.error("trust_store_tampered", reason=error.message)
-        await self._read()
+        except sqlite3.Error as error:
+            self.tampered = f"the trust store holds what this host cannot have written: {error}"
+        try:
+            await self._read()
+        except (ValueError, TypeError, LookupError, sqlite3.Error) as error:
+            # No row that this host wrote: it is believed in no part, and the host says so to whoever asks.
+            self.tampered = f"the trust store holds what cannot be read ({type(error).__name__}: {error})"
+            _log.error("trust_store_tampered", reason=self.tampered)
 
     def listen(self, changed: Callable[[], None]) -> None:
         """Call `changed` after each change."""
@@ -279,9 +286,9 @@ class TrustStore:
     async def confirm(self) -> None:
         """Believe what the store holds from now on: someone has looked at it and answers for it."""
         async with self._changing:
+            await self._read()  # first: what cannot even be read is not confirmed
             await self._seal.renew()
             self.tampered = ""
-            await self._read()
         self._tell()
 
     # -- inside

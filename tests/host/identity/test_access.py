@@ -204,3 +204,17 @@ async def test_a_planted_row_of_an_administrator_is_no_token(rig, tokens):
     found = await reloaded(rig)
     assert found.find("bbt_planted") is None
     assert found.find(honest) is not None
+
+
+async def test_a_token_that_cannot_be_read_keeps_no_other_from_being_believed(rig, tokens):
+    _, good = await tokens.create("good", Role.OPERATOR)
+    bad, secret = await tokens.create("bad", Role.OPERATOR)
+
+    def write(connection):
+        connection.execute("PRAGMA ignore_check_constraints = ON")  # as whoever writes into the file may say
+        connection.execute("UPDATE tokens SET role = 'king' WHERE id = ?", (bad.id,))
+
+    await rig.database.write(write)
+    again = await reloaded(rig)
+    assert again.find(good) is not None
+    assert again.find(secret) is None

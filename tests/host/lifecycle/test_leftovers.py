@@ -1,6 +1,7 @@
 """An uninstall in whose middle the host was killed is finished at the next start."""
 
 import pytest
+import structlog
 from delivery_rig import event, rig
 
 from host.lifecycle.leftovers import clear_leftovers
@@ -72,3 +73,21 @@ async def test_who_was_purged_has_nothing_left(bench):
     await clear(bench, scheduler, Registry())
     assert await bench.log.plugins() == set()
     assert await scheduler.plugins() == set()
+
+
+async def test_one_whose_leftovers_cannot_be_cleared_keeps_nobody_elses(bench, monkeypatch):
+    scheduler = await leave_behind(bench)
+    await scheduler.adopt("a", (Schedule(name="tick", every=60.0),))
+    forget = scheduler.forget
+
+    async def broken_for_a(plugin):
+        if plugin == "a":
+            raise LookupError("no")
+        await forget(plugin)
+
+    monkeypatch.setattr(scheduler, "forget", broken_for_a)
+    with structlog.testing.capture_logs() as logged:
+        await clear(bench, scheduler, Registry())
+    assert await scheduler.plugins() == {"a"}
+    assert await bench.log.plugins() == set()
+    assert [line["plugin"] for line in logged if line["event"] == "uninstall_not_finished"] == ["a"]

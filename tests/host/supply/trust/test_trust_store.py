@@ -241,3 +241,12 @@ async def test_a_malformed_file_is_named_and_changes_nothing(trust, folder, text
     drop_in(folder, "broken.toml", text)
     assert await code(load_drop_ins(trust, folder)) in {"publisher_refused", "policy_refused"}
     assert trust.shown().publishers == ()
+
+
+@pytest.mark.parametrize("sql", ["plugins = 'no JSON'", "title = CAST(x'ff' AS TEXT)"])
+async def test_a_store_that_cannot_be_read_is_believed_in_no_part_and_loaded_all_the_same(database, trust, acme, sql):
+    await trust.add(acme.publisher)
+    await database.write(lambda connection: connection.execute(f"UPDATE publishers SET {sql}").rowcount)
+    again = await store(database)
+    assert again.tampered
+    assert await code(again.snapshot()) == "trust_store_tampered"
