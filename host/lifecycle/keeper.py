@@ -25,7 +25,7 @@ from host.lifecycle.looks import Looks
 from host.lifecycle.trouble import BackOff, passes, sentence
 from host.registry.records import PluginRecord, UpgradeOutcome
 from host.registry.registry import Registry
-from host.registry.states import PluginStatus
+from host.registry.states import PluginState, PluginStatus
 from host.runtime.supervisor import SupervisedState
 from host.supply.installer import Release
 from plugin_sdk.clock import Clock
@@ -413,7 +413,7 @@ class Keeper:
         if not self._leaving:
             return
         await self._leaving.stop(self._parts.grace)
-        if self.hosted is None:
+        if self.hosted is None and self._status.state is PluginState.STOPPING:
             self._say(standing.resting(self._registry.find(self.plugin), self._now()))
 
     # -- states

@@ -94,12 +94,16 @@ class Reconciler:
         while True:
             try:
                 await keeper.run()
+                break
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise  # the host stops
+                _log.exception("keeper_ended", plugin=keeper.plugin, again_in_seconds=LIFE_AGAIN_SECONDS)
             except Exception:  # noqa: BLE001 - logged with its traceback; what the keeper has goes on with it
                 _log.exception("keeper_ended", plugin=keeper.plugin, again_in_seconds=LIFE_AGAIN_SECONDS)
-                await asyncio.sleep(LIFE_AGAIN_SECONDS)
-                keeper.poke()
-            else:
-                break
+            await asyncio.sleep(LIFE_AGAIN_SECONDS)
+            keeper.poke()
         # Only a plugin that left the registry gets here; a later install makes a new keeper.
         if self._keepers.get(keeper.plugin) is keeper:
             del self._keepers[keeper.plugin]

@@ -7,7 +7,7 @@ import asyncio
 from dataclasses import dataclass
 
 import pytest
-from keeper_rig import GENEROUS, keeper_rig
+from keeper_rig import GENEROUS, does_not_start, keeper_rig
 
 from host.lifecycle import reconciler
 from host.lifecycle.applied import wanted_of
@@ -17,6 +17,7 @@ from host.lifecycle.trouble import BackOff
 from host.registry.records import UpgradeOutcome
 from host.registry.states import STEADY, PluginState
 from host.storage.errors import StorageFailedError
+from host.supply.errors import ReleaseRefusedError
 from plugin_sdk.events import new_event
 from plugin_sdk.testing import FakeClock
 
@@ -278,7 +279,8 @@ async def test_one_that_cannot_be_stopped_does_not_keep_the_host_from_stopping(t
     assert [one for one in ten.runtimes if one.running] == [], "the worker is ended whatever else fails"
 
 
-async def test_a_keeper_whose_task_dies_goes_on_with_what_it_has(ten, monkeypatch):
+@pytest.mark.parametrize("error", [RuntimeError("not even that"), asyncio.CancelledError()], ids=["error", "cancelled"])
+async def test_a_keeper_whose_task_dies_goes_on_with_what_it_has(ten, monkeypatch, error):
     monkeypatch.setattr(reconciler, "LIFE_AGAIN_SECONDS", 0.0)
     others, keeper = Others(ten), ten.reconciler._keepers[TENTH]
     hosted, note = keeper.hosted, keeper._note
@@ -287,7 +289,7 @@ async def test_a_keeper_whose_task_dies_goes_on_with_what_it_has(ten, monkeypatc
     def dies_once(errors):
         if not lives:
             lives.append(1)
-            raise RuntimeError("not even that")
+            raise error
         note(errors)
 
     monkeypatch.setattr(keeper, "_note", dies_once)
@@ -336,3 +338,25 @@ async def test_an_answer_about_an_uninstall_that_could_not_stop_the_plugin_says_
     assert ten.running(TENTH) == []
     ten.faults.stop()
     await ten.until(lambda: ten.reconciler.gone(TENTH))
+
+
+async def test_a_release_that_is_refused_stays_so_whatever_becomes_of_one_that_was_to_take_over(ten):
+    refused = ReleaseRefusedError("revoked", "its key was revoked")
+    ten.faults.start("verifying", TENTH, refused)
+    await restarted(ten)
+    await ten.caught_up(TENTH)
+    before = ten.status(TENTH)
+    assert (before.state, before.cause, before.next_action_at) == (PluginState.FAILED, "release_revoked", None)
+    await ten.propose(TENTH)
+    await ten.administration.wait_until_steady(TENTH, upgraded=True)
+    assert ten.status(TENTH) == before
+    assert ten.registry.get(TENTH).last_upgrade.reason == "its key was revoked"
+    ten.faults.stop()
+    ten.scripts[TENTH].start = does_not_start
+    await ten.propose(TENTH, "3.0.0")
+    await ten.administration.wait_until_steady(TENTH, upgraded=True)
+    assert ten.registry.get(TENTH).last_upgrade.outcome is UpgradeOutcome.FAILED
+    assert ten.status(TENTH) == before, "it is tried again when something changes: trust, or what is wanted"
+    ten.scripts[TENTH].start = None
+    ten.reconciler.recheck([TENTH])
+    await ten.until_running(TENTH)
