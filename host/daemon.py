@@ -30,7 +30,7 @@ from host.ingress.inbound_webhooks import InboundWebhooks
 from host.kit import EventPath, HostLife, Lent, event_path, hosted_parts, make_workshop
 from host.lifecycle.dependencies import Dependencies
 from host.lifecycle.hosted_plugin import HostedPlugin
-from host.lifecycle.keeper import KeeperParts
+from host.lifecycle.keeper_parts import KeeperParts
 from host.lifecycle.leftovers import clear_leftovers
 from host.lifecycle.plugin_alerts import PluginAlerts
 from host.lifecycle.plugin_metrics import PluginMetrics

@@ -56,3 +56,17 @@ def config_of(record: PluginRecord) -> GivenConfig:
 def wanted_of(record: PluginRecord) -> Applied:
     """What the registry wants a plugin to run with."""
     return Applied(identity_of(record), config_of(record), record.policies, record.breaker)
+
+
+def wanted_candidate(record: PluginRecord | None) -> str | None:
+    """The hash of the release that is to get ready to take over, or None."""
+    if record is None or not record.enabled or record.candidate is None or record.candidate_missing_grants:
+        return None
+    return record.candidate.sha256
+
+
+def wanted_identity(record: PluginRecord | None) -> Identity | None:
+    """What a plugin is to be started from; None where it is not to run."""
+    if record is None or not record.enabled or record.missing_grants or record.damage:
+        return None
+    return identity_of(record)

@@ -8,57 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Final
 
 import structlog
 
 from host.errors import BusbarError
 from host.lifecycle import standing
-from host.lifecycle.applied import Identity, config_of, identity_of, wanted_of
+from host.lifecycle.applied import Identity, config_of, identity_of, wanted_candidate, wanted_identity, wanted_of
 from host.lifecycle.candidate import Candidate
 from host.lifecycle.errors import ConfigNotTakenError
 from host.lifecycle.hosted_plugin import HostedPlugin
+from host.lifecycle.keeper_parts import KeeperParts
 from host.lifecycle.leaving import Leaving
 from host.lifecycle.looks import Looks
 from host.lifecycle.trouble import BackOff, passes, sentence
 from host.registry.records import PluginRecord, UpgradeOutcome
-from host.registry.registry import Registry
 from host.registry.states import PluginState, PluginStatus
 from host.runtime.supervisor import SupervisedState
-from host.supply.installer import Release
-from plugin_sdk.clock import Clock
 
 LONGEST_SLEEP: Final = 60.0
 """Seconds after which the wall clock is looked at in any case: the end of a probation is an instant of its."""
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class KeeperParts:
-    """What every keeper works with; made once.
-
-    Attributes:
-        registry: What is wanted.
-        verify: Verifies the release of a record with today's trust, and says so where it is refused.
-        host: Makes the plugin of a record and its release; it is not started by that.
-        forget: Removes the files of a release that no record names any more.
-        clear: Takes away the data of a plugin that was purged under this id, if any is left.
-        grace: Seconds that deliveries in flight have to end in when a plugin is stopped.
-        probation: Seconds after an upgrade in which the host goes back by itself.
-        clock: For what is said of states, and the end of a probation.
-    """
-
-    registry: Registry
-    verify: Callable[[PluginRecord], Awaitable[Release]]
-    host: Callable[[PluginRecord, Release, Callable[[], None]], HostedPlugin]
-    forget: Callable[[str], Awaitable[None]]
-    clear: Callable[[str], Awaitable[None]]
-    grace: float
-    probation: float
-    clock: Clock
 
 
 class Keeper:
@@ -216,9 +188,9 @@ class Keeper:
     async def _stop_unwanted(self) -> None:
         """Stop what runs and is not wanted, or was started from something else; and a candidate that nobody wants."""
         record = self._registry.find(self.plugin)
-        wanted = _wanted_identity(record)
+        wanted = wanted_identity(record)
         candidate = self._candidate
-        if candidate is not None and candidate.sha256 != _wanted_candidate(record):
+        if candidate is not None and candidate.sha256 != wanted_candidate(record):
             await self._give_up_candidate()
             if record is not None:
                 why = f"{self.plugin} {candidate.hosted.record.version} is not wanted any more"
@@ -234,7 +206,7 @@ class Keeper:
             await self._parts.clear(self.plugin)
             return
         self._releases |= record.releases
-        wanted = _wanted_identity(record)
+        wanted = wanted_identity(record)
         if wanted is None:
             self._tried = None
             self._status = standing.resting(record, self._now())
@@ -449,17 +421,3 @@ class Keeper:
 
     def _now(self) -> float:
         return self._parts.clock.now().timestamp()
-
-
-def _wanted_candidate(record: PluginRecord | None) -> str | None:
-    """The release that is to get ready, or None."""
-    if record is None or not record.enabled or record.candidate is None or record.candidate_missing_grants:
-        return None
-    return record.candidate.sha256
-
-
-def _wanted_identity(record: PluginRecord | None) -> Identity | None:
-    """What the plugin is to be started from; None where it is not to run."""
-    if record is None or not record.enabled or record.missing_grants or record.damage:
-        return None
-    return identity_of(record)

@@ -14,7 +14,8 @@ from typing import Final
 import structlog
 
 from host.lifecycle.hosted_plugin import HostedPlugin
-from host.lifecycle.keeper import Keeper, KeeperParts
+from host.lifecycle.keeper import Keeper
+from host.lifecycle.keeper_parts import KeeperParts
 from host.registry.states import PluginState, PluginStatus
 
 LIFE_AGAIN_SECONDS: Final = 5.0

@@ -21,7 +21,7 @@ from host.administration.administration import Administration
 from host.kit import EventPath, HostLife, event_path
 from host.lifecycle.deliveries import DeliveryParts
 from host.lifecycle.hosted_plugin import HostedPlugin, Parts
-from host.lifecycle.keeper import KeeperParts
+from host.lifecycle.keeper_parts import KeeperParts
 from host.lifecycle.purges import Purges
 from host.lifecycle.reconciler import Reconciler
 from host.observe.audit import Audit

@@ -19,7 +19,7 @@ from supply_wheels import NAME, NOW, PROVIDED, Acme
 from host.administration.installation import Installation, InstallOptions
 from host.errors import BusbarError, printable, shortened
 from host.lifecycle.applied import wanted_of
-from host.lifecycle.keeper import KeeperParts
+from host.lifecycle.keeper_parts import KeeperParts
 from host.lifecycle.purges import Purges
 from host.lifecycle.reconciler import Reconciler
 from host.lifecycle.release_gate import ReleaseGate
