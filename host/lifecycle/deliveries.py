@@ -114,7 +114,12 @@ class Deliveries:
         if not keep_others:
             await self.drop_others()
         for replay in await self._parts.replays.running(self._plugin):
-            await self.replay(replay)
+            try:
+                await self.replay(replay)
+            except DescriptionError as error:
+                # Its filters were taken by another host, or altered: it ends, and the plugin runs.
+                _log.error("replay_not_resumed", replay=replay.id, plugin=self._plugin, reason=str(error))
+                await self._parts.replays.end(replay.id, ReplayState.CANCELLED)
 
     async def drop_others(self) -> None:
         """Drop the cursors of an earlier release's subscriptions: one that nobody moves would hold the log for ever."""

@@ -6,6 +6,8 @@ import pytest
 from keeper_rig import GENEROUS
 
 from host.registry.states import PluginState
+from host.routing.replay_store import ReplayState
+from plugin_sdk.events import new_event
 
 
 async def test_before_it_is_started_nothing_runs_and_every_plugin_is_disabled(keepers):
@@ -101,3 +103,12 @@ async def test_a_disabled_plugin_is_upgraded_without_a_trial_and_an_enabled_one_
     await keepers.registry.change("p", enabled=True)
     await keepers.until_running("p")
     assert [one.version for one in keepers.running("p")] == ["2.0.0"]
+
+
+async def test_a_replay_whose_filters_cannot_be_read_any_more_ends_and_the_plugin_runs(keepers):
+    await keepers.install("p")
+    await keepers.bus.publish(new_event("p.happened", source="/tests"))
+    replay = await keepers.path.replays.add("p", None, (1, 1), (None, None), [{"nosuch": {}}], actor="alice")
+    keepers.reconciler.start()
+    await keepers.until_running("p")
+    assert (await keepers.path.replays.get(replay.id)).state is ReplayState.CANCELLED
