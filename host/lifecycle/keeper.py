@@ -55,7 +55,7 @@ class Keeper:
         self._leaving = Leaving()
         self._going_back = ""
         self._releases: frozenset[str] = frozenset()
-        self._status = standing.waiting(self._now())
+        self._status = standing.resting(self._registry.find(plugin), self._now())
 
     # -- what others ask of it
 

@@ -23,6 +23,7 @@ async def test_plugins_run_that_are_enabled_and_one_that_comes_later_too(keepers
     await keepers.registry.change("q", enabled=False)
     keepers.reconciler.start()
     assert keepers.status("p").state is PluginState.STARTING, "nobody has looked yet, and it is on its way"
+    assert keepers.status("q").state is PluginState.DISABLED
     assert await keepers.reconciler.looked(GENEROUS)
     await keepers.install("r")
     await keepers.until_running("p", "r")
