@@ -239,6 +239,7 @@ class Administration:
         )
         await self._done("plugin.configure", plugin, actor, {"fields": sorted(config)})
         await self.wait_until_steady(plugin)
+        await self.wait_until_caught_up(plugin)  # one that was just starting gets it once it runs
         return Configured(self.shown_config(plugin), self._told_of_config(plugin))
 
     def _told_of_config(self, plugin: str) -> str:
@@ -301,12 +302,10 @@ class Administration:
         with self._reconciler.watch(plugin) as changed:
             try:
                 async with asyncio.timeout(WAIT_SECONDS):
-                    # Again each time: what happened meanwhile may have changed what is wanted.
                     await self._reconciler.caught_up(plugin)
                     while not self._steady(plugin, upgraded=upgraded):
                         changed.clear()
                         await changed.wait()
-                        await self._reconciler.caught_up(plugin)
             except TimeoutError:
                 _log.warning("plugin_not_steady", plugin=plugin, seconds=WAIT_SECONDS)
 

@@ -52,6 +52,7 @@ class Keeper:
         # The desired state that was tried last: what a rule refuses is not tried again before that changes.
         self._tried: Identity | None = None
         self._candidate: Candidate | None = None
+        self._ending_upgrade = False
         self._leaving = Leaving()
         self._going_back = ""
         self._releases: frozenset[str] = frozenset()
@@ -73,9 +74,9 @@ class Keeper:
 
     @property
     def upgrading(self) -> bool:
-        """Whether a release is on its way to take over."""
+        """Whether a release is on its way to take over, or what follows from it is not done yet."""
         record = self._registry.find(self.plugin)
-        return (
+        return self._ending_upgrade or (
             record is not None
             and record.candidate is not None
             and not record.candidate_missing_grants
@@ -110,6 +111,7 @@ class Keeper:
             look = await self._looks.next(self._longest_wait())
             errors = await self._look()
             self._note(errors)
+            self._ending_upgrade = False
             self.looked.set()
             await self._looks.done(look)
             self._told(self.plugin)
@@ -306,6 +308,7 @@ class Keeper:
             if self._candidate is None:
                 await self._prepare(record.with_release(candidate))
             elif self._candidate.ended:
+                self._ending_upgrade = True
                 await self._take_over(self._candidate, record.with_release(candidate))
         except Exception as error:
             if self._candidate is None and self._is_current(candidate.sha256):
@@ -320,6 +323,7 @@ class Keeper:
             )
             if standing.of_the_machine(error):
                 raise  # nothing was found out about it: it gets ready anew
+            self._ending_upgrade = True
             await self._registry.withdraw(self.plugin, candidate.sha256, reason)
             await self._stop_leaving()
             await self._bring()
