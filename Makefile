@@ -7,7 +7,7 @@ STAMP := $(VENV)/.locked
 # Every daemon and every command of the tests would compile the whole host anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup run test lint format bench crash soak lock clean
+.PHONY: setup run test lint format cover bench crash soak lock clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,11 @@ run: $(STAMP)
 # Two processes, a file each at a time: most of what the tests of the daemon do is wait. The long files come first.
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# Branch coverage of the suite, the daemons and workers that it starts included.
+cover: $(STAMP)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+		--cov host --cov plugin_sdk --cov-branch --cov-report term-missing:skip-covered
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

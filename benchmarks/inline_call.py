@@ -1,7 +1,7 @@
 """One guarded call of an inline hook, beside one bare pluggy call of the same async hook.
 
 Both enter the hook through the same pluggy manager and await what it returns; ours goes through the guard's
-admission, bulkhead, breaker, time limit and measurement as well.
+admission, places, breaker, time limit and measurement as well.
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ from typing import Final
 import pluggy
 import uvloop
 
+from benchmarks import worker
 from benchmarks.measure import Figure
-from host.routing.guard import Guard
 from plugin_sdk import hookspecs
-from plugin_sdk.clock import SystemClock
 from plugin_sdk.hookspecs import hookimpl
-from plugin_sdk.resilience import Breaker, BreakerPolicy, Bulkhead
 
 NAME: Final = "inline-call"
 ROUNDS: Final = 15
@@ -45,9 +43,8 @@ async def _measure() -> list[Figure]:
     manager.add_hookspecs(hookspecs)
     manager.register(_Hooks())
     hook = partial(manager.hook.on_event, event=None, context=None)
-    clock = SystemClock()
-    breaker = Breaker(BreakerPolicy(), clock=clock)
-    guard = Guard("benchmark", breaker=breaker, bulkhead=Bulkhead(8), clock=clock)
+    deliverer = worker.Deliverer(8, None)
+    guard = deliverer.guard
     ours: list[float] = []
     theirs: list[float] = []
     for _ in range(ROUNDS):
@@ -57,8 +54,7 @@ async def _measure() -> list[Figure]:
         theirs.append((time.perf_counter() - started) / CALLS * 1e6)
         started = time.perf_counter()
         for _ in range(CALLS):
-            permit = await guard.admit()
-            await guard.run(permit, hook, "on_event", 10.0, "delivery")
+            await deliverer.guarded(hook)
         ours.append((time.perf_counter() - started) / CALLS * 1e6)
     assert guard.measures["on_event"].succeeded == ROUNDS * CALLS
     return [Figure(NAME, statistics.median(ours), "µs", "bare pluggy call", statistics.median(theirs))]

@@ -1,4 +1,4 @@
-"""The median of one guarded call into a worker, beside a bare echo of the same bytes over a socket pair.
+"""The median of one guarded delivery to a worker, beside a bare echo of the same bytes over a socket pair.
 
 The echo is the least that a round trip between two asyncio processes can be: the same kind of socket pair, a
 protocol that writes back what it reads, the same loops on both sides. Near and far sides are pinned to two
@@ -94,22 +94,16 @@ async def _measure(connection: socket.socket, near: int, far: int) -> list[Figur
     connection.setblocking(False)  # noqa: FBT003 - the socket module's own signature
     loop = asyncio.get_running_loop()
     _, echo = await loop.create_unix_connection(_Caller, sock=connection)
-    call = worker.call()
-    body = call.event.to_json()
-    guard = worker.guard(8)
+    body = worker.event().to_json()
     ours: list[float] = []
     theirs: list[float] = []
     async with worker.worker() as runtime:
         os.sched_setaffinity(runtime.snapshot().pid or 0, {far})
         os.sched_setaffinity(0, {near})
+        deliverer = worker.Deliverer(8, runtime)
         for _ in range(ROUNDS):
             theirs.append(await _median(lambda: echo.call(body)))
-
-            async def guarded() -> None:
-                permit = await guard.admit()
-                await guard.run(permit, lambda: runtime.call(call), "on_event", 10.0, "delivery")
-
-            ours.append(await _median(guarded))
+            ours.append(await _median(deliverer.deliver))
     echo.transport.close()
     return [Figure(NAME, statistics.median(ours), "µs", "bare echo, p50", statistics.median(theirs))]
 

@@ -66,24 +66,19 @@ def _serve(address: str, ready: Event, stop: Event) -> None:
 
 
 async def _measure(address: str) -> list[Figure]:
-    call = worker.call()
-    body = call.event.to_json()
-    guard = worker.guard(IN_FLIGHT)
+    body = worker.event().to_json()
     ours: list[float] = []
     theirs: list[float] = []
     async with worker.worker() as runtime, aio.insecure_channel(address) as channel:
         remote = channel.unary_unary(METHOD)
-
-        async def guarded() -> None:
-            permit = await guard.admit()
-            await guard.run(permit, lambda: runtime.call(call), "on_event", 10.0, "delivery")
+        deliverer = worker.Deliverer(IN_FLIGHT, runtime)
 
         async def over_grpc() -> None:
             await remote(body)
 
         for _ in range(ROUNDS):
             theirs.append(await _rate(over_grpc, PEER_CALLS))
-            ours.append(await _rate(guarded, CALLS))
+            ours.append(await _rate(deliverer.deliver, CALLS))
     return [Figure(NAME, statistics.median(ours), "calls/s", "grpcio asyncio, Unix socket", statistics.median(theirs))]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tomllib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -267,16 +267,18 @@ class _ToldSettlements(Settlements):
         super().__init__(log)
         self._tell = tell
 
-    def add(self, settler: Settler, settlement: Settlement) -> None:
-        """Tell how a delivery ended, with the author's traceback."""
-        name = settlement.subscription.partition("/")[2]
-        line = (
-            f"{settlement.outcome.value}: {settlement.stored.event.type} to {name}, {settlement.duration * 1000:.1f} ms"
-        )
-        if settlement.outcome is not Outcome.DELIVERED:
-            line += f": {settlement.error}"
-        self._tell("\n".join(filter(None, (line, settlement.traceback.rstrip()))))
-        super().add(settler, settlement)
+    def add(self, settler: Settler, settlements: Sequence[Settlement]) -> None:
+        """Tell how deliveries ended, with the author's tracebacks."""
+        for settlement in settlements:
+            name = settlement.subscription.partition("/")[2]
+            line = (
+                f"{settlement.outcome.value}: {settlement.stored.event.type} to {name}, "
+                f"{settlement.duration * 1000:.1f} ms"
+            )
+            if settlement.outcome is not Outcome.DELIVERED:
+                line += f": {settlement.error}"
+            self._tell("\n".join(filter(None, (line, settlement.traceback.rstrip()))))
+        super().add(settler, settlements)
 
 
 class _ToldLogs(PluginLogs):

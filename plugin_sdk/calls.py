@@ -5,11 +5,15 @@ They are msgspec structs so that a worker decodes exactly one known shape.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
+from plugin_sdk.errors import DeadLetter
 from plugin_sdk.events import Event
+
+SCHEDULES: Final = "@schedules"
+"""Name of the one subscription through which all firings of a plugin arrive; no author can choose it."""
 
 
 class Delivery(msgspec.Struct, frozen=True, array_like=True):
@@ -54,6 +58,55 @@ class FiringCall(msgspec.Struct, frozen=True, array_like=True, tag="on_schedule"
 
     firing: Firing
     delivery: Delivery
+
+
+class Flight(msgspec.Struct, frozen=True, array_like=True):
+    """Deliveries of one subscription that go to a plugin together, and are answered one by one.
+
+    `home` is the id that the subscription's deliveries begin with, `replay` and `unfiltered` are as in `Delivery`.
+    """
+
+    home: str
+    subscription: str
+    replay: bool
+    unfiltered: bool
+
+
+def delivery_call(flight: Flight, sequence: int, attempt: int, event: Event | bytes) -> EventCall | FiringCall:
+    """The hook call that hands over one event of a flight, which may still be JSON.
+
+    Raises:
+        DeadLetter: no call can be made of it, at whatever attempt.
+    """
+    try:
+        return _delivery_call(flight, sequence, attempt, event if isinstance(event, Event) else Event.trusted(event))
+    except Exception as error:  # noqa: BLE001 - said in the dead letter; the events behind it go on
+        raise DeadLetter(f"no call can be made of this event: {type(error).__name__}: {error}") from None
+
+
+def _delivery_call(flight: Flight, sequence: int, attempt: int, event: Event) -> EventCall | FiringCall:
+    home, subscription, replay, unfiltered = flight.home, flight.subscription, flight.replay, flight.unfiltered
+    extensions = event.extensions
+    trace = correlation = ""
+    hops = 0
+    if extensions:
+        trace, correlation = str(extensions.get("traceparent", "")), str(extensions.get("correlationid", ""))
+        hops = event.hops
+    delivery = Delivery(
+        f"{home}/{sequence}",
+        subscription,
+        attempt,
+        sequence,
+        trace,
+        event.id,
+        correlation,
+        hops,
+        replay,
+        unfiltered,
+    )
+    if subscription != SCHEDULES:
+        return EventCall(event, delivery)
+    return FiringCall(Firing(str(event.subject), event.data["due"], event.id), delivery)
 
 
 class ServiceCall(msgspec.Struct, frozen=True, array_like=True, tag="call"):

@@ -231,6 +231,11 @@ class Breaker:
         self._rejected += 1
         return None
 
+    def probes(self) -> int:
+        """How many calls it lets through now, where it does not let all through."""
+        self.turn()
+        return self._probes_free if self.state is BreakerState.HALF_OPEN else 0
+
     def success(self, permit: int, duration: float) -> None:
         """The call ended well after `duration` seconds."""
         self._record(permit, duration, failed=False, reason="")

@@ -12,7 +12,8 @@ from host.administration.errors import PolicyRefusedError, SubscriptionNotFoundE
 from host.observe.audit import Audit
 from host.registry.records import PluginRecord
 from host.registry.registry import Registry
-from host.routing.subscriptions import SCHEDULES, overridden
+from host.routing.subscriptions import overridden
+from plugin_sdk.calls import SCHEDULES
 from plugin_sdk.delivery import DeliveryPolicy
 from plugin_sdk.errors import DescriptionError
 

@@ -13,7 +13,8 @@ from host.registry.records import PluginRecord
 from host.registry.registry import Registry
 from host.routing.event_log import EventLog
 from host.routing.replay_store import ReplayRecord, ReplayState, ReplayStore
-from host.routing.subscriptions import SCHEDULES, bind
+from host.routing.subscriptions import bind
+from plugin_sdk.calls import SCHEDULES
 from plugin_sdk.clock import Clock
 from plugin_sdk.filters import compile_filters
 

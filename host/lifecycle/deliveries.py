@@ -23,7 +23,8 @@ from host.routing.guard import Guard
 from host.routing.replay_store import ReplayRecord, ReplayState, ReplayStore
 from host.routing.router import Router
 from host.routing.settlements import Settlements
-from host.routing.subscriptions import SCHEDULES, BoundSubscription, bind
+from host.routing.subscriptions import BoundSubscription, bind
+from plugin_sdk.calls import SCHEDULES
 from plugin_sdk.clock import Clock
 from plugin_sdk.errors import DescriptionError
 from plugin_sdk.filters import compile_filters
@@ -103,6 +104,11 @@ class Deliveries:
         self.consumers: tuple[Consumer, ...] = ()
         self.broken: dict[str, Broken] = {}
         """The subscriptions, and replays of them, that are not delivered now, by id."""
+
+    def pump(self) -> None:
+        """The runtime runs again: deliver what waits."""
+        for consumer in (*self.consumers, *(one for serving in self._replays.values() for one in serving)):
+            consumer.pump()
 
     async def start(self, record: PluginRecord, *, keep_others: bool = False) -> None:
         """Take up every cursor, and every replay that has not ended.

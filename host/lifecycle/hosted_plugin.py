@@ -24,7 +24,7 @@ from host.port.plugin_port import PluginPort
 from host.registry.records import PluginRecord
 from host.registry.states import PluginStatus
 from host.routing.bus import Bus
-from host.routing.guard import Guard
+from host.routing.guard import MAX_AHEAD, Guard
 from host.routing.shares import Guards, Share
 from host.runtime.errors import NotRunningError, WorkerDiedError
 from host.runtime.runtime import Launch, Runtime
@@ -95,6 +95,8 @@ class HostedPlugin:
             record.id,
             policy=parts.breaker,
             concurrency=limits.concurrency,
+            # An inline plugin begins what it is handed at once, so it is handed no more than it has places.
+            ahead=0 if limits.isolation == "inline" else MAX_AHEAD,
             clock=parts.clock,
             rng=parts.rng,
             changed=self._breaker_changed,
@@ -219,17 +221,14 @@ class HostedPlugin:
         """Whether a call would reach the plugin now."""
         return self.supervisor.running
 
-    async def wait_running(self) -> None:
-        """Wait until the runtime runs."""
-        await self.supervisor.wait_running()
+    @property
+    def runtime(self) -> Runtime | None:
+        """What runs its code, while it runs: deliveries are handed to it."""
+        return self.supervisor.runtime
 
     def call(self, call: HookCall) -> Awaitable[Any]:
         """Enter a hook, without the guard: the caller stands inside it already."""
         return self.supervisor.call(call)
-
-    def begin(self, call: HookCall, ended: Callable[[BaseException | None], None]) -> Callable[[], None] | None:
-        """Enter a hook without waiting for its end, as `Runtime.begin`; the caller stands inside the guard already."""
-        return self.supervisor.begin(call, ended)
 
     async def serve(self, call: HookCall, hook: str, longest: float | None = None, *, caller: str) -> Any:
         """Enter a hook for a caller who waits (`longest` seconds): refused soon where breaker or bulkhead refuse.
@@ -307,6 +306,8 @@ class HostedPlugin:
     def _supervisor_changed(self) -> None:
         self._stirred.set()
         self._changed()
+        if self.running:
+            self.deliveries.pump()
 
     async def _ready(self) -> None:
         """Wait for what the plugin requires, for a while."""

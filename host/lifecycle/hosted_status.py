@@ -72,7 +72,7 @@ def _refusing(guards: Guards) -> PluginStatus | None:
                 next_action="probe" if breaker.next_attempt_at else "",
                 next_action_at=breaker.next_attempt_at,
             )
-        if isinstance(guard, CallerGuard) and guard.overstaying >= guard.bulkhead.limit:
+        if isinstance(guard, CallerGuard) and guard.overstaying >= guard.places:
             return PluginStatus(
                 PluginState.DEGRADED,
                 since=breaker.since,

@@ -80,7 +80,7 @@ class PluginMetrics:
                     for state in BreakerState:
                         breakers.add_metric((plugin, share.value, state.value), int(state is breaker.state))
                     rejected.add_metric((plugin, share.value), breaker.rejected)
-                    in_use.add_metric((plugin, share.value), guard.bulkhead.in_use)
+                    in_use.add_metric((plugin, share.value), guard.in_flight)
                 for consumer in hosted.deliveries.consumers:
                     lag.add_metric((plugin, consumer.subscription.name), consumer.lag)
                 restarts.add_metric((plugin,), hosted.supervisor.restarts)

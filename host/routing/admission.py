@@ -1,55 +1,44 @@
-"""Admission: what a delivery waits for before its hook is called. None of the waiting is an attempt."""
+"""Admission: what an attempt waits for before it is made. None of the waiting is an attempt."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Protocol
 
-from host.routing.guard import Guard, Permit
+from host.routing.guard import Guard, Owner
 from host.routing.settlements import Settlements
 from host.routing.subscriptions import BoundSubscription
-from plugin_sdk.calls import HookCall
+from host.runtime.runtime import Runtime
 from plugin_sdk.clock import Clock
-from plugin_sdk.resilience import Bulkhead, TokenBucket
+from plugin_sdk.resilience import TokenBucket
 
 
 class Target(Protocol):
-    """The plugin's runtime, as deliveries need it."""
+    """The plugin, as deliveries need it. Who makes it pumps the consumers once there is a runtime again."""
 
     @property
-    def running(self) -> bool:
-        """Whether a call would reach the plugin now."""
-        ...
-
-    async def wait_running(self) -> None:
-        """Wait until the plugin's runtime runs."""
-        ...
-
-    def call(self, call: HookCall) -> Awaitable[Any]:
-        """Enter the hook; raises `NotRunningError` where no runtime took the call."""
-        ...
-
-    def begin(self, call: HookCall, ended: Callable[[BaseException | None], None]) -> Callable[[], None] | None:
-        """Enter the hook without a task, as `Runtime.begin`; None where it takes one."""
+    def runtime(self) -> Runtime | None:
+        """What runs, while it runs."""
         ...
 
 
 class Admission:
-    """Lets deliveries of one subscription in: room for their outcomes, a runtime, the policy's own limits, the guard.
+    """Says how many attempts of one subscription may be made: room for outcomes, a runtime, the policy, the guard.
 
     Args:
-        subscription: Whose policy has the limits.
+        subscription: Whose policy has limits.
+        owner: Who makes the attempts; pumped once there may be room where there was none.
         settlements: Take the outcomes, and bound how many wait to be written.
-        guard: The plugin's bulkhead and breaker.
-        target: The plugin's runtime.
+        guard: The plugin's places and breaker.
+        target: The plugin.
         clock: For the rate.
     """
 
     def __init__(
         self,
         subscription: BoundSubscription,
+        owner: Owner,
         *,
         settlements: Settlements,
         guard: Guard,
@@ -57,44 +46,49 @@ class Admission:
         clock: Clock,
     ) -> None:
         policy = subscription.policy
-        self._priority = subscription.priority
+        self._plugin = subscription.plugin
+        self._owner = owner
         self._settlements = settlements
         self._guard = guard
         self._target = target
-        self._plain = policy.in_flight is None and policy.rate is None
-        self._places = None if policy.in_flight is None else Bulkhead(policy.in_flight)
+        self._most = policy.in_flight
         self._bucket = None if policy.rate is None else TokenBucket(policy.rate, max(1.0, policy.rate), clock.monotonic)
+        self._paid = False  # the rate allows one more, now or when the timer fires
+        self._timer: asyncio.TimerHandle | None = None
 
-    def try_admit(self) -> Permit | None:
-        """Leave to make one delivery, where there is no need to wait; as `admit`."""
-        if self._plain and self._settlements.has_room and self._target.running:
-            return self._guard.admit_now()
-        return None
+    def room(self, under_way: int) -> int:
+        """How many attempts may be made now, beside those under way."""
+        if self._target.runtime is None:
+            return 0
+        if not self._settlements.has_room(self._plugin):
+            self._settlements.when_room(self._owner)
+            return 0
+        room = self._guard.room(self._owner)
+        if self._most is not None:
+            room = min(room, self._most - under_way)
+        if self._bucket is not None and room > 0:
+            room = self._by_rate(self._bucket)
+        return room
 
-    async def admit(self) -> Permit:
-        """Leave to make one delivery, as soon as there is; `left` must be called once it is made or given up."""
-        if self._places is not None:
-            await self._places.acquire()
-        try:
-            if self._bucket is not None and (wait := self._bucket.reserve(math.inf)):
-                await asyncio.sleep(wait)
-            while True:
-                await self._settlements.room()
-                await self._target.wait_running()
-                permit = await self._guard.admit(self._priority)
-                if self._target.running:
-                    return permit
-                permit.give_back()
-        except BaseException:  # whatever ended the wait: the place is given back; raised again
-            self.left()
-            raise
+    def made(self) -> None:
+        """Attempts are made."""
+        self._paid = False
 
-    def left(self) -> None:
-        """A delivery that was admitted is over."""
-        if self._places is not None:
-            self._places.release()
+    def close(self) -> None:
+        """Nothing more is admitted."""
+        self._guard.forget(self._owner)
+        if self._timer is not None:
+            self._timer.cancel()
 
-    def give_back(self, permit: Permit) -> None:
-        """Let go of a permit without a call."""
-        permit.give_back()
-        self.left()
+    def _by_rate(self, bucket: TokenBucket) -> int:
+        """One, where its time has come."""
+        if not self._paid:
+            wait = bucket.reserve(math.inf) or 0.0
+            self._paid = True
+            if wait > 0:
+                self._timer = asyncio.get_running_loop().call_later(wait, self._due)
+        return int(self._timer is None)
+
+    def _due(self) -> None:
+        self._timer = None
+        self._owner.pump()

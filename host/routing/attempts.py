@@ -1,4 +1,4 @@
-"""One attempt at a delivery: the hook is called, and what it did becomes an outcome by the subscription's policy."""
+"""One attempt at a delivery, and what becomes of it by the subscription's policy."""
 
 from __future__ import annotations
 
@@ -6,33 +6,66 @@ import random
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from host.errors import BusbarError
-from host.routing.admission import Target
 from host.routing.event_log import Outcome, Settlement, StoredEvent
-from host.routing.guard import BegunCall, Guard, Permit
 from host.routing.subscriptions import BoundSubscription
-from host.runtime.errors import HookFailedError, NotRunningError
-from plugin_sdk.calls import HookCall
+from host.runtime.runtime import Runtime
 from plugin_sdk.clock import Clock
 from plugin_sdk.errors import DeadLetter, Drop, Retry
 
+if TYPE_CHECKING:
+    from host.routing.guard import Owner
+
 REFUSED_SECONDS: Final = 0.5
-"""Wait before a delivery that no runtime took is offered again."""
+"""Wait before a delivery that could not be tried is tried again."""
 NO_ROOM: Final = "there is no room for another dead letter, decide on some: "
 MAX_INSTANT: Final = 64
 EXPIRY: Final = "expirytime"
 """The CloudEvents extension (Expiry Time) after which an event is of no use."""
 
 
-class Attempts:
-    """Makes attempts at the deliveries of one subscription.
+class Attempt:
+    """One attempt at one delivery, from its admission to its outcome.
+
+    Attributes:
+        owner: Who makes it.
+        stored: The event.
+        attempt: The how manieth it is.
+        last: What came of the one before.
+        noted: Whether the delivery has a row in the retry table.
+        timeout: Seconds that it may take.
+        begun: Whether the plugin has begun it, as far as can be told in the host.
+        over: Whether it ended, or is not wanted any more.
+        runtime: What has it in its hands; None before.
+        number: The runtime's own name for it.
+        token: The breaker's.
+    """
+
+    __slots__ = (
+        "attempt", "begun", "last", "noted", "number", "over", "owner", "runtime", "stored", "timeout", "token"
+    )  # fmt: skip
+
+    def __init__(
+        self, owner: Owner, stored: StoredEvent, attempt: int, timeout: float, *, last: str = "", noted: bool = False
+    ) -> None:
+        self.owner = owner
+        self.stored = stored
+        self.attempt = attempt
+        self.timeout = timeout
+        self.last = last
+        self.noted = noted
+        self.begun = self.over = False
+        self.runtime: Runtime | None = None
+        self.number = self.token = 0
+
+
+class Outcomes:
+    """What becomes of the attempts at the deliveries of one subscription.
 
     Args:
         subscription: Its policy decides.
-        guard: Stands around the hook.
-        target: The plugin's runtime.
         clock: For ages, durations and due times.
         rng: For the jitter of retries.
         letters_full: Whether the plugin has as many dead letters as are kept; then nothing more is given up on.
@@ -42,17 +75,14 @@ class Attempts:
         self,
         subscription: BoundSubscription,
         *,
-        guard: Guard,
-        target: Target,
         clock: Clock,
         rng: random.Random,
         letters_full: Callable[[], bool],
     ) -> None:
         self._subscription = subscription
+        self._subscription_id = subscription.id
         self._policy = subscription.policy
         self._retry = subscription.policy.retry
-        self._guard = guard
-        self._target = target
         self._clock = clock
         self._rng = rng
         self._letters_full = letters_full
@@ -74,81 +104,15 @@ class Attempts:
                 return f"expired: its {EXPIRY} was {expiry}"
         return ""
 
-    async def make(self, stored: StoredEvent, attempt: int, permit: Permit, *, noted: bool) -> Settlement:
-        """Call the hook; the outcome, `noted` among it. Only a cancellation is raised."""
-        subscription = self._subscription
-        started_at = self._clock.now().timestamp()
-        started = self._clock.monotonic()
-        failure: Exception | None = None
-        try:
-            await self._guard.run(
-                permit,
-                lambda: self._target.call(self._call(stored, attempt)),
-                subscription.hook,
-                subscription.timeout_of(stored),
-                subscription.delivery_id(stored),
-            )
-        except Exception as error:  # noqa: BLE001 - whatever a plugin raises is an outcome, never the host's end
-            failure = error
-        return self._outcome(stored, attempt, failure, started_at, self._clock.monotonic() - started, noted=noted)
-
-    def begin(
-        self,
-        stored: StoredEvent,
-        attempt: int,
-        permit: Permit,
-        ended: Callable[[Settlement], None],
-        failed: Callable[[Exception], None],
-        *,
-        noted: bool,
-    ) -> BegunCall | None:
-        """As `make`, without a task: `ended` gets the outcome. None where the runtime takes one: nothing was begun.
-
-        `failed` hears what goes wrong in the host while the outcome is made or taken: nobody else would.
-        """
-        subscription = self._subscription
-        started_at = self._clock.now().timestamp()
-        started = self._clock.monotonic()
-
-        def settle(error: BaseException | None) -> None:
-            duration = self._clock.monotonic() - started
-            try:
-                ended(self._outcome(stored, attempt, error, started_at, duration, noted=noted))
-            except Exception as mistake:  # noqa: BLE001 - the host's own; logged by whoever hears of it
-                failed(mistake)
-
-        return self._guard.begin(
-            permit,
-            lambda end: self._target.begin(self._call(stored, attempt), end),
-            subscription.hook,
-            subscription.timeout_of(stored),
-            subscription.delivery_id(stored),
-            settle,
-        )
-
-    def _call(self, stored: StoredEvent, attempt: int) -> HookCall:
-        """The hook call that hands the event over; made within the guard, where whatever it raises is an outcome."""
-        try:
-            return self._subscription.call_for(stored, attempt)
-        except Exception as error:  # noqa: BLE001 - said in the dead letter; the events behind it go on
-            raise DeadLetter(f"no call can be made of this event: {type(error).__name__}: {error}") from None
-
-    def _outcome(
-        self,
-        stored: StoredEvent,
-        attempt: int,
-        error: BaseException | None,
-        started_at: float,
-        duration: float,
-        *,
-        noted: bool,
-    ) -> Settlement:
+    def of(self, made: Attempt, error: Exception | None, started_at: float, duration: float) -> Settlement:
         """What becomes of an attempt that raised `error`, or nothing."""
-        outcome, reason, traceback = Outcome.DELIVERED, "", ""
-        asked: float | None = None
+        stored, attempt, noted = made.stored, made.attempt, made.noted
         if error is None:
-            pass
-        elif isinstance(error, Retry):
+            subscription = self._subscription_id, self._subscription.plugin
+            return Settlement(*subscription, stored, attempt, Outcome.DELIVERED, started_at, duration, noted=noted)
+        reason, traceback = "", ""
+        asked: float | None = None
+        if isinstance(error, Retry):
             outcome, reason = Outcome.RETRIED, error.reason or "the plugin asked"
             if error.after is not None:
                 asked = min(max(error.after, 0.0), self._policy.longest_asked)
@@ -156,20 +120,12 @@ class Attempts:
             outcome, reason = Outcome.DROPPED, error.reason
         elif isinstance(error, DeadLetter):
             outcome, reason = Outcome.DEAD_LETTERED, error.reason
-        elif isinstance(error, NotRunningError):
-            outcome, reason, asked, attempt = Outcome.RETRIED, error.message, REFUSED_SECONDS, attempt - 1
         else:
             outcome, reason = Outcome.RETRIED, _named(error)
             traceback = getattr(error, "traceback", "")
         if outcome is Outcome.RETRIED and attempt >= self._policy.attempts:
             outcome, reason = Outcome.DEAD_LETTERED, f"gave up after {attempt} attempts: {reason}"
         return self._settled(stored, attempt, outcome, reason, traceback, started_at, duration, asked, noted=noted)
-
-    def cancelled(self, stored: StoredEvent, attempt: int, *, noted: bool) -> Settlement:
-        """The outcome of an attempt whose hook cancelled the task that it ran in, which only an inline one can."""
-        now = self._clock.now().timestamp()
-        error = HookFailedError("CancelledError", "the hook cancelled its own task")
-        return self._outcome(stored, attempt, error, now, 0.0, noted=noted)
 
     def give_up(self, stored: StoredEvent, attempts: int, reason: str, *, noted: bool) -> Settlement:
         """The outcome of a delivery that is not tried (again), after `attempts` attempts."""
@@ -211,7 +167,7 @@ class Attempts:
             delay = self._retry.delay(max(attempt, 1), rng=self._rng) if asked is None else asked
             retry_at = self._clock.now().timestamp() + delay
         return Settlement(
-            subscription=self._subscription.id,
+            subscription=self._subscription_id,
             plugin=self._subscription.plugin,
             stored=stored,
             attempt=attempt,

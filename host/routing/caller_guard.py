@@ -57,6 +57,16 @@ class CallerGuard:
         self._waiting = 0
         self._tasks: set[asyncio.Task[Any]] = set()
 
+    @property
+    def places(self) -> int:
+        """Calls in flight at most."""
+        return self.bulkhead.limit
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that go on, whether anybody waits for them or not."""
+        return self.bulkhead.in_use
+
     async def serve(
         self,
         invoke: Callable[[], Awaitable[Any]],

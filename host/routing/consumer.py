@@ -1,8 +1,10 @@
-"""A consumer: one subscription following the log, delivering through the guard, settling what comes of it.
+"""A consumer: one subscription following the log; what it takes becomes attempts, and what comes of them outcomes.
 
-What it delivers next comes from its feed, and what failed before from its retries. An event that fails steps aside
-into the retry table, so the ones behind it go on, unless the subscription asks for order. Where the host itself makes
-a mistake with it, it fails as a whole, at once: whoever made it begins it anew from what is durable.
+What it delivers next comes from its feed, and what failed before from its retries. Nothing here waits for anything:
+whenever there may be something to deliver and room for it, the consumer is pumped, and makes the attempts that can be
+made. An event that fails steps aside into the retry table, so the ones behind it go on, unless the subscription asks
+for order. Where the host itself makes a mistake with it, it fails as a whole, at once: whoever made it begins it anew
+from what is durable.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
@@ -17,18 +20,21 @@ import structlog
 
 from host.errors import BusbarError
 from host.routing.admission import Admission, Target
-from host.routing.attempts import Attempts
+from host.routing.attempts import Attempt, Outcomes
 from host.routing.event_log import EventLog, Outcome, PendingRetry, Settlement, StoredEvent
 from host.routing.feed import READ_EVENTS, Feed
-from host.routing.firings import Firings
-from host.routing.guard import BegunCall, Guard, Permit
+from host.routing.firings import SUPERSEDED, Superseded
+from host.routing.guard import Guard, Landing
 from host.routing.lanes import Lanes
 from host.routing.progress import Progress
 from host.routing.retries import Retries
 from host.routing.router import Router
 from host.routing.settlements import Settlements
-from host.routing.subscriptions import SCHEDULES, BoundSubscription
+from host.routing.subscriptions import BoundSubscription
+from host.runtime.errors import NotRunningError
+from plugin_sdk.calls import SCHEDULES
 from plugin_sdk.clock import Clock
+from plugin_sdk.errors import DeadLetter
 
 READ_RETRY_SECONDS: Final = 1.0
 MAX_PARKED: Final = 1024
@@ -37,6 +43,8 @@ MAX_PARKED_BYTES: Final = 2**20
 """What these events may weigh together; one alone may weigh more."""
 MAX_AHEAD: Final = 65_536
 """Events settled above the cursor; with more the consumer waits for the one that holds the cursor."""
+MAX_FLIGHT_BYTES: Final = 2**20
+"""What the events may weigh that go to the plugin together; one alone may weigh more."""
 
 _log = structlog.get_logger(__name__)
 
@@ -49,7 +57,7 @@ class Consumer:
         log: Where events, cursors and retries are.
         router: Offers new events.
         settlements: Takes the outcomes.
-        guard: Stands around every call; its bulkhead bounds what is in flight.
+        guard: Stands around every delivery.
         target: The plugin's runtime.
         clock: For due times.
         rng: For the jitter of retries.
@@ -83,21 +91,24 @@ class Consumer:
     ) -> None:
         self.subscription = subscription
         self.key = subscription.id
+        self.hook = subscription.hook
+        self.priority = subscription.priority
         self._events = log
         self._router = router
         self._settlements = settlements
         self._guard = guard
+        self._target = target
         self._clock = clock
         self._note_first = note_first
         self._first = None if stretch is None else stretch[0]
         self._last = None if stretch is None else stretch[1]
         self._ended = ended
         self._failed = failed
-        self._admission = Admission(subscription, settlements=settlements, guard=guard, target=target, clock=clock)
-        self._attempts = Attempts(
+        self._admission = Admission(
+            subscription, self, settlements=settlements, guard=guard, target=target, clock=clock
+        )
+        self._outcomes = Outcomes(
             subscription,
-            guard=guard,
-            target=target,
             clock=clock,
             rng=rng,
             letters_full=lambda: (
@@ -105,19 +116,17 @@ class Consumer:
                 or log.letter_bytes(subscription.plugin) >= max_letter_bytes
             ),
         )
-        self._firings = Firings(self._attempts)
+        self._superseded = Superseded() if subscription.name == SCHEDULES else None
         self._lanes = Lanes(subscription.policy.order, subscription.policy.at_failure)
         self._progress = Progress(0)
-        self._feed = Feed(self.key, log, router, self._progress, self._last)
-        self._retries = Retries(self.key, log=log, clock=clock, admission=self._admission, launch=self._launch)
+        self._feed = Feed(log, router, self._progress, subscription.takes, self._last)
+        self._retries = Retries(self.key, log=log, clock=clock, arrived=self.pump)
+        self._ready: deque[tuple[StoredEvent, int, str]] = deque()  # taken before, and in nobody's way any more
+        self._open: dict[int, Attempt] = {}
         self._settled = asyncio.Event()
-        self._queued: set[asyncio.Task[None]] = set()
-        self._feeders: list[asyncio.Task[None]] = []
-        self._begun: dict[int, BegunCall] = {}
-        self._pumping = False
+        self._loops: list[asyncio.Task[None]] = []
         self._group: asyncio.TaskGroup | None = None
-        self._turn = asyncio.Event()
-        self._stopping = False
+        self._pumping = False
         self.failure: Exception | None = None
         """Why it cannot go on; None where it can."""
         self._task: asyncio.Task[None] | None = None
@@ -155,42 +164,42 @@ class Consumer:
 
         What does not end in time is cancelled; it counts for nothing and is delivered again.
         """
-        self._stopping = True
-        self._group = None
+        self._halt()
         self._feed.stop()
         self._router.detach(self)
-        for waiting in (*self._feeders, *self._queued):
-            waiting.cancel()
+        for loop in self._loops:
+            loop.cancel()
         if self._task is not None:
-            ended = asyncio.get_running_loop().time() + grace
-            done, _ = await asyncio.wait((self._task,), timeout=grace)
-            if not done:
-                self._task.cancel()
-                await asyncio.wait((self._task,))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(ended):
-                    await self._none_begun()
-        for begun in tuple(self._begun.values()):
-            begun.abort()
-        self._begun.clear()
+                async with asyncio.timeout(grace):
+                    await asyncio.wait((self._task,))
+                    while self._open:
+                        self._settled.clear()
+                        await self._settled.wait()
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+        opened, self._open = self._open, {}
+        for attempt in opened.values():
+            self._guard.cancel(attempt)
         await self._settlements.detach(self)
 
-    async def _none_begun(self) -> None:
-        """Wait until every delivery that goes on without a task has ended."""
-        while self._begun:
-            self._settled.clear()
-            await self._settled.wait()
+    def _halt(self) -> None:
+        """Make no more attempts."""
+        self._group = None
+        self._admission.close()
+        self._ready.clear()
+        self._settled.set()
 
     def fail(self, error: Exception) -> None:
         """Deliver nothing more, because of a mistake of the host's: what is not durable is delivered again.
 
         May be called by anyone on the loop, in the middle of whatever was being done.
         """
-        if self.failure is not None or self._stopping:
+        if self.failure is not None:
             return
         self.failure = error
         _log.error("consumer_failed", subscription=self.key, exc_info=error)
-        self._group = None
+        self._halt()
         self._feed.lose()
         self._router.detach(self)
         if self._task is not None:
@@ -216,18 +225,19 @@ class Consumer:
 
     def supersede(self, sequence: int) -> None:
         """Drop the delivery of a firing: cancelled where it runs, not tried (again) where it waits."""
-        self._firings.supersede(sequence)
+        attempt = self._open.pop(sequence, None)
+        if attempt is not None:
+            self._guard.cancel(attempt)
+            self._settle([self._outcomes.drop(attempt.stored, attempt.attempt, SUPERSEDED, noted=attempt.noted)])
+            self.pump()
+        elif self._superseded is not None:
+            self._superseded.add(sequence)
 
     # -- what router and settlements call
 
-    def offer(self, stored: StoredEvent) -> None:
-        """A new event that the filter takes; ignored while this consumer reads from the log anyway."""
-        if not self._feed.offer(stored):
-            return
-        if self._group is not None and len(self._feed) == 1:
-            self._pump(self._group)
-        if self._feed:
-            self._feed.wake()
+    def offer(self, stored: StoredEvent) -> bool:
+        """A new event that the filter takes; whether it was taken up, and the consumer is to be pumped."""
+        return self._feed.offer(stored)
 
     def fall_behind(self) -> None:
         """Read from the log: it is not certain that every offer has arrived."""
@@ -241,28 +251,32 @@ class Consumer:
     def written(self, settlements: Sequence[Settlement]) -> None:
         """Outcomes became durable: what was to be retried can now be read back from the retry table."""
         self._retries.written(settlements)
+        self.pump()
 
     def set_aside(self, settlement: Settlement) -> None:
         """An outcome could not be written, and is a dead letter instead."""
         self._retries.set_aside(settlement)
 
     def retries_added(self, count: int) -> None:
-        """Someone else put deliveries into the retry table: look again."""
+        """Someone else put deliveries into the retry table, or the clock was set: look again."""
         self._retries.added(count)
+        self.pump()
 
     # -- following
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
             self._group = group
-            follow = group.create_task(self._or_fail(self._follow(group)), name=f"follow {self.key}")
+            follow = group.create_task(self._or_fail(self._follow()), name=f"follow {self.key}")
             retry = group.create_task(self._or_fail(self._retries.run()), name=f"retry {self.key}")
-            self._feeders = [follow, retry]
+            self._loops = [follow, retry]
             if self._last is not None:
                 await asyncio.wait((follow,))
-                await self._all_settled()
+                while self._group is not None and (self._progress.outstanding or self._retries.waiting):
+                    self._settled.clear()
+                    await self._settled.wait()
                 retry.cancel()
-        if self._last is not None and self.failure is None:
+        if self._last is not None and self._group is not None:
             self._ended()
 
     async def _or_fail(self, work: Coroutine[Any, Any, None]) -> None:
@@ -272,190 +286,204 @@ class Consumer:
         except Exception as error:  # noqa: BLE001 - logged there
             self.fail(error)
 
-    async def _all_settled(self) -> None:
-        """Wait until nothing is in flight and no retry waits."""
-        while self._progress.outstanding or self._retries.waiting:
-            self._settled.clear()
-            await self._settled.wait()
-
-    async def _follow(self, group: asyncio.TaskGroup) -> None:
+    async def _follow(self) -> None:
+        """Read what is not offered."""
         while True:
-            if not self._feed:
-                try:
-                    if not await self._feed.refill():
-                        return
-                except BusbarError as error:
-                    _log.warning("log_not_read", subscription=self.key, error=error.message)
-                    await asyncio.sleep(READ_RETRY_SECONDS)
-            elif self._crowded:
-                await self._room()
-            elif self._pump(group):
+            try:
+                more = await self._feed.refill()
+            except BusbarError as error:
+                _log.warning("log_not_read", subscription=self.key, error=error.message)
+                await asyncio.sleep(READ_RETRY_SECONDS)
                 continue
-            elif len(self._begun) >= self._guard.bulkhead.limit:
-                # Every place is taken by deliveries of this consumer, and each that ends begins the next by itself.
-                self._turn.clear()
-                await self._turn.wait()
-            else:
-                # The event leaves the queue only when it is taken: a consumer that is stopped while it
-                # waits for admission must not count it as read.
-                self._take_next(group, await self._admission.admit())
+            if not more:
+                return
+            self.pump()
 
-    def _pump(self, group: asyncio.TaskGroup) -> bool:
-        """Begin the deliveries that need not wait for anything; whether the queue has moved."""
-        if self._pumping:
-            return False  # a delivery that ended as soon as it began: the loop below goes on by itself
-        moved = False
+    # -- making attempts
+
+    def pump(self) -> None:
+        """Make the attempts that can be made now."""
+        group = self._group
+        if self._pumping or group is None:
+            return
         self._pumping = True
-        feed = self._feed
         try:
-            while feed and not self._crowded:
-                stored = feed.first
-                if not (feed.sifted or self.subscription.takes(stored)):
-                    self._progress.read = stored.sequence
-                    feed.pop()
-                else:
-                    permit = self._admission.try_admit()
-                    if permit is None:
-                        break
-                    self._take_next(group, permit)
-                moved = True
+            while self._group is not None and self._has_next():
+                room = self._admission.room(len(self._open))
+                if room <= 0 or not self._make(self._gather(room), group):
+                    break
+        except Exception as error:  # noqa: BLE001 - logged there; whoever pumps serves others, too
+            self.fail(error)
         finally:
             self._pumping = False
-        return moved
 
-    def _take_next(self, group: asyncio.TaskGroup, permit: Permit) -> None:
-        """Take the first event of the queue, and deliver it unless it waits for another of its lane."""
-        feed = self._feed
-        sifted = feed.sifted
-        stored = feed.pop() if feed else None  # others may have been quicker
-        if stored is None or not (sifted or self.subscription.takes(stored)):
-            self._admission.give_back(permit)
-            if stored is not None:
-                self._progress.read = stored.sequence
-        elif self._progress.take(stored.sequence) and self._lanes.enter(stored):
-            self._begin(group, stored, 1, permit)
-        else:
-            self._admission.give_back(permit)
+    def _has_next(self) -> bool:
+        return bool(self._ready or self._retries.due or self._next_new() is not None)
 
-    @property
-    def _crowded(self) -> bool:
-        """Whether as much as may be is parked, set aside, or settled above the cursor."""
-        return (
+    def _next_new(self) -> StoredEvent | None:
+        """The next event that was never tried, unless as much as may be is parked, set aside or settled ahead."""
+        crowded = (
             self._retries.crowded
             or self._progress.ahead >= MAX_AHEAD
             or self._lanes.parked >= MAX_PARKED
             or self._lanes.parked_bytes >= MAX_PARKED_BYTES
         )
+        return None if crowded else self._feed.peek()
 
-    async def _room(self) -> None:
-        """Wait until there is room for another event."""
-        while self._crowded:
-            self._settled.clear()
-            await self._settled.wait()
+    def _gather(self, room: int) -> list[Attempt]:
+        """The next attempts, at most `room`: those that can go to the plugin together."""
+        found: list[Attempt] = []
+        costly = self.subscription.filter.costly
+        size, unfiltered = 0, False
+        while len(found) < room:
+            new = False
+            if self._ready:
+                stored, number, last = self._ready[0]
+            elif self._retries.due and (len(found) < max(1, room // 2) or self._next_new() is None):
+                pending, stored = self._retries.due[0]
+                number, last = pending.attempt + 1, pending.error
+            elif (following := self._next_new()) is not None:
+                stored, number, last, new = following, 1, "", True
+            else:
+                break
+            size += len(stored.body)
+            if not found:
+                unfiltered = costly(stored)
+            elif size > MAX_FLIGHT_BYTES or costly(stored) is not unfiltered:
+                break
+            self._take(new=new)
+            if new and not (self._progress.take(stored.sequence) and self._lanes.enter(stored)):
+                continue
+            attempt = self._attempt(stored, number, last)
+            if attempt is not None:
+                found.append(attempt)
+        return found
 
-    # -- one delivery
-
-    def _launch(self, stored: StoredEvent, attempt: int, permit: Permit, last: str) -> None:
-        """Make another attempt at a delivery that had stepped aside."""
-        if self._group is None:
-            self._admission.give_back(permit)
+    def _take(self, *, new: bool) -> None:
+        """Take what comes next out of where it waits."""
+        if new:
+            self._feed.take()
+        elif self._ready:
+            self._ready.popleft()
         else:
-            self._begin(self._group, stored, attempt, permit, last)
+            self._retries.take()
 
-    def _begin(
-        self, group: asyncio.TaskGroup, stored: StoredEvent, attempt: int, permit: Permit, last: str = ""
-    ) -> None:
-        """Deliver: without a task where the runtime needs none, and nothing has to be waited for before the hook."""
-        sequence = stored.sequence
-        noted = self._retries.noted(sequence)
-        given_up = self._attempts.beyond(stored, attempt, last)
+    def _attempt(self, stored: StoredEvent, number: int, last: str) -> Attempt | None:
+        """An attempt to be made; None where the delivery is given up instead."""
+        noted = self._retries.noted(stored.sequence)
+        if self._superseded is not None and self._superseded.take(stored.sequence):
+            self._settle([self._outcomes.drop(stored, number - 1, SUPERSEDED, noted=noted)])
+            return None
+        given_up = self._outcomes.beyond(stored, number, last)
         if given_up:
-            permit.give_back()
-            self._admission.left()
-            self._settle(group, self._attempts.give_up(stored, attempt - 1, given_up, noted=noted))
-            return
-        if not self._note_first and self.subscription.name != SCHEDULES:
+            self._settle([self._outcomes.give_up(stored, number - 1, given_up, noted=noted)])
+            return None
+        return Attempt(self, stored, number, self.subscription.timeout_of(stored), last=last, noted=noted)
 
-            def ended(settlement: Settlement) -> None:
-                self._begun.pop(sequence, None)
-                self._admission.left()
-                self._settle(group, settlement)
-                if self._stopping or self.failure is not None:
-                    return
-                self._pump(group)
-                # Where somebody else was given the place, it has to be waited for like any other.
-                if not self._feed or self._crowded or len(self._begun) < self._guard.bulkhead.limit:
-                    self._turn.set()
-
-            begun = self._attempts.begin(stored, attempt, permit, ended, self.fail, noted=noted)
-            if begun is not None:
-                if not begun.over:
-                    self._begun[sequence] = begun
-                return
-        group.create_task(self._or_fail(self._deliver(group, stored, attempt, permit)))
-
-    async def _deliver(self, group: asyncio.TaskGroup, stored: StoredEvent, attempt: int, permit: Permit) -> None:
-        try:
-            settlement = await self._attempt(stored, attempt, permit)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if self._stopping or self.failure is not None or task is None:
-                raise
-            task.uncancel()  # nobody in the host asked for it, so it was the hook itself
-            settlement = self._attempts.cancelled(stored, attempt, noted=self._retries.noted(stored.sequence))
-        finally:
-            self._admission.left()
-        self._settle(group, settlement)
-
-    async def _attempt(self, stored: StoredEvent, attempt: int, permit: Permit) -> Settlement:
-        sequence, attempts, retries = stored.sequence, self._attempts, self._retries
+    def _make(self, attempts: list[Attempt], group: asyncio.TaskGroup) -> bool:
+        """Make attempts; False where no runtime takes them now."""
+        if not attempts:
+            return True
+        self._admission.made()
+        self._guard.admit(attempts)
+        self._open.update((attempt.stored.sequence, attempt) for attempt in attempts)
         if self._note_first:
-            try:
-                await self._note(sequence, attempt)
-            except BaseException as error:  # all but our own errors are raised again
-                permit.give_back()
-                if not isinstance(error, BusbarError):
-                    raise
-                return attempts.put_off(stored, attempt - 1, error.message, noted=retries.noted(sequence))
-        make = self._firings.attempt if self.subscription.name == SCHEDULES else attempts.make
-        return await make(stored, attempt, permit, noted=retries.noted(sequence))
+            group.create_task(self._or_fail(self._note_and_hand_over(attempts)))
+            return True
+        return self._hand_over(attempts)
 
-    async def _deliver_next(self, group: asyncio.TaskGroup, stored: StoredEvent) -> None:
-        """Deliver an event that waited behind another of its lane."""
-        self._begin(group, stored, 1, await self._admission.admit())
+    def _hand_over(self, attempts: Sequence[Attempt]) -> bool:
+        """Have the runtime make attempts; False where none takes them now."""
+        runtime = self._target.runtime
+        stored = attempts[0].stored
+        flight = self.subscription.flight(unfiltered=self.subscription.filter.costly(stored))
+        try:
+            if runtime is None:
+                raise NotRunningError(f"{self.subscription.plugin} does not run now")
+            runtime.fly(flight, attempts, self._guard)
+        except NotRunningError:
+            self._guard.refused(attempts)
+            return False
+        except DeadLetter as error:
+            self._guard.landed([(attempt, error, 0.0) for attempt in attempts])
+            return True
+        for attempt in attempts:
+            attempt.runtime = runtime
+        return True
 
-    async def _note(self, sequence: int, attempt: int) -> None:
-        """Make the attempt durable before the hook runs, so that a hook that ends the host is counted."""
+    async def _note_and_hand_over(self, attempts: Sequence[Attempt]) -> None:
+        """Make attempts durable before the hook runs, so that one that ends the host is counted."""
         now = self._clock.now().timestamp()
-        await self._events.begin([PendingRetry(self.key, sequence, attempt, now, "")])
-        self._retries.note(sequence)
+        try:
+            await self._events.begin(
+                [PendingRetry(self.key, one.stored.sequence, one.attempt, now, "") for one in attempts]
+            )
+        except BusbarError as error:
+            for attempt in attempts:
+                self._open.pop(attempt.stored.sequence, None)
+                self._guard.cancel(attempt)
+            put_off = self._outcomes.put_off
+            self._settle([put_off(one.stored, one.attempt - 1, error.message, noted=one.noted) for one in attempts])
+            self.pump()
+            return
+        for attempt in attempts:
+            self._retries.note(attempt.stored.sequence)
+            attempt.noted = True
+        wanted = [attempt for attempt in attempts if not attempt.over]
+        if wanted:
+            self._hand_over(wanted)
 
-    def _settle(self, group: asyncio.TaskGroup, settlement: Settlement) -> None:
+    # -- what becomes of them
+
+    def landed(self, landings: Sequence[Landing]) -> None:
+        """Attempts ended."""
+        now = self._clock.now().timestamp()
+        outcome = self._outcomes.of
+        settlements = []
+        for attempt, error, seconds in landings:
+            if self._open.pop(attempt.stored.sequence, None) is not None:
+                settlements.append(outcome(attempt, error, now - seconds, seconds))
+        if settlements:
+            self._settle(settlements)
+
+    def recalled(self, attempts: Sequence[Attempt]) -> None:
+        """Attempts were not begun, and are made later, before what comes behind them."""
+        for attempt in reversed(attempts):
+            if self._open.pop(attempt.stored.sequence, None) is not None and self._group is not None:
+                self._ready.appendleft((attempt.stored, attempt.attempt, attempt.last))
+        self._settled.set()
+
+    def _settle(self, settlements: Sequence[Settlement]) -> None:
         if self.failure is not None:
             return  # its cursor may be past what was never written: it must not be written any more
-        stored, outcome = settlement.stored, settlement.outcome
-        again = outcome is Outcome.RETRIED
-        self._retries.settled(settlement)
-        self._progress.settle(stored.sequence)
-        self._firings.settled(stored.sequence)
-        self._settlements.add(self, settlement)
+        for settlement in settlements:
+            self._retries.settled(settlement)
+            self._progress.settle(settlement.stored.sequence)
+            if self._lanes.ordered:
+                self._leave_lane(settlement)
+            if settlement.outcome is not Outcome.DELIVERED:
+                self._tell(settlement)
+        self._settlements.add(self, settlements)
         self._settled.set()
-        # What no runtime took was never tried: it keeps its place in any case.
-        if self._lanes.ordered and (not again or not (self._lanes.blocks or settlement.attempt == 0)):
-            following = self._lanes.leave(stored)
-            if following is not None and not self._stopping:
-                queued = group.create_task(self._or_fail(self._deliver_next(group, following)))
-                self._queued.add(queued)
-                queued.add_done_callback(self._queued.discard)
-        if outcome is not Outcome.DELIVERED:
-            subscription = self.subscription
-            _log.warning(
-                "delivery_" + outcome.value.replace("-", "_"),
-                plugin=subscription.plugin,
-                subscription=subscription.id,
-                event_id=stored.event.id,
-                event_type=stored.event.type,
-                delivery=f"{subscription.id}/{stored.sequence}",
-                attempt=settlement.attempt,
-                reason=settlement.error,
-            )
+
+    def _leave_lane(self, settlement: Settlement) -> None:
+        """Have the next of the lane delivered, unless it waits for this one's next attempt."""
+        again = settlement.outcome is Outcome.RETRIED
+        # What was never tried keeps its place in any case.
+        if not again or not (self._lanes.blocks or settlement.attempt == 0):
+            following = self._lanes.leave(settlement.stored)
+            if following is not None and self._group is not None:
+                self._ready.append((following, 1, ""))
+
+    def _tell(self, settlement: Settlement) -> None:
+        subscription, stored = self.subscription, settlement.stored
+        _log.warning(
+            "delivery_" + settlement.outcome.value.replace("-", "_"),
+            plugin=subscription.plugin,
+            subscription=subscription.id,
+            event_id=stored.event.id,
+            event_type=stored.event.type,
+            delivery=f"{subscription.id}/{stored.sequence}",
+            attempt=settlement.attempt,
+            reason=settlement.error,
+        )

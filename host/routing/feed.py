@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Final
 
@@ -40,37 +40,50 @@ class Feed:
         log: Where it reads what it was not offered.
         router: Knows how far events have been offered, and counts what is held.
         progress: Moved on past what is not for the consumer.
+        takes: Whether an event is for the consumer.
         last: The last sequence that is to be delivered; None for one that follows the log.
     """
 
-    def __init__(self, key: str, log: EventLog, router: Router, progress: Progress, last: int | None) -> None:
-        self._key = key
+    def __init__(
+        self,
+        log: EventLog,
+        router: Router,
+        progress: Progress,
+        takes: Callable[[StoredEvent], bool],
+        last: int | None,
+    ) -> None:
         self._log = log
         self._router = router
         self._progress = progress
+        self._takes = takes
         self._last = last
         self._queue: deque[StoredEvent] = deque()
         self._held = 0
-        self._arrived = asyncio.Event()
+        self._wanted = asyncio.Event()
+        self._looked_at = 0
         self.state = FeedState.READING
-        self.sifted = False
-        """Whether the queue holds only what the filter takes: what the router offered."""
+        self._sifted = False  # the queue holds only what the filter takes: what the router offered
 
-    def __len__(self) -> int:
-        return len(self._queue)
+    def peek(self) -> StoredEvent | None:
+        """The next event for the consumer, as far as it is in memory; what is not for it is passed by."""
+        queue = self._queue
+        while queue:
+            stored = queue[0]
+            if self._sifted or self._looked_at == stored.sequence or self._takes(stored):
+                self._looked_at = stored.sequence
+                return stored
+            self._progress.read = stored.sequence
+            self.take()
+        return None
 
-    @property
-    def first(self) -> StoredEvent:
-        """The next event; there must be one."""
-        return self._queue[0]
-
-    def pop(self) -> StoredEvent:
-        """Take the next event."""
+    def take(self) -> None:
+        """Take what `peek` answered out of the queue."""
         stored = self._queue.popleft()
-        if self.sifted:
+        if self._sifted:
             self._held -= len(stored.body)
             self._router.held_bytes -= len(stored.body)
-        return stored
+        if not self._queue and self.state is FeedState.READING:
+            self._wanted.set()
 
     def offer(self, stored: StoredEvent) -> bool:
         """Take a new event into the queue; False where this feed reads from the log anyway, or does so from now on."""
@@ -84,27 +97,24 @@ class Feed:
         queue.append(stored)
         self._held += size
         self._router.held_bytes += size
-        self.sifted = True
+        self._sifted = True
         return True
-
-    def wake(self) -> None:
-        """Have `refill` look again: there is something in the queue, or it is not live any more."""
-        self._arrived.set()
 
     def fall_behind(self) -> None:
         """Read from the log from where the queue ends, although nothing says that there is more."""
         if self.state is FeedState.LIVE:
             self.state = FeedState.READING
-            self._arrived.set()
+            self._wanted.set()
 
     def stop(self) -> None:
         """Take nothing more: what the router passes by from here on does not count as read."""
         self.caught_up()
         self.state = FeedState.STOPPED
-        if self.sifted:
+        if self._sifted:
             self._router.held_bytes -= self._held
         self._queue.clear()
         self._held = 0
+        self._wanted.set()
 
     def lose(self) -> None:
         """As `stop`, where it is not certain that every offer has arrived: the cursor stays below the doubt."""
@@ -118,15 +128,14 @@ class Feed:
             self._progress.read = max(self._progress.read, self._router.dispatched)
 
     async def refill(self) -> bool:
-        """Wait for an event while this feed is live, else read a batch; False where there is no more to come.
+        """Wait until the next events have to be read, and read them; False where there is no more to come.
 
         Raises:
             BusbarError: the log could not be read.
         """
-        if self.state is FeedState.LIVE:
-            self._arrived.clear()
-            await self._arrived.wait()
-            return True
+        while self.state is FeedState.LIVE or self._queue:
+            self._wanted.clear()
+            await self._wanted.wait()
         dispatched = self._router.dispatched
         batch: Sequence[StoredEvent] = await self._log.read(after=self._progress.read, limit=READ_EVENTS)
         if self._last is not None:
@@ -138,7 +147,7 @@ class Feed:
         if self.state is FeedState.STOPPED:
             return False
         self._queue.extend(batch)
-        self.sifted = False
+        self._sifted = False
         if not batch:
             # What was dispatched before this read and is not in the log was pruned. What came while it read may be
             # missing from its snapshot only: then the next read has it.

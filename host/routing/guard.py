@@ -1,43 +1,73 @@
-"""The guard of deliveries: what stands around every one of one plugin. Bulkhead, breaker, timeout, measurement.
+"""The guard of deliveries: what stands around every one of one plugin. Places, breaker, time limits, measurement.
 
-What others ask of the plugin has guards of its own (`host.routing.caller_guard`). This one is on the path of every
-delivery, so its ordinary case is plain function calls: no task, no timer and no context manager is made for a hook that
-ends without waiting.
+What others ask of the plugin has guards of its own (`host.routing.caller_guard`). Deliveries go to the runtime in
+flights, some of them ahead: while the plugin does well, a few more than its places are on their way, so that it need
+not wait for the host between one delivery and the next. The runtime begins them in the order in which they were handed
+over, a place at a time. So the guard knows which of them have begun, as far as can be told from here: their time
+counts from then on, they alone count as tried where the runtime dies, and what has not begun comes back when the
+breaker opens.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol
 
-import structlog
-
+from host.routing.attempts import Attempt
+from host.routing.deadlines import Deadlines
 from host.routing.errors import HookTimeoutError, NoSuchDeliveryError
 from host.routing.measures import HookMeasures
-from host.runtime.errors import NotRunningError
-from plugin_sdk.clock import Clock
+from host.runtime.errors import WorkerDiedError
+from host.runtime.runtime import Runtime
 from plugin_sdk.errors import Verdict
-from plugin_sdk.resilience import Breaker, BreakerState, Bulkhead
-from plugin_sdk.resumed import Resumed
+from plugin_sdk.resilience import Breaker, BreakerState
 
-T = TypeVar("T")
+MAX_AHEAD: Final = 56
+"""Deliveries that are on their way beyond the plugin's places."""
+AHEAD_SECONDS: Final = 0.01
+"""How long a plugin may be busy with what is on its way beyond its places: what is more urgent waits behind it."""
+LEAST_WAIT: Final = 0.05
+"""Seconds between two looks at a breaker that should let something through by now."""
+_WEIGHT: Final = 0.05
+"""How much the latest delivery counts in the mean duration."""
+_LETS_ALL_THROUGH: Final = frozenset({BreakerState.CLOSED, BreakerState.DISABLED})
 
-_log = structlog.get_logger(__name__)
+Landing = tuple[Attempt, Exception | None, float]
+"""An attempt that ended: what was raised, or None, and the seconds that it took."""
 
 
-class Permit:
-    """Leave to make one call: a place in the bulkhead and the breaker's consent. Used up by `Guard.run`."""
+class Owner(Protocol):
+    """Whose attempts they are: a consumer."""
 
-    __slots__ = ("_guard", "token")
+    key: str
 
-    def __init__(self, guard: Guard, token: int) -> None:
-        self._guard = guard
-        self.token = token
+    @property
+    def priority(self) -> int:
+        """Who goes first where owners wait: the higher."""
+        ...
 
-    def give_back(self) -> None:
-        """Let go of it without a call."""
-        self._guard.ignore(self)
+    @property
+    def hook(self) -> str:
+        """The hook that its deliveries enter."""
+        ...
+
+    def pump(self) -> None:
+        """There may be room for its attempts."""
+        ...
+
+    def landed(self, landings: Sequence[Landing]) -> None:
+        """Some of its attempts ended."""
+        ...
+
+    def recalled(self, attempts: Sequence[Attempt]) -> None:
+        """Some of its attempts were not begun, and are to be made later."""
+        ...
+
+    def fail(self, error: Exception) -> None:
+        """The host made a mistake with what it was told."""
+        ...
 
 
 class Guard:
@@ -45,181 +75,137 @@ class Guard:
 
     Args:
         plugin: Whose hooks it guards.
-        breaker: Lets calls through, or does not.
-        bulkhead: Bounds the calls in flight.
-        clock: Measures.
+        breaker: Lets deliveries through, or does not.
+        places: Deliveries in flight at most.
+        ahead: Deliveries that may be on their way beyond the places.
     """
 
-    def __init__(self, plugin: str, *, breaker: Breaker, bulkhead: Bulkhead, clock: Clock) -> None:
+    def __init__(self, plugin: str, *, breaker: Breaker, places: int, ahead: int = MAX_AHEAD) -> None:
         self.plugin = plugin
         self.breaker = breaker
-        self.bulkhead = bulkhead
+        self.places = places
         self.measures: dict[str, HookMeasures] = {}
-        self._now = clock.monotonic
-        self._changed = asyncio.Event()
-        self._deadlines: dict[str, _Deadline | BegunCall | None] = {}
+        self._most_ahead = ahead
+        self._grown = 0  # by as many as went well since one failed: what fails is tried no more often for being ahead
+        self._mean = 0.0
+        self._order: deque[Attempt] = deque()  # not begun, or over
+        self._not_begun = 0
+        self._deadlines = Deadlines(self._expired)
+        self._waiting: dict[Owner, None] = {}
+        self._giving_turns = self._landing = False
+        self._loop = asyncio.get_running_loop()
+        self._probing: asyncio.TimerHandle | None = None
         breaker.listen(self._breaker_changed)
 
     # -- admission
 
-    def admit_now(self) -> Permit | None:
-        """A permit where nobody has to wait for it; else None."""
-        if self.bulkhead.try_acquire():
-            token = self.breaker.try_acquire()
-            if token is not None:
-                return Permit(self, token)
-            self.bulkhead.release()
-        return None
+    @property
+    def in_flight(self) -> int:
+        """Deliveries that the plugin is busy with."""
+        return len(self._deadlines)
 
-    async def admit(self, priority: int = 0) -> Permit:
-        """A permit as soon as there is one, for a delivery that can wait; waiting is no attempt.
+    @property
+    def waiting(self) -> int:
+        """Owners that wait for room."""
+        return len(self._waiting)
 
-        Of those who wait for a place in the bulkhead, the highest `priority` gets it.
+    def room(self, owner: Owner) -> int:
+        """How many attempts of an owner there is room for now. Where there is none, it is pumped once there may be.
+
+        Who wants room waits behind whom has a higher priority; equals share.
         """
-        permit = self.admit_now()
-        if permit is not None:
-            return permit
-        await self.bulkhead.acquire(priority)
-        try:
-            while (token := self.breaker.try_acquire()) is None:
-                self._changed.clear()
-                try:
-                    async with asyncio.timeout(self.breaker.wait_hint()):
-                        await self._changed.wait()
-                except TimeoutError:
-                    continue
-        except BaseException:  # whatever ended the wait: the place is given back; raised again
-            self.bulkhead.release()
-            raise
-        return Permit(self, token)
+        free = self._free()
+        rivals = 1
+        if free > 0:
+            for other in self._waiting:
+                if other is not owner:
+                    if other.priority > owner.priority:
+                        free = 0
+                        break
+                    rivals += other.priority == owner.priority
+        if free <= 0:
+            if self.breaker.state not in _LETS_ALL_THROUGH and not self.breaker.probes():
+                self.breaker.try_acquire()  # to be counted among its rejections
+            self._waiting[owner] = None
+            self._probe_later()
+            return 0
+        return -(-free // rivals)
 
-    def ignore(self, permit: Permit) -> None:
-        """Give a permit back: there was no call, or one that says nothing about the plugin."""
-        self.breaker.ignore(permit.token)
-        self.bulkhead.release()
-        self._changed.set()
+    def forget(self, owner: Owner) -> None:
+        """An owner wants no more room."""
+        self._waiting.pop(owner, None)
 
-    # -- the call
+    def admit(self, attempts: Sequence[Attempt]) -> None:
+        """Take up attempts that there is room for; they are about to be handed to the runtime, in this order."""
+        acquire = self.breaker.try_acquire
+        for attempt in attempts:
+            token = acquire()
+            if token is None:
+                raise LookupError(f"{self.plugin}: more deliveries than its breaker lets through")
+            attempt.token = token
+        self._order.extend(attempts)
+        self._not_begun += len(attempts)
+        self._fill()
 
-    async def run(
-        self,
-        permit: Permit,
-        invoke: Callable[[], Awaitable[T]],
-        hook: str,
-        timeout: float,  # noqa: ASYNC109 - it can be extended while the hook runs, which asyncio.timeout cannot
-        delivery_id: str | None = None,
-    ) -> T:
-        """Make the call within `timeout` seconds, and tell breaker and measures how it ended.
+    # -- what becomes of them
 
-        What `invoke` raises comes out unchanged. `Retry`, `Drop` and `DeadLetter` are decisions of a healthy
-        plugin, and a cancellation is the host's own doing: neither counts for the breaker.
-
-        Raises:
-            HookTimeoutError: the time was up; the call was cancelled.
-        """
-        measures = self.measures.get(hook)
-        if measures is None:
-            measures = self.measures[hook] = HookMeasures()
-        if delivery_id is not None:
-            self._deadlines[delivery_id] = None
-        started = self._now()
-        try:
-            # The call's first step is driven here, within the current task: a hook that never waits is then
-            # done, and needs no timer. One that waits goes on in `Resumed`, from where the first step stopped.
-            call = invoke().__await__()
+    def landed(self, landings: Sequence[Landing]) -> None:
+        """Attempts ended: tell breaker, measures and owners, and let others in."""
+        owners: dict[Owner, list[Landing]] = {}
+        untried: list[Attempt] = []
+        failed: Runtime | None = None
+        self._landing = True
+        for landing in landings:
+            attempt, error, seconds = landing
+            if attempt.over:
+                continue
+            if not attempt.begun and isinstance(error, WorkerDiedError):
+                untried.append(attempt)
+                continue
+            self._leave(attempt)
+            if self._judge(attempt, error, seconds):
+                failed = attempt.runtime
+            owners.setdefault(attempt.owner, []).append(landing)
+        self._landing = False
+        self._give_back(untried)
+        if failed is not None:
+            self._after_failure(failed)
+        self._fill()
+        for owner, ended in owners.items():
             try:
-                waiting = next(call)
-            except StopIteration as done:
-                result: T = done.value
-            else:
-                deadline = _Deadline(timeout)
-                if delivery_id is not None:
-                    self._deadlines[delivery_id] = deadline
-                try:
-                    result = await Resumed(call, waiting)
-                except asyncio.CancelledError:
-                    if deadline.end():
-                        raise HookTimeoutError(f"{self.plugin}: {hook} did not end within {timeout:g} s") from None
-                    raise
-                except BaseException:  # the time limit goes however the hook ended; raised again
-                    deadline.end()
-                    raise
-                deadline.end()
-        except asyncio.CancelledError:
-            measures.cancelled += 1
-            self.ignore(permit)
-            raise
-        except BaseException as error:  # whatever a hook raises counts; raised again
-            self._ended(permit, measures, started, error)
-            raise
-        finally:
-            if delivery_id is not None:
-                self._deadlines.pop(delivery_id, None)
-        self._ended(permit, measures, started, None)
-        return result
+                owner.landed(ended)
+            except Exception as mistake:  # noqa: BLE001 - logged there: its own end, and nobody else's
+                owner.fail(mistake)
+        self._give_turns()
+        for owner in owners:
+            owner.pump()
 
-    def begin(
-        self,
-        permit: Permit,
-        invoke: Callable[[Callable[[BaseException | None], None]], Callable[[], None] | None],
-        hook: str,
-        timeout: float,
-        delivery_id: str,
-        ended: Callable[[BaseException | None], None],
-    ) -> BegunCall | None:
-        """As `run`, for a call that needs no task: `ended` is told what was raised, or None.
+    def recalled(self, attempts: Sequence[Attempt]) -> None:
+        """Attempts were not begun: their owners make them later."""
+        owners = self._give_back(attempts)
+        self._fill()
+        self._give_turns()
+        for owner in owners:
+            owner.pump()
 
-        `invoke` begins the call and answers how to cancel it, as `Runtime.begin`. Where it answers None nothing was
-        begun, the permit is still the caller's, and so is the answer here.
-        """
-        measures = self.measures.get(hook)
-        if measures is None:
-            measures = self.measures[hook] = HookMeasures()
-        call = BegunCall(self, permit, measures, self._now(), timeout, delivery_id, ended)
-        try:
-            cancel = invoke(call.end)
-        except Exception as error:  # noqa: BLE001 - whatever keeps a call from beginning is how it ended
-            call.end(error)
-            return call
-        if cancel is None:
-            return None
-        call.begun(cancel)
-        self._deadlines[delivery_id] = call
-        return call
+    def refused(self, attempts: Sequence[Attempt]) -> None:
+        """No runtime took these attempts: they are made once there is one."""
+        self._give_back(attempts)
+        self._fill()
 
-    def settle(self, call: BegunCall, error: BaseException | None) -> None:
-        """A call that was begun is over."""
-        self._deadlines.pop(call.delivery_id, None)
-        self._ended(call.permit, call.measures, call.started, error)
-
-    def drop(self, call: BegunCall) -> None:
-        """A call that was begun is cancelled by the host."""
-        self._deadlines.pop(call.delivery_id, None)
-        call.measures.cancelled += 1
-        self.ignore(call.permit)
-
-    def _ended(self, permit: Permit, measures: HookMeasures, started: float, error: BaseException | None) -> None:
-        """Tell breaker and measures how a call ended that was not cancelled."""
-        if isinstance(error, NotRunningError):
-            measures.cancelled += 1
-            self.ignore(permit)  # no runtime took the call: that says nothing about the plugin's code
+    def cancel(self, attempt: Attempt) -> None:
+        """End an attempt that nobody wants any more: it counts for nothing, and its owner hears nothing."""
+        if attempt.over:
             return
-        duration = self._now() - started
-        measures.time(duration)
-        if error is None:
-            measures.succeeded += 1
-            self.breaker.success(permit.token, duration)
-            self.bulkhead.release()
-        elif isinstance(error, Verdict):
-            measures.decided += 1
-            self.ignore(permit)
-        else:
-            if isinstance(error, HookTimeoutError):
-                measures.timed_out += 1
-            else:
-                measures.failed += 1
-            self.breaker.failure(permit.token, duration, f"{type(error).__name__}: {error}")
-            self.bulkhead.release()
+        if attempt.runtime is not None:
+            attempt.runtime.cancel(attempt)
+        self._leave(attempt)
+        self.breaker.ignore(attempt.token)
+        measures = self.measures.get(attempt.owner.hook)
+        if measures is not None:
+            measures.cancelled += 1
+        self._fill()
+        self._loop.call_soon(self._give_turns)
 
     def extend(self, delivery_id: str) -> None:
         """Start the time limit of a running delivery anew.
@@ -227,131 +213,129 @@ class Guard:
         Raises:
             NoSuchDeliveryError: it is not running (any more).
         """
-        if delivery_id not in self._deadlines:
-            raise NoSuchDeliveryError(f"delivery {delivery_id} is not running: its time may have been up already")
-        deadline = self._deadlines[delivery_id]
-        if deadline is not None:
-            deadline.restart()
+        for attempt in self._deadlines:
+            if delivery_id == f"{attempt.owner.key}/{attempt.stored.sequence}":
+                self._deadlines.restart(attempt)
+                return
+        raise NoSuchDeliveryError(f"delivery {delivery_id} is not running: its time may have been up already")
 
-    def _breaker_changed(self, _old: BreakerState, _new: BreakerState, _reason: str) -> None:
-        self._changed.set()
+    # -- inside
 
+    def _free(self) -> int:
+        breaker = self.breaker
+        on_the_way = len(self._deadlines) + self._not_begun
+        if breaker.state in _LETS_ALL_THROUGH:
+            return self.places + self._ahead() - on_the_way
+        return min(self.places - on_the_way, breaker.probes())
 
-class BegunCall:
-    """A call that goes on without a task: its time limit, and how it is ended."""
+    def _ahead(self) -> int:
+        """How many may be on their way beyond the places."""
+        if self._mean * self._grown <= AHEAD_SECONDS * self.places:
+            return self._grown
+        return int(AHEAD_SECONDS * self.places / self._mean)
 
-    __slots__ = (
-        "_cancel",
-        "_ended",
-        "_guard",
-        "_over",
-        "_timeout",
-        "_timer",
-        "delivery_id",
-        "measures",
-        "permit",
-        "started",
-    )
+    def _fill(self) -> None:
+        """Note which attempts have begun: the next in order, as far as there are places."""
+        order, deadlines = self._order, self._deadlines
+        while order and len(deadlines) < self.places:
+            attempt = order.popleft()
+            if not attempt.over:
+                attempt.begun = True
+                self._not_begun -= 1
+                deadlines.start(attempt)
 
-    def __init__(
-        self,
-        guard: Guard,
-        permit: Permit,
-        measures: HookMeasures,
-        started: float,
-        timeout: float,
-        delivery_id: str,
-        ended: Callable[[BaseException | None], None],
-    ) -> None:
-        self._guard = guard
-        self.permit = permit
-        self.measures = measures
-        self.started = started
-        self.delivery_id = delivery_id
-        self._timeout = timeout
-        self._ended = ended
-        self._cancel: Callable[[], None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._over = False
+    def _leave(self, attempt: Attempt) -> None:
+        """An attempt holds no place any more."""
+        attempt.over = True
+        if attempt.begun:
+            self._deadlines.end(attempt)
+        else:
+            self._not_begun -= 1
 
-    @property
-    def over(self) -> bool:
-        """Whether it ended."""
-        return self._over
+    def _give_back(self, attempts: Sequence[Attempt]) -> Iterable[Owner]:
+        """Attempts that were not made go back to their owners; the owners."""
+        owners: dict[Owner, list[Attempt]] = {}
+        for attempt in attempts:
+            if not attempt.over:
+                self._leave(attempt)
+                self.breaker.ignore(attempt.token)
+                owners.setdefault(attempt.owner, []).append(attempt)
+        for owner, back in owners.items():
+            owner.recalled(back)
+        return owners
 
-    def begun(self, cancel: Callable[[], None]) -> None:
-        """It is under way, and `cancel` ends it: count its time."""
-        self._cancel = cancel
-        if not self._over:
-            self._timer = asyncio.get_running_loop().call_later(self._timeout, self._expire)
-
-    def restart(self) -> None:
-        """Count its time from now again."""
-        if self._timer is not None and not self._over:
-            self._timer.cancel()
-            self._timer = asyncio.get_running_loop().call_later(self._timeout, self._expire)
-
-    def end(self, error: BaseException | None) -> None:
-        """It ended by itself: tell the guard, and whoever began it."""
-        if self._stop():
-            self._guard.settle(self, error)
-            try:
-                self._ended(error)
-            except Exception:  # noqa: BLE001 - logged with its traceback
-                # It is called from the worker's wire, which must go on whatever becomes of one call.
-                _log.exception("call_not_settled", plugin=self._guard.plugin, delivery=self.delivery_id)
-
-    def abort(self) -> None:
-        """Cancel it because the host stops; nobody is told, and it counts for nothing."""
-        if self._stop():
-            if self._cancel is not None:
-                self._cancel()
-            self._guard.drop(self)
-
-    def _expire(self) -> None:
-        if not self._over:
-            if self._cancel is not None:
-                self._cancel()
-            self.end(HookTimeoutError(f"{self._guard.plugin}: the hook did not end within {self._timeout:g} s"))
-
-    def _stop(self) -> bool:
-        """Whether it was not over yet; it is now."""
-        if self._over:
+    def _judge(self, attempt: Attempt, error: Exception | None, seconds: float) -> bool:
+        """Tell breaker and measures how an attempt ended; whether that is a failure."""
+        hook = attempt.owner.hook
+        measures = self.measures.get(hook)
+        if measures is None:
+            measures = self.measures[hook] = HookMeasures()
+        measures.time(seconds)
+        if error is None:
+            measures.succeeded += 1
+            self.breaker.success(attempt.token, seconds)
+            if self._grown < self._most_ahead:
+                self._grown += 1
+            self._mean += (seconds - self._mean) * _WEIGHT
             return False
-        self._over = True
-        if self._timer is not None:
-            self._timer.cancel()
+        if isinstance(error, Verdict):
+            measures.decided += 1
+            self.breaker.ignore(attempt.token)
+            return False
+        if isinstance(error, HookTimeoutError):
+            measures.timed_out += 1
+        else:
+            measures.failed += 1
+        self.breaker.failure(attempt.token, seconds, f"{type(error).__name__}: {error}")
+        self._grown = 0
         return True
 
+    def _after_failure(self, runtime: Runtime) -> None:
+        """The runtime begins nothing before it hears what is to follow."""
+        if self.breaker.state in _LETS_ALL_THROUGH:
+            runtime.go_on()
+        else:
+            self._recall(runtime)
 
-class _Deadline:
-    """A time limit on the current task that can be started anew; as `asyncio.timeout`, in fewer calls."""
+    def _recall(self, runtime: Runtime) -> None:
+        runtime.recall([one for one in self._order if not one.over and one.runtime is runtime])
 
-    __slots__ = ("_cancelled", "_expired", "_loop", "_seconds", "_task", "_timer")
+    def _expired(self, attempt: Attempt) -> None:
+        if attempt.runtime is not None:
+            attempt.runtime.cancel(attempt)
+        error = HookTimeoutError(f"{self.plugin}: the hook did not end within {attempt.timeout:g} s")
+        self.landed([(attempt, error, attempt.timeout)])
 
-    def __init__(self, seconds: float) -> None:
-        """Count from now, against the task that makes this."""
-        self._seconds = seconds
-        self._expired = False
-        self._loop = loop = asyncio.get_running_loop()
-        self._task = task = asyncio.current_task(loop)
-        self._cancelled = 0 if task is None else task.cancelling()
-        self._timer = loop.call_later(seconds, self._expire)
+    def _breaker_changed(self, _old: BreakerState, new: BreakerState, _reason: str) -> None:
+        if new in {BreakerState.OPEN, BreakerState.FORCED_OPEN}:
+            if not self._landing:  # an operator's word; else it is asked for once all that landed is told
+                for runtime in {one.runtime for one in self._order if one.runtime is not None}:
+                    self._recall(runtime)
+        else:
+            self._loop.call_soon(self._give_turns)
 
-    def restart(self) -> None:
-        """Count from now again."""
-        if not self._expired:
-            self._timer.cancel()
-            self._timer = self._loop.call_later(self._seconds, self._expire)
+    def _give_turns(self) -> None:
+        """Have those who wait make attempts, as far as there is room: by priority, then who came first."""
+        if self._giving_turns or not self._waiting:
+            return
+        self._giving_turns = True
+        try:
+            for owner in sorted(self._waiting, key=lambda one: -one.priority):
+                if self._free() <= 0:
+                    break
+                if owner in self._waiting:
+                    del self._waiting[owner]
+                    owner.pump()
+        finally:
+            self._giving_turns = False
+        if self._waiting:
+            self._probe_later()
 
-    def end(self) -> bool:
-        """The call ended, once; whether a cancellation that came with it was this limit's and nobody else's."""
-        self._timer.cancel()
-        if not self._expired or self._task is None:
-            return False
-        return self._task.uncancel() <= self._cancelled
+    def _probe_later(self) -> None:
+        """Look again once time alone may have changed what the breaker lets through."""
+        if self._probing is None and (wait := self.breaker.wait_hint()) is not None:
+            self._probing = self._loop.call_later(max(wait, LEAST_WAIT), self._look_again)
 
-    def _expire(self) -> None:
-        self._expired = True
-        if self._task is not None:
-            self._task.cancel()
+    def _look_again(self) -> None:
+        self._probing = None
+        self._give_turns()

@@ -1,17 +1,16 @@
-"""Deliveries that stepped aside: read back from the retry table when they are due, and launched again."""
+"""Deliveries that stepped aside: read back from the retry table when they are due, to be tried again."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
 
 from host.errors import BusbarError
-from host.routing.admission import Admission
-from host.routing.event_log import EventLog, Outcome, Settlement, StoredEvent
-from host.routing.guard import Permit
+from host.routing.event_log import EventLog, Outcome, PendingRetry, Settlement, StoredEvent
 from plugin_sdk.clock import Clock
 
 READ_EVENTS: Final = 256
@@ -29,34 +28,36 @@ class Retries:
         key: The subscription's id.
         log: Where they are.
         clock: For due times.
-        admission: Lets them in, as any delivery.
-        launch: Makes an attempt: of which event, the how manieth, with which permit, and what came of the one before.
+        arrived: Called when some are due.
+
+    Attributes:
+        due: Those that are due, in the order in which they became so; taken by `take`.
+        waiting: How many deliveries wait for their next attempt, those under way included.
     """
 
-    def __init__(
-        self,
-        key: str,
-        *,
-        log: EventLog,
-        clock: Clock,
-        admission: Admission,
-        launch: Callable[[StoredEvent, int, Permit, str], None],
-    ) -> None:
+    def __init__(self, key: str, *, log: EventLog, clock: Clock, arrived: Callable[[], None]) -> None:
         self._key = key
         self._log = log
         self._clock = clock
-        self._admission = admission
-        self._launch = launch
+        self._arrived = arrived
         self._changed = asyncio.Event()
         self._under_way: set[int] = set()
         self._just_written: set[int] = set()
+        self._taken = asyncio.Event()
+        self.due: deque[tuple[PendingRetry, StoredEvent]] = deque()
         self.waiting = 0
-        """How many deliveries wait for their next attempt, those under way included."""
 
     @property
     def crowded(self) -> bool:
         """Whether as many wait as may."""
         return self.waiting >= MAX_RETRIES
+
+    def take(self) -> None:
+        """The first that is due is under way."""
+        pending, _ = self.due.popleft()
+        self._under_way.add(pending.sequence)
+        if not self.due:
+            self._taken.set()
 
     def noted(self, sequence: int) -> bool:
         """Whether a delivery under way has a row in the retry table."""
@@ -94,11 +95,11 @@ class Retries:
             self._changed.set()
 
     async def run(self) -> None:
-        """Launch what comes due, until cancelled."""
+        """Read what comes due, until cancelled."""
         while True:
             self._changed.clear()
             try:
-                wait = await self._launch_due()
+                wait = await self._read_due()
             except BusbarError as error:
                 _log.warning("retries_not_read", subscription=self._key, error=error.message)
                 wait = READ_RETRY_SECONDS
@@ -108,17 +109,18 @@ class Retries:
             except TimeoutError:
                 continue
 
-    async def _launch_due(self) -> float | None:
-        """Deliver what is due again; seconds until the next one is, None where nothing waits."""
+    async def _read_due(self) -> float | None:
+        """Have what is due taken; seconds until the next one is, None where nothing waits."""
         now = self._clock.now().timestamp()
         self._just_written.clear()
         due = await self._log.due(self._key, now, READ_EVENTS, besides=tuple(self._under_way))
         # What was settled while this was read may show as due in the older snapshot.
-        fresh = [(pending, stored) for pending, stored in due if pending.sequence not in self._just_written]
-        for pending, stored in fresh:
-            permit = await self._admission.admit()
-            self._under_way.add(pending.sequence)
-            self._launch(stored, pending.attempt + 1, permit, pending.error)
+        self.due.extend(one for one in due if one[0].sequence not in self._just_written)
+        if self.due:
+            self._taken.clear()
+            self._arrived()
+            while self.due:
+                await self._taken.wait()
         if due:
             return 0.0  # there may be more, beyond what is read at once
         following = await self._log.next_due(self._key, after=now)

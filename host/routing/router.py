@@ -65,14 +65,17 @@ class Router:
             if after != self.dispatched:
                 raise LookupError(f"what was committed from {self.dispatched} to {after} was not told")
             candidates = self._index.candidates
+            offered: dict[Consumer, None] = {}
             for stored in events:
                 for consumer in candidates(stored.event.type):
                     try:
-                        if consumer.subscription.filter.admits(stored):
-                            consumer.offer(stored)
+                        if consumer.subscription.filter.admits(stored) and consumer.offer(stored):
+                            offered[consumer] = None
                     except Exception as error:  # noqa: BLE001 - its consumer's end, logged there, and nobody else's
                         consumer.fail(error)
                 self.dispatched = stored.sequence
+            for consumer in offered:
+                consumer.pump()
         except Exception:  # noqa: BLE001 - logged with its traceback; nobody may be missing an event for it
             _log.exception("events_not_dispatched", after=after, events=len(events))
             for consumer in self.consumers():

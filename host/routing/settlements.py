@@ -24,8 +24,12 @@ from host.storage.errors import RowRefusedError
 
 MAX_WAITING: Final = 8192
 """Outcomes that may wait for the disk."""
+MAX_WAITING_EACH: Final = 2048
+"""Those of one plugin among them: what one cannot settle fast enough holds up nobody else."""
 MAX_WAITING_BYTES: Final = 32 * 2**20
 """What the events and tracebacks of the waiting outcomes may weigh in all; one alone may weigh more."""
+MAX_BYTES_EACH: Final = 8 * 2**20
+"""What those of one plugin may weigh."""
 CHECKPOINT_SECONDS: Final = 5.0
 """How often the cursor of a subscription that matched nothing is moved on."""
 DETACH_SECONDS: Final = 5.0
@@ -34,6 +38,14 @@ RETRY_SECONDS: Final = (0.05, 0.2, 1.0, 5.0)
 """Waits between attempts to write while the disk refuses; the last one repeats."""
 
 _log = structlog.get_logger(__name__)
+
+
+class Pumped(Protocol):
+    """Who waits for room."""
+
+    def pump(self) -> None:
+        """There may be room again."""
+        ...
 
 
 class Settler(Protocol):
@@ -80,9 +92,9 @@ class Settlements:
         self._unwritten: list[tuple[Settler, Settlement]] = []  # the batch that is being written
         self._held = 0  # outcomes that are not durable: waiting, or being written
         self._held_bytes = 0
+        self._held_by: dict[str, list[int]] = {}
+        self._wanting: dict[Pumped, None] = {}
         self._wake = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._positions: dict[str, int] = {}
@@ -112,25 +124,34 @@ class Settlements:
             await self._write([], (settler,))
             self._positions.pop(settler.key, None)
 
-    def add(self, settler: Settler, settlement: Settlement) -> None:
-        """Queue an outcome; never blocks, for the caller has asked `room` before the delivery."""
-        self._waiting.append((settler, settlement))
-        self._held += 1
-        self._held_bytes += _weight(settlement)
+    def add(self, settler: Settler, settlements: Sequence[Settlement]) -> None:
+        """Queue outcomes of one plugin; never blocks, for there was room when the deliveries were made."""
+        weight = sum(map(_weight, settlements))
+        self._waiting += [(settler, settlement) for settlement in settlements]
+        self._count(settlements[0].plugin, len(settlements), weight)
         self._idle.clear()
-        if self._held >= MAX_WAITING or self._held_bytes >= MAX_WAITING_BYTES:
-            self._room.clear()
         self._wake.set()
 
-    @property
-    def has_room(self) -> bool:
-        """Whether outcomes may be added now."""
-        return self._room.is_set()
+    def has_room(self, plugin: str) -> bool:
+        """Whether outcomes of a plugin may be added now."""
+        if self._held >= MAX_WAITING or self._held_bytes >= MAX_WAITING_BYTES:
+            return False
+        held = self._held_by.get(plugin)
+        return held is None or (held[0] < MAX_WAITING_EACH and held[1] < MAX_BYTES_EACH)
 
-    async def room(self) -> None:
-        """Wait until outcomes may be added; returns at once in ordinary times."""
-        if not self._room.is_set():
-            await self._room.wait()
+    def when_room(self, who: Pumped) -> None:
+        """Pump once, when there may be room."""
+        self._wanting[who] = None
+
+    def _count(self, plugin: str, outcomes: int, weight: int) -> None:
+        """More or fewer outcomes of a plugin are held."""
+        self._held += outcomes
+        self._held_bytes += weight
+        held = self._held_by.setdefault(plugin, [0, 0])
+        held[0] += outcomes
+        held[1] += weight
+        if not held[0]:
+            del self._held_by[plugin]
 
     async def flushed(self) -> None:
         """Wait until every outcome added so far is durable."""
@@ -158,10 +179,10 @@ class Settlements:
                 self._waiting = []
                 await self._write(batch, ())
                 self._unwritten = []
-                self._held -= len(batch)
-                self._held_bytes -= sum(_weight(settlement) for _, settlement in batch)
-                if self._held < MAX_WAITING and self._held_bytes < MAX_WAITING_BYTES:
-                    self._room.set()
+                self._let_go_of(settlement for _, settlement in batch)
+                wanting, self._wanting = self._wanting, {}
+                for one in wanting:
+                    one.pump()
             self._idle.set()
 
     async def _write(self, batch: Sequence[tuple[Settler, Settlement]], idle: Iterable[Settler]) -> None:
@@ -287,11 +308,19 @@ class Settlements:
             del self._settlers[settler.key]
             self._positions.pop(settler.key, None)
         # What else it has would bring a cursor along that is past what was not written.
-        left = [one for one in self._waiting if one[0] is not settler]
-        self._held -= len(self._waiting) - len(left)
-        self._held_bytes -= sum(_weight(settlement) for owner, settlement in self._waiting if owner is settler)
-        self._waiting = left
+        self._let_go_of(settlement for owner, settlement in self._waiting if owner is settler)
+        self._waiting = [one for one in self._waiting if one[0] is not settler]
         settler.fail(error)
+
+    def _let_go_of(self, settlements: Iterable[Settlement]) -> None:
+        """These outcomes are held no more."""
+        gone: dict[str, list[int]] = {}
+        for settlement in settlements:
+            count = gone.setdefault(settlement.plugin, [0, 0])
+            count[0] += 1
+            count[1] += _weight(settlement)
+        for plugin, (outcomes, weight) in gone.items():
+            self._count(plugin, -outcomes, -weight)
 
 
 def _weight(settlement: Settlement) -> int:

@@ -14,7 +14,7 @@ from functools import partial
 from host.routing.caller_guard import CallerGuard
 from host.routing.guard import Guard
 from plugin_sdk.clock import Clock
-from plugin_sdk.resilience import Breaker, BreakerPolicy, BreakerState, Bulkhead
+from plugin_sdk.resilience import Breaker, BreakerPolicy, BreakerState
 
 
 class Share(Enum):
@@ -32,6 +32,7 @@ class Guards:
         plugin: Whose hooks they guard.
         policy: When each of the breakers opens.
         concurrency: Places of each share.
+        ahead: Deliveries that may be on their way beyond the places.
         clock: Their time.
         rng: For the jitter of open times.
         changed: Called with the share whenever its breaker changes: the old state, the new one, and why.
@@ -43,6 +44,7 @@ class Guards:
         *,
         policy: BreakerPolicy,
         concurrency: int,
+        ahead: int,
         clock: Clock,
         rng: random.Random,
         changed: Callable[[Share, BreakerState, BreakerState, str], None],
@@ -52,7 +54,7 @@ class Guards:
             made.listen(partial(changed, share))
             return made
 
-        self.deliveries = Guard(plugin, breaker=breaker(Share.DELIVERIES), bulkhead=Bulkhead(concurrency), clock=clock)
+        self.deliveries = Guard(plugin, breaker=breaker(Share.DELIVERIES), places=concurrency, ahead=ahead)
         self.calls = CallerGuard(plugin, breaker=breaker(Share.CALLS), places=concurrency, clock=clock)
         self.requests = CallerGuard(plugin, breaker=breaker(Share.REQUESTS), places=concurrency, clock=clock)
 

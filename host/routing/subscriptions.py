@@ -10,16 +10,13 @@ import msgspec
 
 from host.routing.event_log import StoredEvent
 from host.routing.filters import Filter
-from plugin_sdk.calls import Delivery, EventCall, Firing, FiringCall, HookCall
+from plugin_sdk.calls import SCHEDULES, Flight
 from plugin_sdk.delivery import DeliveryPolicy
 from plugin_sdk.description import Description
 from plugin_sdk.filters import CompiledFilters, compile_filters
 
 FIRING_TYPE: Final = "busbar.schedule.due"
 """Type of the event that one firing of a schedule is."""
-
-SCHEDULES: Final = "@schedules"
-"""Name of the one subscription through which all firings of a plugin arrive; no author can choose it."""
 
 REPLAY_PRIORITY: Final = -1000
 """What a replay's priority is lowered by: whatever is live goes first."""
@@ -92,30 +89,9 @@ class BoundSubscription:
         policy = msgspec.structs.replace(self.policy, behind="hold", max_age=None)
         return replace(self, policy=policy, replay=replay, also=also)
 
-    def delivery_id(self, stored: StoredEvent) -> str:
-        """What the delivery of an event is called, at every attempt."""
-        return f"{self.id}/{stored.sequence}"
-
-    def call_for(self, stored: StoredEvent, attempt: int) -> HookCall:
-        """The hook call that hands an event over."""
-        event = stored.event
-        extensions = event.extensions
-        delivery = Delivery(
-            self.delivery_id(stored),
-            self.name,
-            attempt,
-            stored.sequence,
-            str(extensions.get("traceparent", "")),
-            event.id,
-            str(extensions.get("correlationid", "")),
-            event.hops if extensions else 0,
-            self.replay is not None,
-            self.filter.costly(stored),
-        )
-        if self.name != SCHEDULES:
-            return EventCall(stored.event, delivery)
-        due = stored.event.data["due"]
-        return FiringCall(Firing(str(stored.event.subject), due, stored.event.id), delivery)
+    def flight(self, *, unfiltered: bool) -> Flight:
+        """What deliveries of this subscription have in common on their way to the plugin."""
+        return Flight(self.id, self.name, self.replay is not None, unfiltered)
 
 
 def bind(

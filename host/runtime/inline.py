@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,12 +23,13 @@ from host.runtime.exits import ExitReason
 from host.runtime.hook_outcomes import error_of, value_of
 from host.runtime.loop_watch import LoopWatch
 from host.runtime.own_folder import own_folder
-from host.runtime.runtime import Launch, RuntimeSnapshot
-from plugin_sdk.calls import HookCall, StopCall
+from host.runtime.runtime import Handed, Hands, Launch, RuntimeSnapshot
+from plugin_sdk.calls import Flight, HookCall, StopCall, delivery_call
 from plugin_sdk.context import HostPort, Session
 from plugin_sdk.errors import DescriptionError, HostError
 from plugin_sdk.loading import LoadedPlugin
 from plugin_sdk.worker.digests import unpack
+from plugin_sdk.worker.eager_task import eager_task
 from plugin_sdk.worker.file_errors import is_shortage
 from plugin_sdk.worker.log_lines import line_of
 from plugin_sdk.worker.outcomes import encoded, raised
@@ -68,6 +70,7 @@ class InlineRuntime:
         self._plugin: LoadedPlugin | None = None
         self._session: Session | None = None
         self._in_flight = 0
+        self._flying: dict[Handed, asyncio.Task[None] | None] = {}
 
     async def start(self) -> None:
         """Import the plugin and run its start hook; errors as in `Runtime.start`."""
@@ -145,8 +148,47 @@ class InlineRuntime:
         finally:
             self._in_flight -= 1
 
-    def begin(self, call: HookCall, ended: Callable[[BaseException | None], None]) -> Callable[[], None] | None:
-        """A plugin's coroutine needs a task of its own; as `Runtime.begin`."""
+    def fly(self, flight: Flight, handed: Sequence[Handed], hands: Hands) -> None:
+        """Make deliveries, each in a task; as `Runtime.fly`. It is handed no more than may be in flight."""
+        if self._plugin is None:
+            raise NotRunningError(f"{self._launch.plugin} is not loaded")
+        loop = asyncio.get_running_loop()
+        for one in handed:
+            self._flying[one] = None
+            loop.call_soon(self._begin, loop, flight, one, hands)
+
+    def _begin(self, loop: asyncio.AbstractEventLoop, flight: Flight, one: Handed, hands: Hands) -> None:
+        if one in self._flying:  # it may have been cancelled meanwhile
+            task = eager_task(self._deliver(flight, one, hands), loop)
+            if task is not None:
+                self._flying[one] = task
+
+    async def _deliver(self, flight: Flight, one: Handed, hands: Hands) -> None:
+        began = time.perf_counter()
+        failure: Exception | None = None
+        try:
+            await self._call(delivery_call(flight, one.stored.sequence, one.attempt, one.stored.event))
+        except Exception as error:  # noqa: BLE001 - whatever a plugin raises is an outcome, never the host's end
+            failure = error
+        except asyncio.CancelledError:
+            if one not in self._flying:
+                return  # the host asked for it
+            failure = HookFailedError("CancelledError", "the hook cancelled its own task")
+        if one in self._flying:
+            del self._flying[one]
+            hands.landed([(one, failure, time.perf_counter() - began)])
+
+    def cancel(self, handed: Handed) -> None:
+        """Cancel a delivery; as `Runtime.cancel`."""
+        task = self._flying.pop(handed, None)
+        if task is not None:
+            task.cancel()
+
+    def recall(self, handed: Sequence[Handed]) -> None:
+        """Nothing comes back: whatever it is handed begins."""
+
+    def go_on(self) -> None:
+        """Nothing waits here."""
 
     async def stop(self, stop_hook: float, term: float) -> None:  # noqa: ARG002 - there is no process to end
         """Run the stop hook within its limit, then forget the plugin's modules."""

@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -31,12 +31,12 @@ from host.runtime.exits import ExitReason, decode
 from host.runtime.fork_server import Child
 from host.runtime.hook_outcomes import error_of, value_of
 from host.runtime.requests import Requests
-from host.runtime.runtime import Launch, RuntimeSnapshot
+from host.runtime.runtime import Handed, Hands, Launch, RuntimeSnapshot
 from host.runtime.sandbox import Prepared
 from host.runtime.worker_lines import WorkerLines
 from host.runtime.workshop import Workshop
 from host.storage.errors import StorageError
-from plugin_sdk.calls import EventCall, FiringCall, HookCall, Request, ServiceCall, StopCall
+from plugin_sdk.calls import Flight, HookCall, Request, ServiceCall, StopCall
 from plugin_sdk.context import HostPort
 from plugin_sdk.errors import DeadLetter, HostError
 from plugin_sdk.resilience import TokenBucket
@@ -47,7 +47,10 @@ from plugin_sdk.worker.wire import (
     Call,
     Cancel,
     Confined,
+    Deliver,
+    Done,
     FromWorker,
+    GoOn,
     Heartbeat,
     Inspect,
     Load,
@@ -57,6 +60,8 @@ from plugin_sdk.worker.wire import (
     Modified,
     Raised,
     Ready,
+    Recall,
+    Recalled,
     Reply,
     Shutdown,
     UncarriableError,
@@ -72,28 +77,6 @@ DUMP_SECONDS: Final = 0.2
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 _log = structlog.get_logger(__name__)
-
-
-class _Told:
-    """Who hears of the end of a call without waiting for it, in the place of a future."""
-
-    __slots__ = ("_ended",)
-
-    def __init__(self, ended: Callable[[BaseException | None], None]) -> None:
-        self._ended = ended
-
-    def set_result(self, _value: object) -> None:
-        """The hook returned."""
-        self._ended(None)
-
-    def set_exception(self, error: BaseException) -> None:
-        """It raised, or the worker ended."""
-        self._ended(error)
-
-    @staticmethod
-    def done() -> bool:
-        """Whether nobody waits any more: it was told once, and is out of the table then."""
-        return False
 
 
 class WorkerRuntime:
@@ -132,7 +115,9 @@ class WorkerRuntime:
         self._started = self._cold_start = ""
         self._killed_for = ""
         self._number = 0
-        self._calls: dict[int, asyncio.Future[Any] | _Told] = {}
+        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._handed: dict[int, Handed] = {}
+        self._hands: Hands | None = None
         self._given_up: dict[int, float] = {}
         self._leaving: dict[int, asyncio.Future[None]] = {}
         self._requests = Requests(
@@ -197,6 +182,7 @@ class WorkerRuntime:
                     launch.secrets,
                     self._start_hook,
                     self._limits.heartbeat,
+                    launch.concurrency,
                 )
             )
             await self._ready
@@ -268,7 +254,7 @@ class WorkerRuntime:
             started=self._started,
             pid=pid,
             rss_bytes=_rss(pid),
-            in_flight=len(self._calls) + len(self._leaving),
+            in_flight=len(self._calls) + len(self._leaving) + len(self._handed),
             silent_for=0.0 if self._holds else now - self._heard_at,
             overdue_for=max((now - since for since in self._given_up.values()), default=0.0),
             sandbox=dict(self._parts),
@@ -316,21 +302,43 @@ class WorkerRuntime:
             self._wire.send(Cancel(number))
             await over
 
-    def begin(self, call: HookCall, ended: Callable[[BaseException | None], None]) -> Callable[[], None] | None:
-        """Enter a hook whose answer nobody needs; as `Runtime.begin`."""
+    def fly(self, flight: Flight, handed: Sequence[Handed], hands: Hands) -> None:
+        """Make deliveries; as `Runtime.fly`."""
         if not self._open:
             raise NotRunningError(f"{self._launch.plugin} has no worker now")
-        return partial(self._give_up, self._send_call(call, _Told(ended)))
+        self._hands = hands
+        first = self._number + 1
+        deliveries = [(one.stored.sequence, one.attempt, one.stored.body) for one in handed]
+        try:
+            self._wire.send(Deliver(first, flight, deliveries))
+        except UncarriableError as error:
+            raise DeadLetter(f"it cannot be handed to a worker: {error}") from None
+        self._number += len(handed)
+        for number, one in enumerate(handed, first):
+            one.number = number
+            self._handed[number] = one
 
-    def _send_call(self, call: HookCall, answer: asyncio.Future[Any] | _Told) -> int:
+    def cancel(self, handed: Handed) -> None:
+        """Cancel a delivery; its answer still comes, unless the hook does not heed the cancellation."""
+        if self._handed.pop(handed.number, None) is not None:
+            self._given_up[handed.number] = self._loop.time()
+            self._wire.send(Cancel(handed.number))
+
+    def recall(self, handed: Sequence[Handed]) -> None:
+        """Ask for deliveries back; as `Runtime.recall`."""
+        self._wire.send(Recall([one.number for one in handed]))
+
+    def go_on(self) -> None:
+        """Begin deliveries again; as `Runtime.go_on`."""
+        self._wire.send(GoOn())
+
+    def _send_call(self, call: HookCall, answer: asyncio.Future[Any]) -> int:
         """Send a call, and have its answer told; the call's number."""
         self._number += 1
         number = self._number
         try:
             self._wire.send(Call(number, call))
         except UncarriableError as error:
-            if isinstance(call, EventCall | FiringCall):
-                raise DeadLetter(f"it cannot be handed to a worker: {error}") from None
             raise HostError(
                 f"the call cannot be handed to {self._launch.plugin}: {error}", "call_not_carried"
             ) from None
@@ -361,15 +369,19 @@ class WorkerRuntime:
 
     def _received(self, message: FromWorker) -> None:
         self._heard_at = self._loop.time()
+        if isinstance(message, Done):
+            self._done(message)
+            return
         if isinstance(message, Reply):
             answer = self._answered(message.id)
             if answer is not None:
                 answer.set_result(message.value)
             return
         if isinstance(message, Raised):
-            answer = self._answered(message.id)
-            if answer is not None:
-                answer.set_exception(error_of(message))
+            self._raised(message)
+            return
+        if isinstance(message, Recalled):
+            self._recalled(message)
             return
         if not self._messages.take():
             self._slow_down()
@@ -386,6 +398,34 @@ class WorkerRuntime:
         else:
             self._loaded(message)
 
+    def _done(self, message: Done) -> None:
+        handed = self._handed
+        landings: list[tuple[Handed, Exception | None, float]] = []
+        for number, seconds in zip(message.ids, message.seconds, strict=False):
+            one = handed.pop(number, None)
+            if one is not None:
+                landings.append((one, None, seconds))
+            elif self._given_up.pop(number, None) is None:
+                self._broken(f"an end of a delivery {number} that nobody made")
+        if landings and self._hands is not None:
+            self._hands.landed(landings)
+
+    def _raised(self, message: Raised) -> None:
+        one = self._handed.pop(message.id, None)
+        if one is not None and self._hands is not None:
+            self._hands.landed([(one, error_of(message), message.seconds)])
+            return
+        answer = self._answered(message.id)
+        if answer is not None:
+            answer.set_exception(error_of(message))
+
+    def _recalled(self, message: Recalled) -> None:
+        back = [one for number in message.ids if (one := self._handed.pop(number, None)) is not None]
+        for number in message.ids:
+            self._given_up.pop(number, None)
+        if back and self._hands is not None:
+            self._hands.recalled(back)
+
     def _loaded(self, message: Ready | LoadFailed) -> None:
         if self._ready.done():
             self._broken("it says a second time whether it is loaded")
@@ -394,7 +434,7 @@ class WorkerRuntime:
         else:
             self._ready.set_exception(_load_error(self._launch.plugin, message))
 
-    def _answered(self, number: int) -> asyncio.Future[Any] | _Told | None:
+    def _answered(self, number: int) -> asyncio.Future[Any] | None:
         """Who waits for the answer to this call, if anyone still does."""
         answer = self._calls.pop(number, None)
         if answer is None and (over := self._leaving.pop(number, None)) is not None:
@@ -484,7 +524,11 @@ class WorkerRuntime:
     def _tell_of_exit(self, reason: ExitReason) -> None:
         calls, self._calls = self._calls, {}
         leaving, self._leaving = self._leaving, {}
+        handed, self._handed = self._handed, {}
         self._given_up.clear()
+        if handed and self._hands is not None:
+            died = WorkerDiedError(f"{self._launch.plugin}: {reason.evidence}")
+            self._hands.landed([(one, died, 0.0) for one in handed.values()])
         for over in leaving.values():
             if not over.done():
                 over.set_result(None)

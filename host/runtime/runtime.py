@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from host.runtime.exits import ExitReason
-from plugin_sdk.calls import HookCall
+from plugin_sdk.calls import Flight, HookCall
 from plugin_sdk.description import Description
+from plugin_sdk.events import Event
 from plugin_sdk.worker.sandbox.confinement import OFF, UNAVAILABLE
 
 
@@ -73,6 +74,53 @@ class RuntimeSnapshot:
         )
 
 
+class Stored(Protocol):
+    """An event of the log, as a runtime needs it; `body` is its JSON."""
+
+    @property
+    def sequence(self) -> int:
+        """Its place in the log."""
+        ...
+
+    @property
+    def event(self) -> Event:
+        """The event."""
+        ...
+
+    @property
+    def body(self) -> bytes:
+        """The event as JSON."""
+        ...
+
+
+class Handed(Protocol):
+    """One attempt at a delivery, in the hands of a runtime; `number` is the runtime's own name for it."""
+
+    number: int
+
+    @property
+    def stored(self) -> Stored:
+        """What is delivered."""
+        ...
+
+    @property
+    def attempt(self) -> int:
+        """The how manieth it is."""
+        ...
+
+
+class Hands(Protocol):
+    """Who hands deliveries to a runtime, and hears what becomes of them, each once, unless it cancelled it."""
+
+    def landed(self, landings: Sequence[tuple[Any, Exception | None, float]]) -> None:
+        """These ended: what each raised, or None, and how many seconds it took by the runtime's own clock."""
+        ...
+
+    def recalled(self, handed: Sequence[Any]) -> None:
+        """These were not begun, and will not be."""
+        ...
+
+
 class Runtime(Protocol):
     """One plugin, loaded and started, until it ends or is stopped. A runtime starts once."""
 
@@ -101,15 +149,28 @@ class Runtime(Protocol):
         """
         ...
 
-    def begin(self, call: HookCall, ended: Callable[[BaseException | None], None]) -> Callable[[], None] | None:
-        """Enter a hook whose answer nobody needs, without a task that waits for it.
+    def fly(self, flight: Flight, handed: Sequence[Handed], hands: Hands) -> None:
+        """Make deliveries of one subscription, begun in their order, so many at once as the plugin's concurrency says.
 
-        `ended` is told what was raised, or None, in the very turn of the loop in which it is known. What is answered
-        cancels the hook; `ended` hears nothing then. None where this runtime needs a task: then nothing was begun.
+        Once one of them has failed, none is begun before `go_on` or `recall`. `hands` is told of each; it is the same
+        for every flight of a runtime, and what it hears comes in turns of the loop of its own.
 
         Raises:
-            NotRunningError: there was no runtime to take the call.
+            NotRunningError: there was no runtime to take them.
+            DeadLetter: they cannot be carried to it, at whatever attempt.
         """
+        ...
+
+    def cancel(self, handed: Handed) -> None:
+        """Cancel a delivery; nothing more is heard of it, and its place is free."""
+        ...
+
+    def recall(self, handed: Sequence[Handed]) -> None:
+        """Ask for those back that were not begun; the others go on."""
+        ...
+
+    def go_on(self) -> None:
+        """Begin deliveries again, after one of them failed."""
         ...
 
     async def stop(self, stop_hook: float, term: float) -> None:

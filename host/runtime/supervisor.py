@@ -150,12 +150,10 @@ class Supervisor:
             raise NotRunningError(f"{self._plugin} is {self.status.state.value}")
         return runtime.call(call)
 
-    def begin(self, call: HookCall, ended: Callable[[BaseException | None], None]) -> Callable[[], None] | None:
-        """Enter a hook of the running plugin; errors and answer as `Runtime.begin`."""
-        runtime = self._runtime
-        if runtime is None or not self._runs.is_set():
-            raise NotRunningError(f"{self._plugin} is {self.status.state.value}")
-        return runtime.begin(call, ended)
+    @property
+    def runtime(self) -> Runtime | None:
+        """What runs, while it runs."""
+        return self._runtime if self._runs.is_set() else None
 
     def snapshot(self) -> RuntimeSnapshot | None:
         """How the runtime is, or None where there is none."""

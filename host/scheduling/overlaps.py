@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from host.routing.router import Router
-from host.routing.subscriptions import SCHEDULES
 from host.scheduling.misfires import Due, Reason, Skipped
 from host.storage.database import Database
+from plugin_sdk.calls import SCHEDULES
 from plugin_sdk.schedule import Schedule
 
 # A retry counts before the cursor: an attempt that is under way may stand there, settled above the cursor as read.

@@ -14,17 +14,19 @@ import random
 import signal
 import socket
 import sys
+from collections.abc import Awaitable
 from typing import Any, Final, NoReturn
 
 import msgspec
 
-from plugin_sdk.calls import EventCall, FiringCall
+from plugin_sdk.calls import HookCall
 from plugin_sdk.context import Session
 from plugin_sdk.errors import DescriptionError, HostError, PermissionDeniedError, SandboxError
 from plugin_sdk.loading import LoadedPlugin
 from plugin_sdk.worker.eager_task import eager_task
 from plugin_sdk.worker.file_errors import is_shortage
-from plugin_sdk.worker.log_lines import LogHandler, Printed, delivery_id
+from plugin_sdk.worker.flights import Flights
+from plugin_sdk.worker.log_lines import LogHandler, Printed
 from plugin_sdk.worker.outcomes import raised, returned, text, trace
 from plugin_sdk.worker.sandbox.confinement import CONNECTION
 from plugin_sdk.worker.verified_imports import ReleaseModifiedError, VerifiedImports
@@ -36,12 +38,15 @@ from plugin_sdk.worker.wire import (
     Call,
     Cancel,
     Confined,
+    Deliver,
+    GoOn,
     Heartbeat,
     Inspect,
     Load,
     LoadFailed,
     Modified,
     Ready,
+    Recall,
     Reply,
     Shutdown,
     ToWorker,
@@ -126,6 +131,7 @@ class Worker:
         self._plugin: LoadedPlugin | None = None
         self._session: Session | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._flights: Flights
         self._asks: dict[int, asyncio.Future[Any]] = {}
         self._asked = 0
         self._beat = 0.5
@@ -147,19 +153,31 @@ class Worker:
     def _received(self, message: ToWorker) -> None:
         if isinstance(message, Call):
             self._call(message)
+        elif isinstance(message, Deliver):
+            self._flights.take(message)
         elif isinstance(message, Answer):
             self._answered(message)
+        elif isinstance(message, GoOn):
+            self._flights.go_on()
+        elif isinstance(message, Recall):
+            self._flights.recall(message.ids)
         elif isinstance(message, Cancel):
-            task = self._tasks.get(message.id)
-            if task is not None:
-                task.cancel()
+            self._cancel(message.id)
         elif isinstance(message, Load):
+            self._flights = Flights(self._run, self.wire.send, message.concurrency)
             self._tasks[0] = self._loop.create_task(self._load(message))
         elif isinstance(message, Inspect | Validate):
             self._tasks[message.id] = self._loop.create_task(self._examine(message))
         elif isinstance(message, Shutdown):
             self.wire.flush()
             _end(0)
+
+    def _cancel(self, number: int) -> None:
+        task = self._tasks.get(number)
+        if task is not None:
+            task.cancel()
+        else:
+            self._flights.cancel(number)
 
     def _answered(self, message: Answer) -> None:
         answer = self._asks.get(message.id)
@@ -254,14 +272,14 @@ class Worker:
         if task is not None:
             self._tasks[message.id] = task
 
+    def _run(self, call: HookCall) -> Awaitable[Any]:
+        if self._plugin is None or self._session is None:
+            raise HostError("the plugin is not loaded", "not_loaded")
+        return self._plugin.run(call, self._session)
+
     async def _answer(self, message: Call) -> None:
-        call = message.call
-        if isinstance(call, EventCall | FiringCall):
-            delivery_id.set(call.delivery.id)
         try:
-            if self._plugin is None or self._session is None:
-                raise HostError("the plugin is not loaded", "not_loaded")
-            value = await self._plugin.run(call, self._session)
+            value = await self._run(message.call)
             self.wire.send(returned(message.id, value))
         except BaseException as error:  # noqa: BLE001 - SystemExit in a hook is that hook's failure, too
             self.wire.send(raised(message.id, error))

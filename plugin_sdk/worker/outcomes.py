@@ -45,39 +45,41 @@ def encoded(value: object) -> bytes:
     return found
 
 
-def raised(number: int, error: BaseException) -> Raised:
-    """What a hook raised."""
+def raised(number: int, error: BaseException, seconds: float = 0.0) -> Raised:
+    """What a hook raised, after so many seconds."""
     try:
-        return _raised(number, error)
+        return _raised(number, error, seconds)
     except Exception:  # noqa: BLE001 - code of the plugin's exception ran, and whatever that raises says only this
-        return Raised(number, "failure", "the exception cannot be described: its own methods raise", name="Exception")
+        reason = "the exception cannot be described: its own methods raise"
+        return Raised(number, "failure", reason, name="Exception", seconds=seconds)
 
 
-def _raised(number: int, error: BaseException) -> Raised:
+def _raised(number: int, error: BaseException, seconds: float) -> Raised:
     match error:
         case Retry():
-            after = seconds(error.after)
+            after = wait_of(error.after)
             if after is None and error.after is not None:
                 reason = f"Retry was raised with after={error.after!r}: it is a finite number of seconds"
-                return Raised(number, "failure", text(reason), name="ValueError", traceback=trace(error))
-            return Raised(number, "retry", text(error.reason), after)
+                return _failure(number, text(reason), "ValueError", error, seconds)
+            return Raised(number, "retry", text(error.reason), after, seconds=seconds)
         case Drop():
-            return Raised(number, "drop", text(error.reason))
+            return Raised(number, "drop", text(error.reason), seconds=seconds)
         case DeadLetter():
-            return Raised(number, "dead-letter", text(error.reason))
+            return Raised(number, "dead-letter", text(error.reason), seconds=seconds)
         case ArgumentsError():
-            return Raised(number, "arguments", text(error), name=text(error.word, MAX_NAME))
-        case HostError():
-            word = text(error.word, MAX_NAME)
-            return Raised(number, "host", text(error), name=word, traceback=trace(error))
-        case InvalidEventError():
-            return Raised(number, "host", text(error), name=error.code, traceback=trace(error))
+            return Raised(number, "arguments", text(error), name=text(error.word, MAX_NAME), seconds=seconds)
+        case HostError() | InvalidEventError():
+            word = text(error.word, MAX_NAME) if isinstance(error, HostError) else error.code
+            return Raised(number, "host", text(error), name=word, traceback=trace(error), seconds=seconds)
         case _:
-            name = text(type(error).__name__, MAX_NAME)
-            return Raised(number, "failure", text(error), name=name, traceback=trace(error))
+            return _failure(number, text(error), text(type(error).__name__, MAX_NAME), error, seconds)
 
 
-def seconds(wait: object) -> float | None:
+def _failure(number: int, reason: str, name: str, error: BaseException, seconds: float) -> Raised:
+    return Raised(number, "failure", reason, name=name, traceback=trace(error), seconds=seconds)
+
+
+def wait_of(wait: object) -> float | None:
     """A wait that a plugin asks for, as seconds from 0 to `MAX_WAIT`; None where it is no finite number."""
     if not isinstance(wait, int | float):
         return None

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Generic, Literal, TypeVar, cast
 import msgspec
 from msgspec import Meta
 
-from plugin_sdk.calls import HookCall
+from plugin_sdk.calls import Flight, HookCall
 from plugin_sdk.worker.wide_numbers import narrowed, widened
 
 MAX_FRAME: Final = 8 * 2**20
@@ -27,6 +27,8 @@ MAX_PAYLOAD: Final = 4 * 2**20
 """Bytes of one value inside a message: an event, an answer."""
 MAX_MESSAGES: Final = 256
 """Messages that one frame carries."""
+MAX_FLIGHT: Final = 128
+"""Deliveries that go to a worker in one message, and that are answered in one."""
 MAX_LINES: Final = 64
 """Log lines that one message carries."""
 MAX_LINE: Final = 8192
@@ -44,16 +46,20 @@ LAST_INSTANT: Final = 253_402_300_799.0
 """The end of the year 9999, in seconds since the epoch: the last instant that can be written as a date."""
 READ_BYTES: Final = 64 * 1024
 """What is read at once: a bound on the loop's time that one turn of reading may take."""
+VERDICTS: Final = frozenset({"retry", "drop", "dead-letter"})
+"""Kinds of `Raised` by which a healthy plugin decides on its delivery."""
 _HEAD: Final = 4
 _FIXED_ARRAY: Final = 16
 """MessagePack's arrays of fewer messages have their length in their first byte."""
 
 Message = TypeVar("Message")
 Number = Annotated[int, Meta(ge=0)]
+Numbers = Annotated[list[Number], Meta(max_length=MAX_FLIGHT)]
 Name = Annotated[str, Meta(max_length=MAX_NAME)]
 Line = Annotated[str, Meta(max_length=MAX_LINE)]
 Traceback = Annotated[str, Meta(max_length=MAX_TRACEBACK)]
 Payload = Annotated[bytes, Meta(max_length=MAX_PAYLOAD)]
+Seconds = Annotated[float, Meta(ge=0, le=MAX_WAIT)]
 Instant = Annotated[float, Meta(ge=0, le=LAST_INSTANT)]
 """Neither infinite nor no number: both are out of the range."""
 
@@ -79,6 +85,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag=1):
     secrets: dict[str, str]
     start: bool
     heartbeat: float
+    concurrency: int
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -86,6 +93,28 @@ class Call(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
     id: int
     call: HookCall
+
+
+class Deliver(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """Make deliveries, as many at once as the plugin's concurrency allows, in their order: numbers from `first` on.
+
+    Each has its place in the log, the number of its attempt, and the event as JSON. Each is answered by its number, in
+    `Done`, by `Raised`, or in `Recalled`.
+    """
+
+    first: int
+    flight: Flight
+    deliveries: list[tuple[int, int, bytes]]
+
+
+class GoOn(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """Begin deliveries again, after one of them raised."""
+
+
+class Recall(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """Do not begin these deliveries, if they have not begun; then go on. Answered by `Recalled`."""
+
+    ids: list[int]
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -156,6 +185,20 @@ class Raised(msgspec.Struct, frozen=True, array_like=True, tag=4):
     after: Annotated[float, Meta(ge=0, le=MAX_WAIT)] | None = None
     name: Name = ""
     traceback: Traceback = ""
+    seconds: Seconds = 0.0
+
+
+class Done(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """These deliveries ended well, each after so many seconds from when it was begun."""
+
+    ids: Numbers
+    seconds: Annotated[list[Seconds], Meta(max_length=MAX_FLIGHT)]
+
+
+class Recalled(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """These deliveries were not begun, and will not be."""
+
+    ids: Numbers
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True, tag=5):
@@ -201,8 +244,8 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """The worker's loop turns."""
 
 
-ToWorker = Load | Call | Cancel | Answer | Inspect | Validate | Shutdown
-FromWorker = Ready | LoadFailed | Reply | Raised | Ask | LogLines | Heartbeat | Confined | Modified
+ToWorker = Load | Call | Deliver | GoOn | Recall | Cancel | Answer | Inspect | Validate | Shutdown
+FromWorker = Ready | LoadFailed | Reply | Raised | Done | Recalled | Ask | LogLines | Heartbeat | Confined | Modified
 
 
 class Wire(asyncio.BufferedProtocol, Generic[Message]):

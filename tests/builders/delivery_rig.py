@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,22 +18,35 @@ from host.routing.router import Router
 from host.routing.settlements import Settlements
 from host.routing.sqlite_log import SQLiteLog
 from host.routing.subscriptions import BoundSubscription
+from host.runtime.errors import HookFailedError, WorkerDiedError
 from host.storage.database import Database
+from plugin_sdk.calls import Flight, delivery_call
 from plugin_sdk.delivery import DeliveryPolicy
+from plugin_sdk.errors import Verdict
 from plugin_sdk.events import Event, new_event
-from plugin_sdk.resilience import Breaker, BreakerPolicy, Bulkhead
+from plugin_sdk.resilience import Breaker, BreakerPolicy
 from plugin_sdk.testing import FakeClock
 
 
 class ScriptedPlugin:
-    """A plugin's runtime: every call is kept, and `answer` says what becomes of it."""
+    """A plugin and its runtime in one: every call is kept, and `answer` says what becomes of it.
 
-    def __init__(self) -> None:
+    As a worker it begins what it is handed in order, `places` at a time, and nothing more after a failure until it is
+    told to; with `ahead` off, as an inline plugin, it begins all at once.
+    """
+
+    def __init__(self, places: int) -> None:
         self.calls: list[Any] = []
         self.answer: Callable[[Any], Awaitable[None]] = self._fine
-        self.begins = True
-        self._running = asyncio.Event()
-        self._running.set()
+        self.ahead = True
+        self.on_start: list[Callable[[], None]] = []
+        self._loop = asyncio.get_running_loop()
+        self._places = places
+        self._running = True
+        self._waiting: deque[tuple[Flight, Any]] = deque()
+        self._tasks: dict[Any, asyncio.Task[None]] = {}
+        self._held = False
+        self._hands: Any = None
 
     @staticmethod
     async def _fine(_call: Any) -> None:
@@ -40,24 +54,71 @@ class ScriptedPlugin:
 
     @property
     def running(self) -> bool:
-        return self._running.is_set()
+        return self._running
 
     def stop(self) -> None:
-        self._running.clear()
+        self._running = False
 
     def start(self) -> None:
-        self._running.set()
+        self._running = True
+        for started in self.on_start:
+            started()
 
-    async def wait_running(self) -> None:
-        await self._running.wait()
+    @property
+    def runtime(self) -> ScriptedPlugin | None:
+        return self if self._running else None
 
-    def begin(self, call: Any, ended: Callable[[BaseException | None], None]) -> Callable[[], Any] | None:
-        """As a worker's runtime; None where `begins` is off, as an inline one."""
-        if not self.begins:
-            return None
-        task = asyncio.create_task(self.call(call))
-        task.add_done_callback(lambda done: None if done.cancelled() else ended(done.exception()))
-        return task.cancel
+    def fly(self, flight: Flight, handed: Any, hands: Any) -> None:
+        self._hands = hands
+        self._waiting.extend((flight, one) for one in handed)
+        self._loop.call_soon(self._begin)
+
+    def cancel(self, one: Any) -> None:
+        task = self._tasks.pop(one, None)
+        self._waiting = deque(waiting for waiting in self._waiting if waiting[1] is not one)
+        if task is not None:
+            task.cancel()
+        self._loop.call_soon(self._begin)
+
+    def recall(self, handed: Any) -> None:
+        back = [one for _, one in self._waiting if one in handed]
+        self._waiting = deque(waiting for waiting in self._waiting if waiting[1] not in handed)
+        self._loop.call_soon(self._hands.recalled, back)
+        self.go_on()
+
+    def go_on(self) -> None:
+        self._held = False
+        self._loop.call_soon(self._begin)
+
+    def die(self, why: str) -> None:
+        """As a worker that ends: nothing it has in its hands will be answered."""
+        self._running = False
+        handed = [*self._tasks, *(one for _, one in self._waiting)]
+        for task in self._tasks.values():
+            task.cancel()
+        self._tasks.clear()
+        self._waiting.clear()
+        self._hands.landed([(one, WorkerDiedError(why), 0.0) for one in handed])
+
+    def _begin(self) -> None:
+        while self._waiting and not self._held and (len(self._tasks) < self._places or not self.ahead):
+            flight, one = self._waiting.popleft()
+            task = self._tasks[one] = self._loop.create_task(self._deliver(flight, one))
+            task.add_done_callback(lambda _: self._begin())
+
+    async def _deliver(self, flight: Flight, one: Any) -> None:
+        failure: Exception | None = None
+        try:
+            await self.call(delivery_call(flight, one.stored.sequence, one.attempt, one.stored.event))
+        except Exception as error:
+            failure = error
+            self._held = self.ahead and not isinstance(error, Verdict)
+        except asyncio.CancelledError:
+            if one not in self._tasks:
+                return
+            failure = HookFailedError("CancelledError", "the hook cancelled its own task")
+        if self._tasks.pop(one, None) is not None:
+            self._hands.landed([(one, failure, 0.0)])
 
     async def call(self, call: Any) -> None:
         self.calls.append(call)
@@ -78,14 +139,13 @@ class Rig:
         self.clock = clock
         self.router = Router(log)
         self.settlements = Settlements(log)
-        self.plugin = ScriptedPlugin()
+        self.plugin = ScriptedPlugin(places)
         self.guard = Guard(
             "p",
             breaker=Breaker(
                 BreakerPolicy(consecutive_failures=10_000, failure_rate=1, minimum_calls=10_000), clock=clock
             ),
-            bulkhead=Bulkhead(places),
-            clock=clock,
+            places=places,
         )
         self.consumers: list[Consumer] = []
 
@@ -111,6 +171,7 @@ class Rig:
         )
         await found.start()
         self.consumers.append(found)
+        self.plugin.on_start.append(found.pump)
         return found
 
     async def publish(self, *events: Event) -> None:
@@ -134,7 +195,7 @@ class Rig:
             if any(one.lag and not one.in_flight for one in self.consumers) and self.plugin.running:
                 same = 0  # it has not looked yet
                 continue
-            now = (len(self.plugin.calls), self.guard.bulkhead.in_use, *(one.lag for one in self.consumers))
+            now = (len(self.plugin.calls), self.guard.in_flight, *(one.lag for one in self.consumers))
             same = same + 1 if now == before else 0
             before = now
 

@@ -40,7 +40,7 @@ from host.runtime.supervisor import SupervisionLimits
 from host.storage.database import Database
 from host.storage.keyring import Keyring
 from host.supply.installer import Release
-from plugin_sdk.calls import ConfigCall, Health, HealthCall
+from plugin_sdk.calls import ConfigCall, Flight, Health, HealthCall, delivery_call
 from plugin_sdk.clock import Clock, SystemClock
 from plugin_sdk.description import Description, Subscription
 from plugin_sdk.resilience import BreakerPolicy
@@ -77,7 +77,18 @@ class FakeRuntime:
             await self.script.start(self)
         self.running = True
 
-    def begin(self, _call: Any, _ended: Any) -> None:
+    def fly(self, flight: Flight, handed: Any, hands: Any) -> None:
+        self.events += [delivery_call(flight, one.stored.sequence, one.attempt, one.stored.event) for one in handed]
+        landings = [(one, None, 0.0) for one in handed]
+        asyncio.get_running_loop().call_soon(hands.landed, landings)
+
+    def cancel(self, _handed: Any) -> None:
+        return None
+
+    def recall(self, _handed: Any) -> None:
+        return None
+
+    def go_on(self) -> None:
         return None
 
     async def call(self, call: Any) -> Any:
@@ -273,11 +284,9 @@ class KeeperRig:
 
     def open_breaker(self, plugin: str) -> None:
         """Have the plugin fail at its deliveries until its breaker opens."""
-        deliveries = self.hosted(plugin).guards.deliveries
-        permit = deliveries.admit_now()
-        permit.give_back()
+        breaker = self.hosted(plugin).guards.deliveries.breaker
         for _ in range(5):
-            deliveries.breaker.failure(permit.token, 0.1, "boom")
+            breaker.failure(breaker.try_acquire(), 0.1, "boom")
 
     async def propose(self, plugin: str, version: str = "2.0.0", **more: Any) -> ReleaseRecord:
         """A release that is to take over."""

@@ -282,6 +282,6 @@ def _share(guard: Guard | CallerGuard) -> ShareView:
         calls=seen.calls,
         rejected=seen.rejected,
         next_attempt_at=rfc3339(seen.next_attempt_at),
-        in_flight=guard.bulkhead.in_use,
-        places=guard.bulkhead.limit,
+        in_flight=guard.in_flight,
+        places=guard.places,
     )

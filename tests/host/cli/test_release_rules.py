@@ -14,7 +14,7 @@ from host.supply.trust.statement import STATEMENT
 from plugin_sdk.errors import ManifestError
 
 SUPPLY = Path(__file__).parents[3] / "host" / "supply"
-JUDGES = ("verification", "dsse", "statement", "dependency_lock", "wheel_*")
+JUDGES = ("trust/verification", "trust/dsse", "trust/statement", "dependencies/lock", "wheel/*")
 """Files of `host.supply` whose refusals can come out of `verify_release` and `read_wheel`."""
 REFUSALS = {"WheelRefusedError": "wheel_", "ReleaseRefusedError": "release_", "ReleaseTooLargeError": "release_"}
 GOOD = good()

@@ -97,7 +97,7 @@ class Bench:
 async def bench(rig):
     made = Bench(await rig.install("kiosk"))
     made.hosted.supervisor.start()
-    await made.hosted.wait_running()
+    await made.hosted.supervisor.wait_running()
     yield made
     await made.hosted.supervisor.stop()
     await made.hosted.guards.stop()
@@ -121,10 +121,9 @@ async def test_neither_callers_nor_strangers_have_a_release_on_probation_taken_b
     await bench.fail(SEND)
     await bench.fail(PAGE)
     assert unwell(bench.hosted) == ""
-    permit = bench.hosted.guards.deliveries.admit_now()
-    permit.give_back()
+    breaker = bench.hosted.guards.deliveries.breaker
     for _ in range(5):
-        bench.hosted.guards.deliveries.breaker.failure(permit.token, 0.1, "boom")
+        breaker.failure(breaker.try_acquire(), 0.1, "boom")
     assert unwell(bench.hosted).startswith("its breaker opened: 5 failures in a row")
     assert bench.hosted.status().cause == "breaker is open"  # what it is delivered comes first
 
@@ -163,7 +162,7 @@ async def test_a_share_whose_places_are_held_by_what_does_not_end_is_told_and_le
         await bench.hosted.serve(call, "hook", 0.01, caller="another")
     bench.runtime.answer = bench.runtime._fine
     assert await bench.hosted.serve(PAGE if call is SEND else SEND, "hook", caller="another") == "done"
-    assert bench.hosted.guards.deliveries.bulkhead.in_use == 0
+    assert bench.hosted.guards.deliveries.in_flight == 0
     over.set()
     await bench.hosted.guards.stop()
     assert bench.hosted.status().state is PluginState.RUNNING

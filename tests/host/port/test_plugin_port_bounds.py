@@ -11,7 +11,7 @@ from host.routing.sqlite_log import SQLiteLog
 from plugin_sdk.errors import HostError, PermissionDeniedError
 from plugin_sdk.events import new_event
 from plugin_sdk.manifest import Permissions
-from plugin_sdk.resilience import Breaker, BreakerPolicy, Bulkhead
+from plugin_sdk.resilience import Breaker, BreakerPolicy
 
 
 class Bench:
@@ -19,7 +19,7 @@ class Bench:
         self.now = 0.0
         self.audit = Audit(rig.database, rig.clock)
         self.log = log
-        guard = Guard("p", breaker=Breaker(BreakerPolicy(), clock=rig.clock), bulkhead=Bulkhead(1), clock=rig.clock)
+        guard = Guard("p", breaker=Breaker(BreakerPolicy(), clock=rig.clock), places=1)
         self.port = PluginPort(
             "p",
             granted=Permissions(publish=("p.*",)),

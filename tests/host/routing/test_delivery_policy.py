@@ -17,7 +17,7 @@ from plugin_sdk.errors import DeadLetter, Drop, Retry
 @pytest.fixture(params=["begun", "in a task"])
 async def bench(tmp_path, request):
     async with rig(tmp_path) as made:
-        made.plugin.begins = request.param == "begun"
+        made.plugin.ahead = request.param == "begun"
         yield made
 
 
@@ -217,7 +217,7 @@ async def test_of_two_subscriptions_that_wait_for_one_place_the_one_with_the_hig
         while not bench.plugin.calls:
             await asyncio.sleep(0.005)
         await bench.publish(event(1, "low"), event(2, "high"), event(3, "high"))
-        while not bench.guard.bulkhead.waiting:
+        while not bench.guard.waiting:
             await asyncio.sleep(0.005)
         free.set()
         await bench.quiet()

@@ -9,7 +9,7 @@ from delivery_rig import event, rig
 @pytest.fixture(params=[True, False], ids=["without tasks", "with tasks"])
 async def bench(request, tmp_path):
     async with rig(tmp_path) as made:
-        made.plugin.begins = request.param
+        made.plugin.ahead = request.param
         yield made
 
 

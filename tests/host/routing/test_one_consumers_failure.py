@@ -14,6 +14,7 @@ from host.lifecycle.deliveries import Deliveries, DeliveryParts
 from host.registry.records import PluginRecord
 from host.routing.feed import LIVE_BYTES, LIVE_EVENTS, FeedState
 from host.routing.router import MAX_HELD_BYTES
+from plugin_sdk.calls import SCHEDULES
 from plugin_sdk.description import Description, Subscription
 from plugin_sdk.errors import Retry
 from plugin_sdk.resilience import RetryPolicy
@@ -86,40 +87,28 @@ async def test_a_commit_that_the_router_was_not_told_of_is_read_from_the_log(ben
 async def test_an_outcome_that_cannot_be_made_fails_the_consumer_and_leaves_no_place_taken(bench):
     failures = []
     one = await bench.consumer("one", failed=failures.append)
-    failing(one._attempts, "_outcome")
+    failing(one._outcomes, "of")
     await bench.publish(event(1))
     async with asyncio.timeout(5):
         while not failures:
             await asyncio.sleep(0)
     await one.stop(1)
     bench.consumers.remove(one)
-    assert bench.guard.bulkhead.in_use == 0
+    assert bench.guard.in_flight == 0
     await bench.consumer("one")
     await bench.quiet()
     assert bench.plugin.ids == ["1", "1"]
 
 
 async def test_an_event_of_which_no_call_can_be_made_is_a_dead_letter(bench):
-    one = await bench.consumer()
-
-    class Broken(type(one.subscription)):
-        def call_for(self, stored, attempt):
-            if stored.event.id == "2":
-                raise KeyError("due")
-            return super().call_for(stored, attempt)
-
-    await one.stop(1)
-    bench.consumers.remove(one)
-    subscription = one.subscription
-    await bench.consume(
-        Broken(subscription.plugin, subscription.name, subscription.filter, subscription.policy, subscription.timeout)
-    )
-    await bench.publish(event(1), event(2), event(3))
+    """Given a firing without the time that it was due, then it is given up on, and those beside it are delivered."""
+    await bench.consumer(SCHEDULES)
+    await bench.publish(event(1, data={"due": "now"}), event(2, data={}), event(3, data={"due": "now"}))
     await bench.quiet()
-    assert sorted(bench.plugin.ids) == ["1", "3"]
+    assert sorted(call.delivery.event for call in bench.plugin.calls) == ["1", "3"]
     (letter,) = await bench.letters()
     assert (letter.event_id, "no call can be made" in letter.reason) == ("2", True)
-    assert bench.guard.bulkhead.in_use == 0
+    assert bench.guard.in_flight == 0
 
 
 async def test_an_inline_hook_that_cancels_its_own_task_has_failed_and_is_tried_again(bench):
@@ -128,7 +117,7 @@ async def test_an_inline_hook_that_cancels_its_own_task_has_failed_and_is_tried_
             asyncio.current_task().cancel()
             await asyncio.sleep(0)
 
-    bench.plugin.begins = False
+    bench.plugin.ahead = False
     bench.plugin.answer = answer
     one = await bench.consumer(first_retry=1.0)
     await bench.publish(event(1))
@@ -287,7 +276,7 @@ async def test_whatever_fails_at_random_every_event_reaches_every_subscription(t
                     case 1:
                         failing(victim, "checkpoint")
                     case 2:
-                        failing(victim._attempts, "_outcome")
+                        failing(victim._outcomes, "of")
                     case 3:
                         failing(bench.router._index, "candidates")
                     case 4:

@@ -8,7 +8,7 @@ from delivery_rig import event
 
 from host.routing import settlements as settlements_module
 from host.routing.event_log import Outcome, Settlement, StoredEvent
-from host.routing.settlements import MAX_WAITING, MAX_WAITING_BYTES, Settlements
+from host.routing.settlements import MAX_BYTES_EACH, MAX_WAITING, MAX_WAITING_EACH, Settlements
 from host.storage.errors import RowRefusedError, StorageFailedError
 
 
@@ -54,7 +54,7 @@ class Consumer:
         for _ in range(count):
             self.settled += 1
             stored = StoredEvent(self.settled, event(self.settled), b"{}", 0.0)
-            settlements.add(self, Settlement(self.key, "p", stored, 1, Outcome.RETRIED, 0.0, 0.0, retry_at=1.0))
+            settlements.add(self, [Settlement(self.key, "p", stored, 1, Outcome.RETRIED, 0.0, 0.0, retry_at=1.0)])
 
 
 @asynccontextmanager
@@ -117,7 +117,7 @@ async def test_an_outcome_that_cannot_be_written_is_a_dead_letter_and_holds_up_n
             settlements.attach(consumer, 0)
             consumer.settle(settlements, 3)
         await settlements.flushed()
-        assert settlements.has_room
+        assert settlements.has_room("p")
     assert (disk.of("p/s"), disk.of("q/s")) == ([1, 2, 3], [1, 2, 3])
     assert ("p/s", 2, Outcome.DEAD_LETTERED) in disk.written
     assert disk.cursors == {"p/s": 3, "q/s": 3}
@@ -160,19 +160,50 @@ async def test_a_consumer_whose_cursor_cannot_be_told_is_its_own_trouble():
     assert len(lost.failures) == 1
 
 
-async def test_what_waits_for_the_disk_is_bounded_in_bytes_too():
-    disk, consumer = Disk(), Consumer()
+class Pumped:
+    """Waits for room."""
+
+    def __init__(self):
+        self.told = asyncio.Event()
+
+    def pump(self):
+        self.told.set()
+
+
+@pytest.mark.parametrize(
+    ("shares", "others_have_room"),
+    [([("p", MAX_BYTES_EACH)], True), ([(name, MAX_BYTES_EACH - 1) for name in "pqrst"], False)],
+    ids=["of one plugin", "of all"],
+)
+async def test_what_waits_for_the_disk_is_bounded_in_bytes_for_each_plugin_and_in_all(shares, others_have_room):
+    disk, waits = Disk(), Pumped()
     disk.full = True
     async with settling(disk) as settlements:
-        settlements.attach(consumer, 0)
-        heavy = StoredEvent(1, event(1), b"x" * (MAX_WAITING_BYTES // 2), 0.0)
-        for number in (1, 2):
-            assert settlements.has_room
+        for plugin, size in shares:
+            consumer = Consumer(f"{plugin}/s")
+            settlements.attach(consumer, 0)
+            assert settlements.has_room(plugin)
             consumer.settled += 1
-            settlements.add(consumer, Settlement("p/s", "p", heavy, number, Outcome.DELIVERED, 0.0, 0.0))
-        assert not settlements.has_room
+            heavy = StoredEvent(1, event(1), b"x" * size, 0.0)
+            settlements.add(consumer, [Settlement(f"{plugin}/s", plugin, heavy, 1, Outcome.DELIVERED, 0.0, 0.0)])
+        assert not settlements.has_room("p")
+        assert settlements.has_room("another") is others_have_room
+        settlements.when_room(waits)
         disk.full = False
-        await settlements.room()
+        await waits.told.wait()
+        assert settlements.has_room("p")
+
+
+async def test_one_plugin_that_settles_more_than_is_written_leaves_room_for_the_others():
+    disk, busy = Disk(), Consumer()
+    disk.full = True
+    async with settling(disk) as settlements:
+        settlements.attach(busy, 0)
+        busy.settle(settlements, MAX_WAITING_EACH)
+        assert (settlements.has_room("p"), settlements.has_room("q")) == (False, True)
+        disk.full = False
+        await settlements.flushed()
+        assert settlements.has_room("p")
 
 
 async def test_a_second_run_writes_what_the_first_one_was_writing():
@@ -193,4 +224,4 @@ async def test_a_second_run_writes_what_the_first_one_was_writing():
     second.cancel()
     await asyncio.wait((second,))
     assert disk.written == [1, 2, 3, 4, 5]
-    assert settlements.has_room
+    assert settlements.has_room("p")

@@ -97,6 +97,7 @@ async def following(bench):
         policies = {}
 
     await made.start(Record())
+    bench.plugin.on_start.append(made.pump)
     yield made
     await made.stop(0)
 

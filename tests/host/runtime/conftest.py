@@ -200,3 +200,18 @@ async def runtime(request, launch, host, lines, workshop):
     for one in made:
         async with asyncio.timeout(20):
             await one.stop(2.0, 2.0)
+
+
+@pytest.fixture
+async def worker(launch, host, workshop, lines):
+    made = []
+
+    async def make():
+        one = WorkerRuntime(launch(), host, workshop, lambda found, _: lines.extend(found))
+        await one.start()
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        await one.stop(1.0, 1.0)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from flights import Heard, flight_of
 
 from host.runtime.errors import NotRunningError, StartFailedError, WorkerDiedError
 from host.runtime.examiner import WorkerExaminer
@@ -20,7 +21,7 @@ from host.runtime.supervisor import SupervisedState, SupervisionLimits, Supervis
 from plugin_sdk.calls import Delivery, EventCall, ServiceCall
 from plugin_sdk.clock import SystemClock
 from plugin_sdk.errors import DeadLetter, HostError
-from plugin_sdk.events import Event, new_event
+from plugin_sdk.events import new_event
 from plugin_sdk.worker.wire import MAX_FRAME
 
 ROOT = Path(__file__).parents[3]
@@ -28,21 +29,6 @@ ROOT = Path(__file__).parents[3]
 
 def event_call(data=None):
     return EventCall(new_event("example.event", source="/tests", data=data), Delivery("example/act/1", "act", 1, 1))
-
-
-@pytest.fixture
-async def worker(launch, host, workshop, lines):
-    made = []
-
-    async def make():
-        one = WorkerRuntime(launch(), host, workshop, lambda found, _: lines.extend(found))
-        await one.start()
-        made.append(one)
-        return one
-
-    yield make
-    for one in made:
-        await one.stop(1.0, 1.0)
 
 
 @pytest.fixture
@@ -310,5 +296,5 @@ async def test_a_call_that_cannot_be_carried_is_refused_and_costs_the_worker_not
         await one.call(ServiceCall("echo", {"value": "\udcff"}))
     assert refused.value.word == "call_not_carried"
     with pytest.raises(DeadLetter, match="cannot be handed"):
-        await one.call(EventCall(Event(id="1", source="/s", type="example.x", data="\udcff"), Delivery("d", "s", 1, 1)))
+        one.fly(*flight_of(b"x" * MAX_FRAME), Heard())
     assert await one.call(ServiceCall("echo", {"value": 1})) == 1
