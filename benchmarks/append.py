@@ -29,7 +29,8 @@ import uvloop
 
 from benchmarks.measure import Figure
 from host.routing.sqlite_log import SQLiteLog
-from host.storage.database import PRAGMAS, Database
+from host.storage.connection import PRAGMAS
+from host.storage.database import Database
 from plugin_sdk.clock import SystemClock
 from plugin_sdk.events import Event, new_event
 
