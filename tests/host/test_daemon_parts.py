@@ -128,7 +128,7 @@ async def test_a_writer_that_dies_leaves_the_host_unfit_and_nobody_waits_for_it(
     def write(writer, connection, batch):
         if died.is_set():
             raise SystemError("lost")
-        written(writer, connection, batch)
+        return written(writer, connection, batch)
 
     monkeypatch.setattr(Writer, "_write", write)
     async with running(tmp_path) as host:

@@ -20,7 +20,14 @@ from typing import Any, Final, Protocol
 import msgspec
 import structlog
 
-from host.storage.errors import LogWriterError, RowRefusedError, StorageBusyError, StorageError, StorageFailedError
+from host.storage.errors import (
+    LogWriterError,
+    RowRefusedError,
+    StateBusyError,
+    StorageBusyError,
+    StorageError,
+    StorageFailedError,
+)
 from host.storage.log_writer.frames import (
     MAX_FRAME,
     VERSION,
@@ -401,17 +408,22 @@ class LogWriter:
                 await self._start_again()
 
     async def _start_again(self) -> None:
-        now = self._loop.time()
-        if not self._gave_up:  # else whoever runs this has waited already
-            if len(self._deaths) == QUICK_RESTARTS and now - self._deaths[0] < QUICK_SECONDS:
-                self._deaths.clear()
-                self._give_up(f"it ended {QUICK_RESTARTS + 1} times in {QUICK_SECONDS:g} s ({self._reason})")
-            self._deaths.append(now)
-        try:
-            await self._link.start()
-            answers = await self._opened()
-        except StorageError as error:
-            self._give_up(error.message)
+        while True:
+            if not self._gave_up:  # else whoever runs this has waited already
+                now = self._loop.time()
+                if len(self._deaths) == QUICK_RESTARTS and now - self._deaths[0] < QUICK_SECONDS:
+                    self._deaths.clear()
+                    self._give_up(f"it ended {QUICK_RESTARTS + 1} times in {QUICK_SECONDS:g} s: {self._reason}")
+                self._deaths.append(now)
+            try:
+                await self._link.start()
+                answers = await self._opened()
+            except StorageError as error:
+                self._reason = error.message
+                if self._gave_up or isinstance(error, StateBusyError):
+                    self._give_up(error.message)
+            else:
+                break
         self.restarts += 1
         self._gave_up = ""
         self._again_due.clear()

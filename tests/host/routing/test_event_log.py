@@ -162,7 +162,11 @@ async def schedule(database):
 
 
 def firing(schedule, one, **more):
-    return ByHand(0.0, schedule, Fire(0, "2026-01-05T12:00:00.000Z", one.id, True, "by hand", more.get("lateness", 0.0)))
+    return ByHand(
+        0.0,
+        schedule,
+        Fire(0, "2026-01-05T12:00:00.000Z", one.id, by_hand=True, reason="by hand", lateness=more.get("lateness", 0.0)),
+    )
 
 
 async def test_an_event_that_an_operation_appends_appears_with_its_commit(log, database, schedule):

@@ -27,9 +27,9 @@ from plugin_sdk.testing import FakeClock
 EVERYTHING = 1e12
 ROOMY = 2**31
 SHARE = 20_000
-A_SCHEDULE = (
-    "INSERT INTO schedules (id, plugin, name, rule, anchor, active, paused) VALUES ('greedy/s', 'greedy', 's', '', 0, 1, 0)"
-)
+A_SCHEDULE = """
+INSERT INTO schedules (id, plugin, name, rule, anchor, active, paused) VALUES ('greedy/s', 'greedy', 's', '', 0, 1, 0)
+"""
 
 
 def emitted(plugin="greedy", size=1000, **more):

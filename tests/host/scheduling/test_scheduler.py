@@ -12,8 +12,7 @@ from host.scheduling.errors import ScheduleNotFoundError, ScheduleRuleError
 from host.scheduling.firing_store import KEPT_FIRINGS
 from host.storage.connection import connect as _connect
 from host.storage.database import Database
-from host.storage.errors import RowRefusedError
-from host.storage.errors import StorageFailedError
+from host.storage.errors import RowRefusedError, StorageFailedError
 from plugin_sdk.events import new_event
 from plugin_sdk.schedule import Schedule
 
@@ -53,9 +52,11 @@ async def test_a_transaction_that_is_rolled_back_leaves_the_firing_due(world, ev
     await world.adopt(every(60))
     world.clock.advance(60)
     await world.database.write(
-        lambda connection: connection.execute(
-            "CREATE TRIGGER dies BEFORE INSERT ON firings BEGIN SELECT raise(ABORT, 'the host dies here'); END"
-        ).rowcount
+        lambda connection: (
+            connection.execute(
+                "CREATE TRIGGER dies BEFORE INSERT ON firings BEGIN SELECT raise(ABORT, 'the host dies here'); END"
+            ).rowcount
+        )
     )
     with pytest.raises(RowRefusedError, match="the host dies here"):
         await world.look()
