@@ -13,8 +13,8 @@ import structlog
 
 from host.routing.errors import EventConflictError
 from host.routing.event_log import Appended, StoredEvent
+from host.storage.log_writer.batches import refused
 from host.storage.log_writer.frames import Answer, Done
-from host.storage.log_writer.writer import refused
 from plugin_sdk.clock import Clock
 from plugin_sdk.events import Event
 

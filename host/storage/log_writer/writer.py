@@ -14,7 +14,6 @@ import contextlib
 import secrets
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -28,6 +27,7 @@ from host.storage.errors import (
     StorageError,
     StorageFailedError,
 )
+from host.storage.log_writer.batches import Batch, Flight, alone, closed, refuse, resolve, unknown
 from host.storage.log_writer.frames import (
     MAX_FRAME,
     VERSION,
@@ -38,7 +38,6 @@ from host.storage.log_writer.frames import (
     Open,
     Opened,
     Operation,
-    Refusal,
     Said,
     Settled,
     answers_of,
@@ -54,9 +53,6 @@ MAX_PENDING_BYTES: Final = 64 * 1024 * 1024
 """What the waiting items may weigh in all; one item alone may weigh more."""
 MAX_ITEM: Final = MAX_FRAME // 2
 """Bytes that one item may weigh: it has to fit into a frame."""
-FRAME_ITEMS: Final = 2048
-FRAME_BYTES: Final = 2**20
-"""Bounds of one frame; a single item may weigh more."""
 FLYING_FRAMES: Final = 4
 FLYING_BYTES: Final = 4 * 2**20
 """Bounds of what is sent and not answered; what comes beyond them collects, and is no worse off for it."""
@@ -91,38 +87,6 @@ class Appends(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Batch:
-    """What goes into one frame: items of three kinds, each with the future of whoever waits for it."""
-
-    events: list[Any] = field(default_factory=list)
-    of_events: list[asyncio.Future[Any]] = field(default_factory=list)
-    settled: list[Settled] = field(default_factory=list)
-    of_settled: list[asyncio.Future[Any]] = field(default_factory=list)
-    operations: list[tuple[str, Any, Sequence[Any]]] = field(default_factory=list)
-    of_operations: list[asyncio.Future[Any]] = field(default_factory=list)
-    size: int = 0
-    weight: int = 0
-
-    @property
-    def full(self) -> bool:
-        return self.size >= FRAME_ITEMS or self.weight >= FRAME_BYTES
-
-    @property
-    def waiters(self) -> list[asyncio.Future[Any]]:
-        return [*self.of_events, *self.of_settled, *self.of_operations]
-
-
-@dataclass(slots=True)
-class _Flight:
-    """A frame that was sent and is not answered."""
-
-    payload: bytes
-    batch: _Batch
-    stamp: int
-    sendings: int = 1
-
-
 class LogWriter:
     """Appends, settles, and executes named operations; everything is durable when its future is done.
 
@@ -137,11 +101,11 @@ class LogWriter:
         self._loop = asyncio.get_running_loop()
         self._life = secrets.token_bytes(16)
         self._appends: Appends | None = None
-        self._waiting: deque[_Batch] = deque()
-        self._collecting = _Batch()
-        self._flying: dict[int, _Flight] = {}
+        self._waiting: deque[Batch] = deque()
+        self._collecting = Batch()
+        self._flying: dict[int, Flight] = {}
         self._flying_bytes = 0
-        self._again_due: deque[_Flight] = deque()
+        self._again_due: deque[Flight] = deque()
         self._number = 0
         self._pending = 0
         self._pending_bytes = 0
@@ -201,9 +165,9 @@ class LogWriter:
         self._open = False
         await self._link.stop()
         for flight in self._flying.values():
-            _refuse(flight.batch.waiters, _unknown(self._reason or "the host is stopping"))
+            refuse(flight.batch.waiters, unknown(self._reason or "the host is stopping"))
         for batch in self._left():
-            _refuse(batch.waiters, _closed())
+            refuse(batch.waiters, closed())
         self._flying.clear()
         self._turns.give(self)
 
@@ -260,9 +224,9 @@ class LogWriter:
 
     # -- on the way out
 
-    def _admit(self, weight: int) -> tuple[_Batch, asyncio.Future[Any]]:
+    def _admit(self, weight: int) -> tuple[Batch, asyncio.Future[Any]]:
         if self._closing:
-            raise _closed()
+            raise closed()
         if self._gave_up:
             raise StorageFailedError(f"the log's writer does not run: {self._gave_up}", retry_after=5.0)
         if self._pending >= MAX_PENDING or (self._pending_bytes + weight > MAX_PENDING_BYTES and self._pending):
@@ -274,7 +238,7 @@ class LogWriter:
         batch = self._collecting
         if batch.full:
             self._waiting.append(batch)
-            batch = self._collecting = _Batch()
+            batch = self._collecting = Batch()
         if not batch.size:
             # Not at once: whoever else writes in this turn of the loop comes along.
             self._loop.call_soon(self.go)
@@ -293,12 +257,12 @@ class LogWriter:
             elif self._waiting:
                 self._send(self._waiting.popleft())
             else:
-                batch, self._collecting = self._collecting, _Batch()
+                batch, self._collecting = self._collecting, Batch()
                 self._send(batch)
         if not self._flying or self._gave_up:
             self._turns.give(self)
 
-    def _send(self, batch: _Batch) -> None:
+    def _send(self, batch: Batch) -> None:
         stamp = 0 if self._appends is None else self._appends.stamp()
         self._number += 1
         try:
@@ -307,11 +271,11 @@ class LogWriter:
             _log.warning("frame_not_made", error=str(error), items=batch.size)
             batch = self._sifted(batch, stamp)
             payload = self._payload(batch, stamp)
-        self._flying[self._number] = _Flight(payload, batch, stamp)
+        self._flying[self._number] = Flight(payload, batch, stamp)
         self._flying_bytes += len(payload)
         self._link.send(payload)
 
-    def _payload(self, batch: _Batch, stamp: int) -> bytes:
+    def _payload(self, batch: Batch, stamp: int) -> bytes:
         rows: list[Any] = []
         if batch.events and self._appends is not None:
             row = self._appends.row
@@ -330,16 +294,16 @@ class LogWriter:
                 rows += self._appends.row(item)
         return Operation(name, msgspec.Raw(encode(arguments)), rows)
 
-    def _sifted(self, batch: _Batch, stamp: int) -> _Batch:
+    def _sifted(self, batch: Batch, stamp: int) -> Batch:
         """The batch without what no frame can carry, such as a text that is none; that is refused."""
-        kept = _Batch(size=batch.size, weight=batch.weight)
+        kept = Batch(size=batch.size, weight=batch.weight)
         for name in ("events", "settled", "operations"):
             items, answers = getattr(kept, name), getattr(kept, f"of_{name}")
             for item, answer in zip(getattr(batch, name), getattr(batch, f"of_{name}"), strict=True):
                 try:
-                    self._payload(_alone(name, item), stamp)
+                    self._payload(alone(name, item), stamp)
                 except Exception as error:  # noqa: BLE001 - the item's own answer
-                    _refuse([answer], row_refused(error))
+                    refuse([answer], row_refused(error))
                 else:
                     items.append(item)
                     answers.append(answer)
@@ -360,15 +324,15 @@ class LogWriter:
             flight = self._flying.pop(answer.number)
             self._landed(flight)
             try:
-                _resolve(flight.batch, answer, self._told(flight, answer))
+                resolve(flight.batch, answer, self._told(flight, answer))
             except Exception as error:  # noqa: BLE001 - logged with its traceback
                 # What is durable must be answered; that it cannot be said how is a fault of this host.
                 _log.exception("answer_not_understood")
-                _refuse(flight.batch.waiters, _unknown(str(error)))
+                refuse(flight.batch.waiters, unknown(str(error)))
         self._moved.set()
         self.go()
 
-    def _told(self, flight: _Flight, answer: Answer) -> list[Any]:
+    def _told(self, flight: Flight, answer: Answer) -> list[Any]:
         """The results of a frame's events; whoever listens has heard of them."""
         if self._appends is None or answer.failed:
             return []
@@ -381,7 +345,7 @@ class LogWriter:
             return []
         return self._appends.durable(flight.batch.events, within, flight.stamp, answer)
 
-    def _landed(self, flight: _Flight) -> None:
+    def _landed(self, flight: Flight) -> None:
         self._flying_bytes -= len(flight.payload)
         self._pending -= flight.batch.size
         self._pending_bytes -= flight.batch.weight
@@ -438,7 +402,7 @@ class LogWriter:
             del self._flying[number]
             self._landed(flight)
             _log.error("frame_given_up", items=flight.batch.size, sendings=flight.sendings)
-            _refuse(flight.batch.waiters, not_written("the log's writer ends whenever it is to be written"))
+            refuse(flight.batch.waiters, not_written("the log's writer ends whenever it is to be written"))
         self._answered(known)
 
     async def _opened(self) -> list[Answer]:
@@ -465,17 +429,17 @@ class LogWriter:
         """
         self._gave_up = reason
         for flight in self._flying.values():
-            _refuse([*flight.batch.of_events, *flight.batch.of_operations], _unknown(reason))
+            refuse([*flight.batch.of_events, *flight.batch.of_operations], unknown(reason))
         for batch in self._left():
             self._pending -= batch.size
             self._pending_bytes -= batch.weight
-            _refuse(batch.waiters, not_written(reason))
+            refuse(batch.waiters, not_written(reason))
         self._turns.give(self)
         raise LogWriterError(f"the log's writer does not run: {reason}")
 
-    def _left(self) -> list[_Batch]:
+    def _left(self) -> list[Batch]:
         """What was not sent, which is taken out."""
-        left, self._collecting = [*self._waiting, self._collecting], _Batch()
+        left, self._collecting = [*self._waiting, self._collecting], Batch()
         self._waiting.clear()
         return left
 
@@ -488,54 +452,3 @@ class LogWriter:
             self.go()
             if self._flying or self._waiting or self._collecting.size:
                 await self._moved.wait()
-
-
-def _alone(name: str, item: Any) -> _Batch:
-    batch = _Batch()
-    getattr(batch, name).append(item)
-    return batch
-
-
-def _resolve(batch: _Batch, answer: Answer, events: Sequence[Any]) -> None:
-    """Answer everyone who waits for a frame."""
-    if answer.failed:
-        _refuse(batch.waiters, not_written(answer.failed))
-        return
-    for waiter, result in zip(batch.of_events, events, strict=True):
-        if waiter.done():
-            continue
-        if isinstance(result, Exception):
-            waiter.set_exception(result)
-        else:
-            waiter.set_result(result)
-    for waiters, results in ((batch.of_settled, answer.settled), (batch.of_operations, answer.operations)):
-        for waiter, done in zip(waiters, results, strict=True):
-            if waiter.done():
-                continue
-            if isinstance(done, Refusal):
-                waiter.set_exception(refused(done))
-            else:
-                waiter.set_result(done.value)
-
-
-def refused(refusal: Refusal) -> StorageError:
-    """Why one item was not written."""
-    return not_written(refusal.message) if refusal.disk else row_refused(refusal.message)
-
-
-def _refuse(waiters: Sequence[asyncio.Future[Any]], error: StorageError) -> None:
-    for waiter in waiters:
-        if not waiter.done():
-            # One for each: a raised exception gathers a traceback that is its waiter's own.
-            waiter.set_exception(type(error)(error.message, retry_after=error.retry_after))
-
-
-def _closed() -> StorageFailedError:
-    return StorageFailedError("the database is closed because the host is stopping: try again shortly")
-
-
-def _unknown(reason: str) -> StorageFailedError:
-    return StorageFailedError(
-        f"the log's writer ended before it said whether this is durable ({reason}): send it again, it is kept once",
-        retry_after=5.0,
-    )
