@@ -29,7 +29,9 @@ import uvloop
 
 from benchmarks.measure import Figure
 from host.routing.sqlite_log import SQLiteLog
-from host.storage.database import PRAGMAS, Database
+from host.storage.connection import PRAGMAS
+from host.storage.database import Database
+from host.storage.log_writer.links import ProcessLink
 from plugin_sdk.clock import SystemClock
 from plugin_sdk.events import Event, new_event
 
@@ -68,7 +70,7 @@ async def _measure(make: Callable[[int, int], Event]) -> _Rates:
         paths = [Path(folder) / name for name in ("log.db", "aiosqlite.db", "sqlite3.db")]
         for path in paths:
             await (await Database.open(path, clock=SystemClock())).close()
-        database = await Database.open(paths[0], clock=SystemClock())
+        database = await Database.open(paths[0], clock=SystemClock(), link=ProcessLink(paths[0]))  # as the daemon does
         try:
             log = await SQLiteLog.open(database, SystemClock())
             await _log_rate(log, [make(-1, at) for at in range(PUBLISHERS)])

@@ -41,7 +41,7 @@ from host.observe.alerts import Alerts, deaths, losses, tampering
 from host.observe.audit import Audit
 from host.observe.background_parts import BackgroundParts, PartTrouble
 from host.observe.descriptors import Descriptors, raise_limit
-from host.observe.health import HealthChecks, background_check
+from host.observe.health import HealthChecks, background_check, log_writer_check
 from host.observe.logging import PluginLogs
 from host.observe.metrics import Metrics, RequestCounts
 from host.port.key_values import KeyValues
@@ -68,6 +68,7 @@ from host.settings import Settings
 from host.storage.database import Database
 from host.storage.history import History, Loss, needs_keyring
 from host.storage.keyring import Keyring
+from host.storage.log_writer.links import ProcessLink
 from host.storage.state_folder import DATABASE, KEYRING, StateFolder
 from host.supply.dependencies.fetch import DependencySources
 from host.supply.index.index_client import Indexes
@@ -187,11 +188,16 @@ class _Builder:
         state = await asyncio.to_thread(StateFolder.open, self._settings.storage.directory.absolute())
         stack.callback(state.close)
         self._state = state.path
+        # It is on its way while the rest is looked at.
+        link = ProcessLink(state.path / DATABASE)
+        await link.prepare()
+        stack.push_async_callback(link.stop)
         keyring = await asyncio.to_thread(lambda: Keyring.load(state.path / KEYRING, make=not needs_keyring(state)))
         history = await asyncio.to_thread(History.look, state, keyring)
-        database = await Database.open(state.path / DATABASE, clock=clock)
+        database = await Database.open(state.path / DATABASE, clock=clock, link=link)
         stack.push_async_callback(database.close)
         self._life.background(database.writer.lives, "writer", again=False)  # what it left half done, a restart mends
+        self._life.background(database.log.run, "log writer")
         audit = Audit(database, clock)
         log = await SQLiteLog.open(database, clock)
         await history.begin(database, log.head(), lambda loss: _tell_of_loss(audit, loss))
@@ -413,6 +419,7 @@ class _Builder:
                     core.database,
                     (
                         log_reports.check,
+                        lambda: log_writer_check(core.database.log),
                         lambda: background_check(self._life.parts),
                         plugin_alerts.check,
                         hosting.fork_server.check,

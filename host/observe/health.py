@@ -11,6 +11,7 @@ from typing import Final, Literal
 from host.errors import BusbarError
 from host.observe.background_parts import BackgroundParts
 from host.storage.database import Database
+from host.storage.log_writer.writer import LogWriter
 
 ANSWER_SECONDS: Final = 2.0
 """How long the database may take to answer."""
@@ -49,6 +50,16 @@ def background_check(parts: BackgroundParts) -> Check:
     said = "; ".join(f"{one.name} died ({one.reason}): {one.next_action}" for one in died)
     unfit = any(one.unfit for one in died)
     return Check("background", "fail" if unfit else "warn" if died else "pass", said)
+
+
+def log_writer_check(writer: LogWriter) -> Check:
+    """Whether the process that writes the log runs."""
+    if writer.given_up:
+        return Check("log-writer", "fail", f"it does not run, and events are refused: {writer.trouble}")
+    if writer.trouble:
+        return Check("log-writer", "warn", f"it is being started again: {writer.trouble}")
+    again = f", started again {writer.restarts} times" if writer.restarts else ""
+    return Check("log-writer", "pass", f"process {writer.pid}{again}")
 
 
 async def _database(database: Database) -> Check:

@@ -1,100 +1,89 @@
-"""Rows of the attempt log and of the dead letters: how outcomes become them, and how they are read back."""
+"""The attempt log and the dead letters: how outcomes become their rows, and how these are read back and removed."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections import Counter
-from collections.abc import Sequence
-from functools import cache
 from typing import Any, Final
 
 from host.routing.event_log import DeadLetterRecord, DeliveryQuery, DeliveryRecord, LetterQuery, Outcome, Settlement
-from host.routing.log_appending import chunk_size
 from host.routing.subscriptions import home
 from host.storage.database import Database
+from host.storage.log_writer.frames import Letter
 
 KEPT_DELIVERIES: Final = 100_000
 """Lines of the attempt log that are kept."""
+TRIM_CHUNK: Final = 2_000
+"""Lines that one transaction drops; some 10 ms, so that appends are not kept waiting."""
 MAX_TRACEBACK: Final = 16_384
 """Characters of a traceback that are kept, counted from its end, where the error stands."""
 MAX_REASON: Final = 4_096
 """Characters of a reason beside a dead letter or a retry."""
 MAX_LINE_REASON: Final = 500
 """Characters of a reason in the attempt log, of which the plugins of a host have `KEPT_DELIVERIES` together."""
+MAX_REMEMBERED_REASON: Final = 200
+"""Characters of a reason in a history: a delivery that waits has up to a hundred of them, and a subscription up to ten
+thousand deliveries that wait."""
 
-_BURY: Final = (
-    "INSERT INTO dead_letters (plugin, subscription, sequence, event_id, event_type, body, reason, "
-    "traceback, attempts, at, history) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
 LETTER_WEIGHT: Final = (
     "(length(body) + length(CAST(reason AS BLOB)) + length(CAST(traceback AS BLOB)) + length(CAST(history AS BLOB)))"
 )
 """What a dead letter is charged, in SQL; `letter_weight` says the same of one that was read."""
 _LETTER: Final = "SELECT * FROM dead_letters WHERE id = ?"
 _DROP_LETTER: Final = "DELETE FROM dead_letters WHERE id = ?"
-_TRIM: Final = "DELETE FROM deliveries WHERE number <= (SELECT max(number) FROM deliveries) - ?"
+_TRIM: Final = (
+    "DELETE FROM deliveries WHERE number <= (SELECT max(number) FROM deliveries) - ?1 "
+    "AND number < (SELECT min(number) FROM deliveries) + ?2"
+)
 _LINE: Final = "subscription, sequence, event_id, attempt, outcome, started_at, duration, error"
 
 
-@cache
-def _insert(rows: int) -> str:
-    values = ",".join(["(?,?,?,?,?,?,?,?,?)"] * rows)
-    return f"INSERT INTO deliveries (plugin, {_LINE}) VALUES {values}"
-
-
-def insert_deliveries(connection: sqlite3.Connection, outcomes: Sequence[Settlement]) -> None:
-    """Add a line to the attempt log for each outcome, many to a statement."""
-    at = 0
-    while at < len(outcomes):
-        size = chunk_size(len(outcomes) - at)
-        flat: list[Any] = []
-        for one in outcomes[at : at + size]:
-            flat += (
-                one.plugin,
-                one.subscription,
-                one.stored.sequence,
-                one.stored.event.id,
-                one.attempt,
-                one.outcome.value,
-                one.started_at,
-                one.duration,
-                one.error[:MAX_LINE_REASON],
-            )
-        connection.execute(_insert(size), flat)
-        at += size
-
-
-def bury(
-    connection: sqlite3.Connection, outcomes: Sequence[Settlement], histories: Sequence[str], now: float
-) -> Counter[str]:
-    """Keep a dead letter for each outcome, with its own copy of the event and the history of its attempts.
-
-    One that a replay gave up on belongs to the subscription that was replayed. Answers what they weigh, by plugin.
-    """
-    weights: Counter[str] = Counter()
-    for one, history in zip(outcomes, histories, strict=True):
-        texts = (one.error[:MAX_REASON], one.traceback[-MAX_TRACEBACK:], history)
-        weights[one.plugin] += len(one.stored.body) + sum(len(text.encode()) for text in texts)
-    connection.executemany(
-        _BURY,
-        [
-            (
-                one.plugin,
-                home(one.subscription),
-                one.stored.sequence,
-                one.stored.event.id,
-                one.stored.event.type,
-                one.stored.body,
-                one.error[:MAX_REASON],
-                one.traceback[-MAX_TRACEBACK:],
-                one.attempt,
-                now,
-                history,
-            )
-            for one, history in zip(outcomes, histories, strict=True)
-        ],
+def line_of(one: Settlement) -> tuple[str | int | float, ...]:
+    """An outcome as a line of the attempt log, as it stands in a frame."""
+    return (
+        one.plugin,
+        one.subscription,
+        one.stored.sequence,
+        one.stored.event.id,
+        one.attempt,
+        one.outcome.value,
+        one.started_at,
+        one.duration,
+        one.error[:MAX_LINE_REASON],
     )
-    return weights
+
+
+def letter_of(one: Settlement, now: float) -> Letter:
+    """A delivery that was given up on as its dead letter, which has its own copy of the event.
+
+    One that a replay gave up on belongs to the subscription that was replayed.
+    """
+    return Letter(
+        plugin=one.plugin,
+        subscription=one.subscription,
+        home=home(one.subscription),
+        sequence=one.stored.sequence,
+        event_id=one.stored.event.id,
+        event_type=one.stored.event.type,
+        body=one.stored.body,
+        reason=one.error[:MAX_REASON],
+        traceback=one.traceback[-MAX_TRACEBACK:],
+        attempts=one.attempt,
+        at=now,
+        entry=entry_of(one),
+        noted=one.noted,
+    )
+
+
+def entry_of(one: Settlement) -> str:
+    """An attempt as it is remembered beside a retry and in a dead letter, in JSON."""
+    found = {
+        "attempt": one.attempt,
+        "at": one.started_at,
+        "duration": one.duration,
+        "error": one.error[:MAX_REMEMBERED_REASON],
+    }
+    return json.dumps(found)
 
 
 def letter_weight(letter: DeadLetterRecord) -> int:
@@ -112,9 +101,16 @@ def take_letter(connection: sqlite3.Connection, letter: int) -> DeadLetterRecord
     return DeadLetterRecord(**dict(row))
 
 
-def trim(connection: sqlite3.Connection) -> None:
-    """Drop all but the newest lines of the attempt log."""
-    connection.execute(_TRIM, (KEPT_DELIVERIES,))
+def trim(connection: sqlite3.Connection) -> int:
+    """Drop some of the oldest lines of the attempt log beyond the newest that are kept; how many."""
+    return connection.execute(_TRIM, (KEPT_DELIVERIES, TRIM_CHUNK)).rowcount
+
+
+def forget(connection: sqlite3.Connection, *, table: str, plugin: str) -> int:
+    """Remove some of the rows that a table has of a plugin; how many."""
+    return connection.execute(
+        f"DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table} WHERE plugin = ? LIMIT ?)", (plugin, TRIM_CHUNK)
+    ).rowcount
 
 
 async def letters(

@@ -1,55 +1,25 @@
-"""Rows of cursors and retries: how far each subscription has got, and which deliveries are still to be made.
+"""Cursors and retries: how outcomes become their rows, and what administrators do with those.
 
-Functions that take a connection run in the writer's thread.
+Outcomes are written by the log's writer. Functions that take a connection run in the thread of the other one.
 """
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
-from host.routing.event_log import DeadLetterRecord, HeldPlace, Outcome, PendingRetry, Settlement
-from host.routing.log_deliveries import MAX_REASON
+from host.routing.event_log import DeadLetterRecord, HeldPlace, Outcome, Settlement
+from host.routing.log_deliveries import MAX_REASON, entry_of, letter_of, line_of
 from host.routing.subscriptions import home, replay_of
+from host.storage.log_writer.frames import Letter, Retried, Settled
 
-MAX_HISTORY: Final = 100
-"""Failed attempts of one delivery that are remembered beside its retry, the first ones."""
-MAX_REMEMBERED_REASON: Final = 200
-"""Characters of each: a delivery that waits has up to a hundred, and a subscription up to ten thousand that wait."""
-
-_CURSOR: Final = "SELECT position FROM cursors WHERE subscription = ?"
-_NEW_CURSOR: Final = (
-    "INSERT INTO cursors (subscription, position, holds) VALUES (?, ?, ?) "
-    "ON CONFLICT (subscription) DO UPDATE SET holds = excluded.holds"
-)
 _MOVE: Final = "UPDATE cursors SET position = max(position, ?) WHERE subscription = ?"
-_ADD_AHEAD: Final = "INSERT OR IGNORE INTO settled_ahead (subscription, sequence) VALUES (?, ?)"
-_LEAVE_AHEAD: Final = "DELETE FROM settled_ahead WHERE subscription = ? AND sequence <= ?"
-_ANY_AHEAD: Final = "SELECT 1 FROM settled_ahead WHERE subscription = ? LIMIT 1"
-_BEGIN: Final = (
-    "INSERT INTO retries (subscription, sequence, attempt, due_at, error) VALUES (?, ?, ?, ?, ?) "
-    "ON CONFLICT (subscription, sequence) DO UPDATE SET "
-    "attempt = excluded.attempt, due_at = excluded.due_at, error = excluded.error"
-)
-_RETRY: Final = (
-    "INSERT INTO retries (subscription, sequence, attempt, due_at, error, history) VALUES (?, ?, ?, ?, ?, ?) "
-    "ON CONFLICT (subscription, sequence) DO UPDATE SET "
-    "attempt = excluded.attempt, due_at = excluded.due_at, error = excluded.error, "
-    f"history = CASE WHEN json_array_length(history) < {MAX_HISTORY} "
-    "THEN json_insert(history, '$[#]', json(json_extract(excluded.history, '$[0]'))) ELSE history END"
-)
-_HISTORY: Final = "SELECT history FROM retries WHERE subscription = ? AND sequence = ?"
-_SETTLED: Final = "DELETE FROM retries WHERE subscription = ? AND sequence = ?"
+_WAITS: Final = "SELECT 1 FROM retries WHERE subscription = ? AND sequence = ?"
 _REVIVE: Final = (
     "INSERT INTO retries (subscription, sequence, attempt, due_at, error, body) VALUES (?, ?, 0, ?, ?, ?) "
     "ON CONFLICT (subscription, sequence) DO UPDATE SET "
     "attempt = 0, due_at = excluded.due_at, body = excluded.body"
-)
-_COUNT_REPLAYED: Final = (
-    "UPDATE replays SET delivered = delivered + ?, dropped = dropped + ?, dead_lettered = dead_lettered + ?, "
-    "retried = retried + ? WHERE id = ?"
 )
 PER_SUBSCRIPTION: Final = ("cursors", "settled_ahead", "retries")
 _OF_PLUGIN: Final = "SELECT subscription FROM cursors WHERE substr(subscription, 1, ?) = ?"
@@ -61,100 +31,50 @@ _HELD: Final = (
 )
 _GIVE_UP_RETRIES: Final = "DELETE FROM retries WHERE subscription = ? AND body IS NULL"
 _GIVE_UP_AHEAD: Final = "DELETE FROM settled_ahead WHERE subscription = ?"
-_OUTCOMES: Final = (Outcome.DELIVERED, Outcome.DROPPED, Outcome.DEAD_LETTERED, Outcome.RETRIED)
 
 
-def take_cursor(connection: sqlite3.Connection, subscription: str, start: int, *, holds: bool) -> int:
-    """Where a subscription stands; a new one stands at `start`."""
-    connection.execute(_NEW_CURSOR, (subscription, start, int(holds)))
-    return int(connection.execute(_CURSOR, (subscription,)).fetchone()[0])
+def settled(
+    outcomes: Sequence[Settlement], cursors: Mapping[str, int], ahead: Mapping[str, Sequence[int]], now: float
+) -> Settled:
+    """Outcomes and cursors as the log's writer gets them. `now` is in seconds since the epoch."""
+    lines: list[str | int | float] = []
+    decided: list[tuple[str, int]] = []
+    retried: list[Retried] = []
+    letters: list[Letter] = []
+    for one in outcomes:
+        lines += line_of(one)
+        if one.outcome is Outcome.RETRIED:
+            retried.append(_retried(one))
+        elif one.noted:
+            decided.append((one.subscription, one.stored.sequence))
+        if one.outcome is Outcome.DEAD_LETTERED:
+            letters.append(letter_of(one, now))
+    above = {subscription: list(found) for subscription, found in ahead.items() if found}
+    return Settled(lines, dict(cursors), above, decided, retried, letters, _replayed(outcomes))
 
 
-def begin(connection: sqlite3.Connection, attempts: Sequence[PendingRetry]) -> None:
-    """Write down attempts that are about to be made, and that their events need not be read again."""
-    rows = [(one.subscription, one.sequence, one.attempt, one.due_at, one.error) for one in attempts]
-    connection.executemany(_BEGIN, rows)
-    connection.executemany(_ADD_AHEAD, [(one.subscription, one.sequence) for one in attempts])
+def _retried(one: Settlement) -> Retried:
+    reason = one.error[:MAX_REASON]
+    return Retried(one.subscription, one.stored.sequence, one.attempt, one.retry_at, reason, entry_of(one))
 
 
-def histories(connection: sqlite3.Connection, given_up: Sequence[Settlement]) -> list[str]:
-    """Every attempt at each of these deliveries, the last one included, as JSON; read before they are settled."""
-    found = []
-    for one in given_up:
-        row = connection.execute(_HISTORY, (one.subscription, one.stored.sequence)).fetchone() if one.noted else None
-        earlier = json.loads(row[0]) if row else []
-        found.append(json.dumps([*earlier, _attempt(one)]))
-    return found
-
-
-def settle(connection: sqlite3.Connection, outcomes: Sequence[Settlement]) -> None:
-    """Keep what is to be tried again, and remove what is decided."""
-    connection.executemany(
-        _SETTLED,
-        [
-            (one.subscription, one.stored.sequence)
-            for one in outcomes
-            if one.noted and one.outcome is not Outcome.RETRIED
-        ],
-    )
-    connection.executemany(
-        _RETRY,
-        [
-            (
-                one.subscription,
-                one.stored.sequence,
-                one.attempt,
-                one.retry_at,
-                one.error[:MAX_REASON],
-                json.dumps([_attempt(one)]),
-            )
-            for one in outcomes
-            if one.outcome is Outcome.RETRIED
-        ],
-    )
-    _count_replayed(connection, outcomes)
-
-
-def _attempt(one: Settlement) -> dict[str, Any]:
-    return {
-        "attempt": one.attempt,
-        "at": one.started_at,
-        "duration": one.duration,
-        "error": one.error[:MAX_REMEMBERED_REASON],
-    }
-
-
-def _count_replayed(connection: sqlite3.Connection, outcomes: Sequence[Settlement]) -> None:
+def _replayed(outcomes: Sequence[Settlement]) -> list[tuple[int, int, int, int, int]]:
+    """How each replay went."""
     counts: dict[int, dict[Outcome, int]] = {}
     for one in outcomes:
         if "#" in one.subscription and (replay := replay_of(one.subscription)) is not None:
-            found = counts.setdefault(replay, dict.fromkeys(_OUTCOMES, 0))
+            found = counts.setdefault(replay, dict.fromkeys(Outcome, 0))
             found[one.outcome] += 1
-    for replay, found in counts.items():
-        connection.execute(_COUNT_REPLAYED, (*(found[outcome] for outcome in _OUTCOMES), replay))
-
-
-def move(
-    connection: sqlite3.Connection,
-    cursors: Mapping[str, int],
-    ahead: Mapping[str, Sequence[int]],
-    known_ahead: set[str],
-) -> None:
-    """Move cursors, and note what is settled above them.
-
-    `known_ahead` has the subscriptions that may have such rows already, and is kept up to date: to look for rows to
-    remove costs as much as to move the cursor, and most subscriptions never have any.
-    """
-    for subscription, found in ahead.items():
-        if found:
-            known_ahead.add(subscription)
-            connection.executemany(_ADD_AHEAD, [(subscription, sequence) for sequence in found])
-    for subscription, position in cursors.items():
-        connection.execute(_MOVE, (position, subscription))
-        if subscription in known_ahead:
-            connection.execute(_LEAVE_AHEAD, (subscription, position))
-            if not connection.execute(_ANY_AHEAD, (subscription,)).fetchone():
-                known_ahead.discard(subscription)
+    return [
+        (
+            replay,
+            found[Outcome.DELIVERED],
+            found[Outcome.DROPPED],
+            found[Outcome.DEAD_LETTERED],
+            found[Outcome.RETRIED],
+        )
+        for replay, found in counts.items()
+    ]
 
 
 def revive(connection: sqlite3.Connection, letter: DeadLetterRecord, now: float) -> bool:
@@ -162,7 +82,7 @@ def revive(connection: sqlite3.Connection, letter: DeadLetterRecord, now: float)
 
     False where the delivery was waiting already: a replay may have given up on the same event.
     """
-    waits = connection.execute(_HISTORY, (letter.subscription, letter.sequence)).fetchone() is not None
+    waits = connection.execute(_WAITS, (letter.subscription, letter.sequence)).fetchone() is not None
     row = (letter.subscription, letter.sequence, now, letter.reason, letter.body)
     connection.execute(_REVIVE, row)
     return not waits

@@ -67,7 +67,8 @@ async def prune(
         if not found:
             break
         removed += found
-    await database.write(trim)
+    while await database.write(trim):
+        pass  # a chunk at a time
     first = await database.read(_FIRST)
     if not first or (first[0][0] >= cutoff and await used_bytes(database) <= max_bytes):
         return Pruned(removed, (), dict(skipped))

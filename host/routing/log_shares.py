@@ -9,20 +9,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from host.routing.event_log import StoredEvent
+from host.storage.log_writer.shares import BROUGHT, EMITTED, OVERHEAD, add, owner, weight_of
 from plugin_sdk.events import Event
-
-OVERHEAD: Final = 400
-"""Bytes that an event takes beside its body and attributes: its row, five entries of indexes, pages that are not full.
-Without them a flood of small events would take several times what it is charged."""
-
-_EMITTED: Final = "/plugins/"
-_BROUGHT: Final = "/hooks/"
-_PREFIXES: Final = (_EMITTED, _BROUGHT)
 
 # Beside the body, each of these attributes stands in the row and in an index.
 _WEIGHT: Final = (
@@ -31,10 +23,6 @@ _WEIGHT: Final = (
 )
 ALL: Final = "SELECT plugin, bytes FROM log_shares"
 """What every plugin has in the log."""
-_ADD: Final = (
-    "INSERT INTO log_shares (plugin, bytes) VALUES (?, ?) "
-    "ON CONFLICT (plugin) DO UPDATE SET bytes = max(0, bytes + excluded.bytes)"
-)
 # The plus keeps SQLite from an index: the stretch is short, and all of it is about to be removed.
 _OF_STRETCH: Final = (
     f"SELECT source, sum({_WEIGHT}) FROM events WHERE sequence BETWEEN ? AND ? AND appended_at < ? AND "
@@ -71,31 +59,9 @@ class Removed:
     skipped: Counter[str]
 
 
-def owner(source: str) -> str | None:
-    """The plugin to whose share events of this source belong; None for all others."""
-    if not source.startswith(_PREFIXES):
-        return None
-    return source.removeprefix(_EMITTED) if source[1] == "p" else source.removeprefix(_BROUGHT).partition("/")[0]
-
-
 def weight(event: Event, body: bytes) -> int:
     """What an event is charged."""
-    texts = len(event.id.encode()) + len(event.type.encode()) + len((event.subject or "").encode())
-    return len(body) + 2 * texts + OVERHEAD
-
-
-def weigh(events: Iterable[StoredEvent]) -> Counter[str]:
-    """What these events weigh, by plugin; those of nobody's share cost a look at their source."""
-    found: Counter[str] = Counter()
-    for stored in events:
-        if stored.event.source.startswith(_PREFIXES):
-            found[owner(stored.event.source) or ""] += weight(stored.event, stored.body)
-    return found
-
-
-def add(connection: sqlite3.Connection, weights: Mapping[str, int]) -> None:
-    """Write down that plugins have so much more, or less, in the log."""
-    connection.executemany(_ADD, list(weights.items()))
+    return weight_of(event.id, event.type, event.subject, body)
 
 
 def remove_stretch(connection: sqlite3.Connection, first: int, last: int, cutoff: int) -> Counter[str]:
@@ -112,7 +78,7 @@ def remove_oldest(connection: sqlite3.Connection, plugin: str, floor: int, chunk
     until = connection.execute(_TIME_OF, (floor,)).fetchone()
     if until is None:
         return Removed(0, 0, Counter())
-    emitted, brought = _EMITTED + plugin, f"{_BROUGHT}{plugin}/"
+    emitted, brought = EMITTED + plugin, f"{BROUGHT}{plugin}/"
     rows = connection.execute(_OLDEST_EMITTED, (emitted, until[0], floor, chunk)).fetchall()
     if not rows:
         beyond = brought[:-1] + "0"  # the character after the slash: the end of everything below it

@@ -11,6 +11,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -26,7 +27,6 @@ from host.routing.event_log import (
     HeldPlace,
     LetterQuery,
     LogStats,
-    Outcome,
     PendingRetry,
     Pruned,
     Settlement,
@@ -34,6 +34,7 @@ from host.routing.event_log import (
 )
 from host.routing.log_appending import Appender
 from host.storage.database import Database
+from host.storage.log_writer.settling import Attempt, CursorWanted
 from plugin_sdk.clock import Clock
 from plugin_sdk.events import Event
 
@@ -77,6 +78,8 @@ _WAITING_EVENTS: Final = (
     "WHERE r.subscription = ? AND r.body IS NULL AND r.sequence > ? ORDER BY r.sequence LIMIT ?)) "
     f"WHERE before < {MAX_READ_BYTES}) ORDER BY sequence"
 )
+OUTCOME_BYTES: Final = 256
+"""What one outcome weighs on its way to the disk, beside the event and the traceback of a dead letter."""
 WAITING_AT_ONCE: Final = 16
 """Of these, which may all be of the largest size, so many are read at once."""
 _ABOVE: Final = "SELECT count(*), coalesce(sum(length(body)), 0) FROM events WHERE sequence > ?"
@@ -108,10 +111,8 @@ class SQLiteLog:
         self._letter_bytes = Counter({plugin: size for plugin, (_, size) in letters.items()})
         self._clock = clock
         self._appender = appender
-        database.writer.hook(appender)
-        self._appending = database.writer.channel(appender.apply)
-        self._settling = database.writer.channel(_settle_all)
-        self._ahead: set[str] = set()  # subscriptions that may have rows of what is settled above their cursor
+        self._writer = database.log
+        self._writer.attach(appender)
 
     @classmethod
     async def open(cls, database: Database, clock: Clock) -> SQLiteLog:
@@ -133,20 +134,22 @@ class SQLiteLog:
 
     def append(self, event: Event, body: bytes) -> asyncio.Future[Appended]:
         """Append an event; the future is done once it is durable. Errors as in `EventLog.append`."""
-        return self._appending.submit((event, body), weight=len(body))
+        return self._writer.append((event, body), weight=len(body))
 
-    def append_within(self, connection: sqlite3.Connection, event: Event) -> Appended:
-        """Append an event as part of an operation of the caller's own, in the writer's thread.
+    async def operate(self, name: str, arguments: Any, events: Sequence[Event] = ()) -> Any:
+        """Have the log's writer execute a named operation, in a transaction with the events that it appends.
 
-        It becomes visible with that operation's commit and never without it.
+        The arguments are a value that MessagePack carries; the operation names events by their place in `events`. They
+        become visible with its commit and never without it. Answers what the operation does.
 
         Raises:
-            EventConflictError: as `append`.
+            RowRefusedError: it was refused for its own sake; nothing of it was kept.
+            StorageBusyError: too much waits already; nothing was kept.
+            StorageFailedError: the disk refused it.
         """
-        (answer,) = self._appender.apply(connection, [(event, event.to_json())])
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        items = [(event, event.to_json()) for event in events]
+        weight = sum(len(body) for _, body in items)
+        return await self._writer.operate(name, arguments, items, weight=weight)
 
     async def read(self, after: int, limit: int) -> list[StoredEvent]:
         """The events above `after`, in order: at most `limit`, and some 1 MiB."""
@@ -182,46 +185,28 @@ class SQLiteLog:
 
     async def cursor(self, subscription: str, *, start: int, holds: bool = True) -> int:
         """Where a subscription stands; a new one is made to stand at `start`."""
-        return await self._database.write(
-            lambda connection: log_progress.take_cursor(connection, subscription, start, holds=holds)
-        )
+        return int(await self.operate("cursor", CursorWanted(subscription, start, holds)))
 
     async def ahead(self, subscription: str) -> set[int]:
         """What is settled above the cursor."""
-        found = {row[0] for row in await self._database.read(_AHEAD, (subscription,))}
-        if found:
-            self._ahead.add(subscription)
-        return found
+        return {row[0] for row in await self._database.read(_AHEAD, (subscription,))}
 
     async def settle(
         self, outcomes: Sequence[Settlement], cursors: Mapping[str, int], ahead: Mapping[str, Sequence[int]]
     ) -> None:
         """Write outcomes, cursors, and what was settled above them, in one transaction."""
-        now = self._clock.now().timestamp()
-        dead = [one for one in outcomes if one.outcome is Outcome.DEAD_LETTERED]
-        stepped = [one for one in outcomes if one.noted or one.outcome is Outcome.RETRIED or "#" in one.subscription]
-
-        buried: Counter[str] = Counter()
-
-        def write(connection: sqlite3.Connection) -> None:
-            log_deliveries.insert_deliveries(connection, outcomes)
-            if dead:
-                weights = log_deliveries.bury(connection, dead, log_progress.histories(connection, dead), now)
-                buried.update(weights)
-            if stepped:
-                log_progress.settle(connection, stepped)
-            log_progress.move(connection, cursors, ahead, self._ahead)
-
-        await self._settling.submit(write)
-        self._letters.update(one.plugin for one in dead)
+        settled = log_progress.settled(outcomes, cursors, ahead, self._clock.now().timestamp())
+        weight = OUTCOME_BYTES * len(outcomes) + sum(len(one.body) + len(one.traceback) for one in settled.letters)
+        buried = await self._writer.settle(settled, weight=weight)
+        self._letters.update(one.plugin for one in settled.letters)
         self._letter_bytes.update(buried)
 
     # -- retries
 
     async def begin(self, attempts: Sequence[PendingRetry]) -> None:
         """Write down attempts that are about to be made."""
-        self._ahead.update(one.subscription for one in attempts)
-        await self._database.write(lambda connection: log_progress.begin(connection, attempts))
+        noted = [Attempt(one.subscription, one.sequence, one.attempt, one.due_at, one.error) for one in attempts]
+        await self.operate("begin", noted)
 
     async def waiting_retries(self, subscription: str) -> int:
         """How many deliveries wait for their next attempt."""
@@ -307,13 +292,11 @@ class SQLiteLog:
 
     async def forget(self, plugin: str) -> None:
         """Drop a plugin's cursors, retries, dead letters and attempt log."""
-
-        def drop(connection: sqlite3.Connection) -> None:
-            log_progress.forget(connection, plugin)
-            for table in ("dead_letters", "deliveries", "replays"):
-                connection.execute(f"DELETE FROM {table} WHERE plugin = ?", (plugin,))
-
-        await self._database.write(drop)
+        await self._database.write(lambda connection: log_progress.forget(connection, plugin))
+        for table in ("dead_letters", "deliveries", "replays"):
+            # A chunk at a time; what a crash leaves is found among `plugins` at the next start.
+            while await self._database.write(partial(log_deliveries.forget, table=table, plugin=plugin)):
+                pass
         del self._letters[plugin]
         del self._letter_bytes[plugin]
 
@@ -371,15 +354,6 @@ class SQLiteLog:
             retries=row["retries"],
             dead_letters=row["letters"],
         )
-
-
-def _settle_all(
-    connection: sqlite3.Connection, operations: Sequence[Callable[[sqlite3.Connection], None]]
-) -> list[None]:
-    """Write outcomes: nothing of it is refused by itself, so none of it needs a savepoint of its own."""
-    for operation in operations:
-        operation(connection)
-    return [None] * len(operations)
 
 
 def _event(row: sqlite3.Row) -> StoredEvent:

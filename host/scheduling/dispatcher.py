@@ -1,33 +1,34 @@
 """Fires what is due: many schedules in one transaction, each firing an event in the log.
 
-The instants are worked out in a thread before, from what was read; the transaction only writes, and only where a
-schedule still stands as it was read. A firing is appended in the transaction that moves its schedule on. So a crash
-fires it once or leaves it due, and two looks at one instant fire it once.
+The instants are worked out in a thread before, from what was read, and so is the operation that the log's writer gets;
+its transaction only writes, and only where a schedule still stands as it was read. A firing is appended in the
+transaction that moves its schedule on. So a crash fires it once or leaves it due, and two looks at one instant fire it
+once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 
 from host.errors import BusbarError
 from host.routing.errors import EventConflictError
-from host.routing.event_log import Appended
 from host.routing.subscriptions import FIRING_TYPE, firing_source
 from host.scheduling import firing_store, schedule_store
+from host.scheduling.errors import ScheduleNotFoundError
 from host.scheduling.firing_store import FiringRecord
 from host.scheduling.misfires import CameDue, Due, Reason, Skipped, came_due
 from host.scheduling.overlaps import FiringCancels, FiringOutcomes, admit
 from host.scheduling.rules import dispatch_at, written
 from host.scheduling.schedule_store import ScheduleRecord
 from host.storage.database import Database
+from host.storage.log_writer.firings import ByHand, Fire, Move, Moves, Skip
 from plugin_sdk.events import Event, new_event
 
 BATCH: Final = 256
@@ -36,11 +37,11 @@ BATCH: Final = 256
 _log = structlog.get_logger(__name__)
 
 
-class AppendsWithin(Protocol):
-    """A log that can append as part of the caller's transaction."""
+class LogOperations(Protocol):
+    """A log that executes operations together with the events that they append."""
 
-    def append_within(self, connection: sqlite3.Connection, event: Event) -> Appended:
-        """Append an event; it becomes visible with the transaction's commit."""
+    async def operate(self, name: str, arguments: Any, events: Sequence[Event]) -> Any:
+        """Execute a named operation, which names events by their place; what it answers."""
         ...
 
 
@@ -83,7 +84,7 @@ class Dispatcher:
     """
 
     def __init__(
-        self, database: Database, log: AppendsWithin, outcomes: FiringOutcomes, cancels: FiringCancels | None
+        self, database: Database, log: LogOperations, outcomes: FiringOutcomes, cancels: FiringCancels | None
     ) -> None:
         self._database = database
         self._log = log
@@ -110,35 +111,28 @@ class Dispatcher:
             lambda after: schedule_store.queued(self._database, now, after, BATCH), now, walk=True
         )
 
-    def fire_within(
-        self, connection: sqlite3.Connection, record: ScheduleRecord, due: float, now: float, reason: Reason
-    ) -> FiringRecord:
-        """Append one firing within a transaction and note it; one that the log has already is noted once.
+    async def fire_by_hand(self, record: ScheduleRecord, now: float) -> FiringRecord:
+        """Fire a schedule now, beside its rule; a firing that the log has already is noted once.
 
         Raises:
-            EventConflictError: another event stands under its id.
+            ScheduleNotFoundError: it is gone.
+            EventConflictError: another event stands under the firing's id.
         """
-        text, by_hand = written(due), reason is Reason.BY_HAND
-        event = new_event(
-            FIRING_TYPE,
-            source=firing_source(record.plugin),
-            subject=record.name,
-            id=f"{record.id}/{text}" + ("/by-hand" if by_hand else ""),
-            time=datetime.fromtimestamp(due, UTC),
-            data={"plugin": record.plugin, "schedule": record.name, "due": text},
-        )
-        appended = self._log.append_within(connection, event)
-        firing = FiringRecord(
-            due=text,
+        event = _event(record, now, by_hand=True)
+        fire = _fire(record, 0, event, Due(now, Reason.BY_HAND), now)
+        fired = await self._log.operate("fire by hand", ByHand(now, record.id, fire), [event])
+        if fired is None:
+            raise EventConflictError(event.source, event.id)
+        if not fired:
+            raise ScheduleNotFoundError(record.id)
+        return FiringRecord(
+            due=fire.due,
             fired_at=now,
             event_id=event.id,
-            by_hand=by_hand,
-            reason=reason,
-            lateness=_lateness(record, due, now),
+            by_hand=True,
+            reason=Reason.BY_HAND,
+            lateness=fire.lateness,
         )
-        if not appended.duplicate:
-            firing_store.note_firing(connection, record.id, firing, appended.sequence)
-        return firing
 
     # -- a batch
 
@@ -161,7 +155,15 @@ class Dispatcher:
         moves = [move for plan in plans if (move := self._move(plan, running.get(plan.known.id, _Running()), now))]
         if not moves:
             return 0
-        return await self._database.write(lambda connection: self._write(connection, moves, now))
+        loop = asyncio.get_running_loop()
+        asked, events = await loop.run_in_executor(self._planner, _asked, moves, now)
+        answers = await self._log.operate("fire", asked, events)
+        for move, (moved, conflicts) in zip(moves, answers, strict=True):
+            if moved and move.moved.error:
+                _log.error("schedule_broken", schedule=move.known.id, error=move.moved.error)
+            for row in conflicts:
+                _log.error("firing_conflicts", schedule=move.known.id, event_id=events[row].id)
+        return sum(moved for moved, _ in answers)
 
     async def _running(self, plans: Sequence[_Plan]) -> dict[str, _Running]:
         """What runs of each schedule whose policy depends on it."""
@@ -208,32 +210,56 @@ class Dispatcher:
             if self._cancels is None or not self._cancels.cancel(record.plugin, sequence):
                 _log.warning("firing_not_cancelled", schedule=record.id, sequence=sequence)
 
-    def _write(self, connection: sqlite3.Connection, moves: Sequence[_Move], now: float) -> int:
-        """In the writer's thread: everything that was decided, but for schedules that someone changed meanwhile."""
-        moved = 0
-        for move in moves:
-            if not schedule_store.move(connection, move.known, move.moved):
-                continue
-            moved += 1
-            if move.moved.error:
-                _log.error("schedule_broken", schedule=move.known.id, error=move.moved.error)
-            firing_store.close(connection, move.known.id, move.settled)
-            decided: list[Due | Skipped] = [*move.fire, *move.skipped]
-            for one in sorted(decided, key=_instant):
-                if isinstance(one, Due):
-                    self._fire(connection, move.known, one, now)
-                else:
-                    late = _lateness(move.known, one.first, now)
-                    firing_store.note_skipped(connection, move.known.id, one, now, late)
-        return moved
 
-    def _fire(self, connection: sqlite3.Connection, record: ScheduleRecord, one: Due, now: float) -> None:
-        try:
-            self.fire_within(connection, record, one.due, now, one.reason)
-        except EventConflictError as error:
-            _log.error("firing_conflicts", schedule=record.id, due=written(one.due), error=error.message)
-            conflict = Skipped(one.due, one.due, 1, Reason.CONFLICT)
-            firing_store.note_skipped(connection, record.id, conflict, now, _lateness(record, one.due, now))
+def _asked(moves: Sequence[_Move], now: float) -> tuple[Moves, list[Event]]:
+    """In the planner's thread: everything that was decided, as the log's writer executes it."""
+    events: list[Event] = []
+    return Moves(now, Reason.CONFLICT, [_as_asked(move, now, events) for move in moves]), events
+
+
+def _as_asked(move: _Move, now: float, events: list[Event]) -> Move:
+    known, moved = move.known, move.moved
+    decided: list[Fire | Skip] = []
+    instants: list[Due | Skipped] = [*move.fire, *move.skipped]
+    for one in sorted(instants, key=_instant):
+        if isinstance(one, Skipped):
+            decided.append(firing_store.skip_of(one, _lateness(known, one.first, now)))
+            continue
+        event = _event(known, one.due, by_hand=one.reason is Reason.BY_HAND)
+        decided.append(_fire(known, len(events), event, one, now))
+        events.append(event)
+    return Move(
+        schedule=known.id,
+        next_due=moved.next_due,
+        dispatch_at=moved.dispatch_at,
+        seen=moved.seen,
+        queued_due=moved.queued_due,
+        last_due=moved.last_due,
+        last_fired=moved.last_fired,
+        error=moved.error,
+        known_next_due=known.next_due,
+        known_queued_due=known.queued_due,
+        known_anchor=known.anchor,
+        settled=sorted(move.settled),
+        decided=decided,
+    )
+
+
+def _event(record: ScheduleRecord, due: float, *, by_hand: bool) -> Event:
+    text = written(due)
+    return new_event(
+        FIRING_TYPE,
+        source=firing_source(record.plugin),
+        subject=record.name,
+        id=f"{record.id}/{text}" + ("/by-hand" if by_hand else ""),
+        time=datetime.fromtimestamp(due, UTC),
+        data={"plugin": record.plugin, "schedule": record.name, "due": text},
+    )
+
+
+def _fire(record: ScheduleRecord, row: int, event: Event, one: Due, now: float) -> Fire:
+    by_hand = one.reason is Reason.BY_HAND
+    return Fire(row, written(one.due), event.id, by_hand, one.reason, _lateness(record, one.due, now))
 
 
 def _planned(records: Sequence[ScheduleRecord], now: float) -> list[_Plan]:

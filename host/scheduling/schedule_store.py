@@ -1,4 +1,7 @@
-"""The schedules' rows and their SQL. Functions that take a connection run in the writer's thread."""
+"""The schedules' rows and their SQL, but for what moves them on as they fire: that is `log_writer.firings`.
+
+Functions that take a connection run in the thread of the other writer.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,6 @@ _COLUMNS: Final = (
     "seen, dispatch_at, queued_due, adopted_at, error"
 )
 _SAVE: Final = f"INSERT OR REPLACE INTO schedules ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_MOVE: Final = (
-    "UPDATE schedules SET next_due = ?, dispatch_at = ?, seen = ?, queued_due = ?, last_due = ?, last_fired = ?, "
-    "error = ? WHERE id = ? AND active = 1 AND paused = 0 AND next_due IS ? AND queued_due IS ? AND anchor = ?"
-)
 _DUE: Final = f"{_SELECT} WHERE dispatch_at <= ? AND active = 1 AND paused = 0 ORDER BY dispatch_at, id LIMIT ?"
 _QUEUED: Final = (
     f"{_SELECT} WHERE queued_due IS NOT NULL AND active = 1 AND paused = 0 "
@@ -147,24 +146,6 @@ def save(connection: sqlite3.Connection, record: ScheduleRecord) -> None:
     connection.execute(_SAVE, row)
 
 
-def move(connection: sqlite3.Connection, known: ScheduleRecord, moved: ScheduleRecord) -> bool:
-    """Move a schedule on; False where someone else changed what is `known` of it, and then nothing is written."""
-    values = (
-        moved.next_due,
-        moved.dispatch_at,
-        moved.seen,
-        moved.queued_due,
-        moved.last_due,
-        moved.last_fired,
-        moved.error,
-        known.id,
-        known.next_due,
-        known.queued_due,
-        known.anchor,
-    )
-    return connection.execute(_MOVE, values).rowcount == 1
-
-
 def delete(connection: sqlite3.Connection, schedules: Sequence[str]) -> None:
     """Remove schedules and their history."""
     for schedule in schedules:
@@ -188,9 +169,10 @@ async def next_dispatch(database: Database) -> tuple[float | None, bool]:
     return at, bool(any_queued)
 
 
-async def exists(database: Database, schedule: str) -> bool:
-    """Whether there is a schedule of that id."""
-    return bool(await database.read("SELECT 1 FROM schedules WHERE id = ?", (schedule,)))
+async def look_up(database: Database, schedule: str) -> ScheduleRecord | None:
+    """One schedule as it stands, or None."""
+    rows = await database.read(_SELECT + " WHERE id = ?", (schedule,))
+    return record_of(rows[0]) if rows else None
 
 
 async def page(database: Database, offset: int, limit: int) -> tuple[list[ScheduleRecord], int]:

@@ -23,7 +23,7 @@ from host.observe.clock_watch import ClockWatch
 from host.scheduling import firing_store
 from host.scheduling import schedule_store as store
 from host.scheduling.adoption import adopted, reanchored
-from host.scheduling.dispatcher import AppendsWithin, Dispatcher
+from host.scheduling.dispatcher import Dispatcher, LogOperations
 from host.scheduling.errors import ScheduleNotFoundError
 from host.scheduling.firing_store import FiringRecord
 from host.scheduling.misfires import Reason, Skipped
@@ -60,7 +60,7 @@ class Scheduler:
     def __init__(
         self,
         database: Database,
-        log: AppendsWithin,
+        log: LogOperations,
         clock: Clock,
         *,
         outcomes: FiringOutcomes | None = None,
@@ -196,17 +196,14 @@ class Scheduler:
 
     async def run_now(self, schedule: str) -> FiringRecord:
         """Fire it now, beside its rule, whatever still runs of it; errors as in `pause`."""
-        now = self._now()
-
-        def write(connection: sqlite3.Connection) -> FiringRecord:
-            record = _found(connection, schedule)
-            return self._dispatcher.fire_within(connection, record, now, now, Reason.BY_HAND)
-
-        return await self._database.write(write)
+        record = await store.look_up(self._database, schedule)
+        if record is None:
+            raise ScheduleNotFoundError(schedule)
+        return await self._dispatcher.fire_by_hand(record, self._now())
 
     async def runs(self, schedule: str, offset: int, limit: int) -> tuple[list[FiringRecord], int]:
         """A page of its history, the newest first, and how many rows are kept; errors as in `pause`."""
-        if not await store.exists(self._database, schedule):
+        if await store.look_up(self._database, schedule) is None:
             raise ScheduleNotFoundError(schedule)
         return await firing_store.page(self._database, schedule, offset, limit)
 

@@ -1,4 +1,7 @@
-"""The one SQLite file: opened, migrated, read through a few connections, written through the writer."""
+"""The one SQLite file: opened, migrated, read through a few connections, written through two writers that take turns.
+
+What events wait for goes through `log`; everything else is an operation that `write` runs.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,11 @@ from typing import Any, Final, TypeVar
 
 import aiosqlite
 
+from host.storage.connection import PRAGMAS, connect
 from host.storage.errors import SchemaError, StorageBusyError, StorageFailedError, is_machine_failure
+from host.storage.log_writer.links import Link, thread_link
+from host.storage.log_writer.writer import LogWriter
+from host.storage.turns import Turns
 from host.storage.writer import Writer
 from plugin_sdk.clock import Clock, SystemClock
 
@@ -24,23 +31,6 @@ READERS: Final = 2
 """Connections that read; one slow query does not stop the others."""
 READ_WAIT_SECONDS: Final = 30.0
 """How long a query waits for a connection while slower ones hold them all."""
-PAGE_CACHE_KIB: Final = 16384
-CHECKPOINT_PAGES: Final = 8000
-"""Pages of the write-ahead log (4 KiB each) at which a commit moves them into the database itself.
-
-More would save writes where events touch many pages, and make the commit that moves them pause longer.
-"""
-
-PRAGMAS: Final = (
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",  # an acknowledged event survives power loss, not only a crash
-    "PRAGMA foreign_keys = ON",
-    "PRAGMA busy_timeout = 5000",
-    f"PRAGMA cache_size = -{PAGE_CACHE_KIB}",
-    f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}",
-    "PRAGMA journal_size_limit = 67108864",  # a log that once grew gives its disk back
-    "PRAGMA temp_store = MEMORY",
-)
 _APPLIED: Final = (
     "CREATE TABLE IF NOT EXISTS schema_migrations (number INTEGER PRIMARY KEY, applied_at REAL NOT NULL) STRICT"
 )
@@ -48,10 +38,17 @@ _NUMBERED: Final = re.compile(r"(\d{4})_\w+\.sql")
 
 
 class Database:
-    """Reads and writes of one database file. Make it with `open`."""
+    """Reads and writes of one database file. Make it with `open`.
 
-    def __init__(self, path: Path, writer: Writer, readers: list[aiosqlite.Connection]) -> None:
+    Attributes:
+        path: Where it is.
+        log: Writes the log.
+        writer: Writes everything else.
+    """
+
+    def __init__(self, path: Path, log: LogWriter, writer: Writer, readers: list[aiosqlite.Connection]) -> None:
         self.path = path
+        self.log = log
         self.writer = writer
         self._readers = readers
         self._free: asyncio.Queue[aiosqlite.Connection] = asyncio.Queue()
@@ -59,28 +56,39 @@ class Database:
             self._free.put_nowait(reader)
 
     @classmethod
-    async def open(cls, path: Path, *, clock: Clock | None = None) -> Database:
+    async def open(cls, path: Path, *, clock: Clock | None = None, link: Link | None = None) -> Database:
         """Open or create the file, readable by its owner alone, and bring its schema up to date.
+
+        Args:
+            path: Where it is.
+            clock: For what is noted of migrations.
+            link: Leads to the core that writes the log; by default one in a thread of this process.
 
         Raises:
             SchemaError: a newer host wrote it, or a migration failed; that migration left no trace.
+            StateBusyError: another process writes the log.
             StorageFailedError: it cannot be opened, or is no database.
+            LogWriterError: the core cannot be started.
         """
+        link = link or thread_link(path)
         now = (clock or SystemClock()).now().timestamp()
-        await asyncio.to_thread(_migrate, path, now)
-        writer = Writer(lambda: _connect(path))
+        await link.start()  # before anything is written here: nobody else does from now on
         readers: list[aiosqlite.Connection] = []
+        turns = Turns()
+        log, writer = LogWriter(link, turns), Writer(lambda: connect(path), turns)
         try:
+            await asyncio.to_thread(_migrate, path, now)
             await writer.start()
+            await log.start()
             for _ in range(READERS):
                 reader = await _reader(path)
                 readers.append(reader)
         except BaseException as error:  # what was opened is closed; raised again
-            await cls(path, writer, readers).close()
+            await cls(path, log, writer, readers).close()
             if isinstance(error, sqlite3.Error):  # too few descriptors for a second connection, no memory
                 raise StorageFailedError(f"the database {path} cannot be opened: {error}") from error
             raise
-        return cls(path, writer, readers)
+        return cls(path, log, writer, readers)
 
     async def read(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[sqlite3.Row]:
         """The rows of a query, by place or by name; it sees every write that was answered before it began.
@@ -105,9 +113,10 @@ class Database:
             self._free.put_nowait(reader)
 
     async def write(self, operation: Callable[[sqlite3.Connection], T], *, weight: int = 0) -> T:
-        """Run an operation in the writer's next transaction; durable when it returns.
+        """Run an operation in one of the writer's next transactions; durable when it returns.
 
-        `weight` is what it keeps in memory until then, in bytes; errors as in `Writer.run`.
+        `weight` is what it keeps in memory until then, in bytes; errors as in `Writer.run`. Events wait while it runs:
+        what takes long is cut into pieces.
         """
         return await self.writer.run(operation, weight=weight)
 
@@ -117,15 +126,8 @@ class Database:
         readers, self._readers = self._readers, []
         for reader in readers:
             await reader.close()
+        await self.log.close()
         await self.writer.close()
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, cached_statements=256)
-    connection.row_factory = sqlite3.Row
-    for pragma in PRAGMAS:
-        connection.execute(pragma)
-    return connection
 
 
 async def _reader(path: Path) -> aiosqlite.Connection:
@@ -147,7 +149,7 @@ def _migrate(path: Path, now: float) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         os.close(os.open(path, flags, 0o600))
         scripts = _scripts()
-        with contextlib.closing(_connect(path)) as connection:
+        with contextlib.closing(connect(path)) as connection:
             _apply_all(connection, path, scripts, now)
     except (OSError, sqlite3.Error) as error:
         raise StorageFailedError(f"the database {path} cannot be opened: {error}") from error

@@ -57,6 +57,13 @@ class StorageBusyError(StorageError):
     kind = ErrorKind.BUSY
 
 
+class LogWriterError(StorageError):
+    """The process that writes the log could not be started, or ends again and again."""
+
+    code = "log_writer_ended"
+    kind = ErrorKind.UNAVAILABLE
+
+
 class OddFileError(StorageError):
     """Something else lies where a file or a folder should: a link, a pipe, a device, or a file without end."""
 

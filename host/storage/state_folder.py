@@ -13,19 +13,22 @@ from typing import Final, Self
 import structlog
 
 from host.storage.beneath import NO_FOLDER, Folder
+from host.storage.connection import LOCK_SUFFIX
 from host.storage.errors import OddFileError, StateBusyError, StateFolderError
 
 DATABASE: Final = "busbar.db"
 LOG_AHEAD: Final = "busbar.db-wal"
 KEYRING: Final = "keyring"
 LOCK: Final = "lock"
+WRITER_LOCK: Final = DATABASE + LOCK_SUFFIX
 SEALS: Final = "seals"
 RELEASES: Final = "releases"
 STAGING: Final = "staging"
 DATA: Final = "data"
 SDK: Final = "sdk"
 
-_SINGLE: Final = (DATABASE, LOG_AHEAD, "busbar.db-shm", "busbar.db-journal", LOCK)
+_OF_DATABASE: Final = (DATABASE, LOG_AHEAD, "busbar.db-shm", "busbar.db-journal")
+_SINGLE: Final = (*_OF_DATABASE, LOCK, WRITER_LOCK)
 """Files with one name alone: SQLite finds the log of a database by its name, and an older one by another."""
 _FILES: Final = (*_SINGLE, KEYRING)
 _FOLDERS: Final = (SEALS, RELEASES, STAGING, DATA, SDK)
@@ -77,8 +80,8 @@ class StateFolder:
         self._folder.close()
 
     def watch_database(self) -> None:
-        """Notice from now on where the database, or its write-ahead log, is taken away; call once both are open."""
-        for name in (DATABASE, LOG_AHEAD):
+        """Notice from now on where what its writers need is taken away; call once all of it is open."""
+        for name in (DATABASE, LOG_AHEAD, WRITER_LOCK):
             status = self._folder.status(name)
             if status is not None:
                 self._kept[name] = (status.st_dev, status.st_ino)
@@ -148,7 +151,7 @@ def give_up(state: StateFolder, into: str) -> tuple[str, ...]:
     """
     moved = []
     with Folder.at(state.path) as folder, folder.below(into, make=0o700) as aside:
-        for name in (*_SINGLE[:-1], SEALS, RELEASES, DATA):
+        for name in (*_OF_DATABASE, SEALS, RELEASES, DATA):
             if folder.status(name) is not None:
                 folder.move(name, aside)
                 moved.append(name)

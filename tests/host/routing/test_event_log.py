@@ -18,20 +18,26 @@ from host.routing.event_log import DeliveryQuery, EventQuery, LetterQuery, Outco
 from host.routing.progress import Progress
 from host.routing.sqlite_log import SQLiteLog
 from host.storage.database import Database
+from host.storage.errors import RowRefusedError
+from host.storage.log_writer.firings import ByHand, Fire
+from host.storage.log_writer.links import ProcessLink, thread_link
 from plugin_sdk.clock import SystemClock
 from plugin_sdk.events import new_event
 from plugin_sdk.testing import FakeClock
 
 
-@pytest.fixture
-async def database(tmp_path):
-    opened = await Database.open(tmp_path / "busbar.db")
+@pytest.fixture(params=["thread", "process"])
+async def database(request, tmp_path):
+    """A database whose log is written by a core in a thread, and by one in a process."""
+    path = tmp_path / "busbar.db"
+    link = ProcessLink(path) if request.param == "process" else thread_link(path)
+    opened = await Database.open(path, link=link)
     yield opened
     await opened.close()
 
 
-@pytest.fixture(params=["sqlite"])
-async def log(request, database):
+@pytest.fixture
+async def log(database):
     return await SQLiteLog.open(database, SystemClock())
 
 
@@ -141,26 +147,55 @@ async def test_an_event_larger_than_a_batch_is_read_alone(log):
     assert [stored.event.id for stored in await log.read(0, 100)] == ["large"]
 
 
-async def test_an_event_appended_within_an_operation_appears_with_its_commit(log, database):
+@pytest.fixture
+async def schedule(database):
+    """A schedule that can be fired by hand."""
+    row = "('p/s', 'p', 's', '', 0, 1, 0)"
+    await database.write(
+        lambda connection: (
+            connection.execute(
+                f"INSERT INTO schedules (id, plugin, name, rule, anchor, active, paused) VALUES {row}"
+            ).rowcount
+        )
+    )
+    return "p/s"
+
+
+def firing(schedule, one, **more):
+    return ByHand(
+        0.0,
+        schedule,
+        Fire(0, "2026-01-05T12:00:00.000Z", one.id, by_hand=True, reason="by hand", lateness=more.get("lateness", 0.0)),
+    )
+
+
+async def test_an_event_that_an_operation_appends_appears_with_its_commit(log, database, schedule):
+    seen = []
+    log.listen(lambda after, events: seen.extend((after, stored.sequence, stored.event.id) for stored in events))
+    await append(log, event("before"))
+    one = event("in")
+    assert await log.operate("fire by hand", firing(schedule, one), [one]) is True
+    assert seen == [(0, 1, "before"), (1, 2, "in")]
+    assert await log.operate("fire by hand", firing(schedule, one), [one]) is True
+    assert len(seen) == 2
+    assert [row[0] for row in await database.read("SELECT sequence FROM firings")] == [2]
+
+
+async def test_an_event_of_an_operation_that_is_refused_never_appears(log, schedule):
     seen = []
     log.listen(lambda _after, events: seen.extend(stored.event.id for stored in events))
-    await database.write(lambda connection: log.append_within(connection, event("in")))
-    assert seen == ["in"]
-
-
-async def test_an_event_appended_within_an_operation_that_fails_never_appears(log, database):
-    seen = []
-    log.listen(lambda _after, events: seen.extend(stored.event.id for stored in events))
-
-    def fail(connection):
-        log.append_within(connection, event("out"))
-        raise LookupError("on purpose")
-
-    with pytest.raises(LookupError):
-        await database.write(fail)
+    one = event("out")
+    no_number = firing(schedule, one, lateness=float("nan"))
+    with pytest.raises(RowRefusedError):
+        await log.operate("fire by hand", no_number, [one])
     await append(log, event("next"))
     assert seen == ["next"]
     assert [stored.event.id for stored in await log.read(0, 9)] == ["next"]
+
+
+async def test_an_operation_that_nobody_knows_is_refused(log):
+    with pytest.raises(RowRefusedError, match="no operation 'make tea'"):
+        await log.operate("make tea", None)
 
 
 async def test_a_new_cursor_stands_where_it_is_told_and_never_moves_back(log):
@@ -346,6 +381,9 @@ from pathlib import Path
 from host.routing.progress import Progress
 from host.routing.sqlite_log import SQLiteLog
 from host.storage.database import Database
+from host.storage.errors import RowRefusedError
+from host.storage.log_writer.firings import ByHand, Fire
+from host.storage.log_writer.links import ProcessLink, thread_link
 from plugin_sdk.clock import SystemClock
 from plugin_sdk.events import new_event
 

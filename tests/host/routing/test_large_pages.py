@@ -1,5 +1,7 @@
 """Pages of large events, retries and dead letters: no more of them is read at once than a few megabytes."""
 
+import asyncio
+
 import pytest
 from delivery_rig import event, rig
 
@@ -72,6 +74,9 @@ async def test_a_consumer_delivers_all_large_retries_although_few_are_read_at_a_
     failing = False
     bench.plugin.calls.clear()
     await bench.advance(2.0)
+    async with asyncio.timeout(30):
+        while await bench.log.waiting_retries("p/s"):  # a machine that is busy may look quiet between two readings
+            await bench.quiet()
     assert sorted(bench.plugin.ids, key=int) == [str(number) for number in range(COUNT)]
     assert await bench.log.waiting_retries("p/s") == 0
 

@@ -6,9 +6,10 @@ import pytest
 from delivery_rig import event
 
 from host.routing.event_log import LetterQuery, Outcome, PendingRetry, Settlement
-from host.routing.log_progress import MAX_HISTORY, MAX_REMEMBERED_REASON
+from host.routing.log_deliveries import MAX_REMEMBERED_REASON
 from host.routing.sqlite_log import SQLiteLog
 from host.storage.database import Database
+from host.storage.log_writer.settling import MAX_HISTORY
 from plugin_sdk.testing import FakeClock
 
 

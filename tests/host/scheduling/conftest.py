@@ -28,25 +28,6 @@ class Cancels:
         return self.answer
 
 
-class Commits:
-    """Counts the transactions of a database and the events of each."""
-
-    def __init__(self):
-        self.taken = 0
-
-    def mark(self):
-        return 0
-
-    def rewind(self, mark):
-        pass
-
-    def take(self):
-        self.taken += 1
-
-    def committed(self, taken):
-        pass
-
-
 class World:
     """What a test of schedules looks at and turns."""
 
@@ -54,7 +35,7 @@ class World:
         self._path = path
         self.clock = FakeClock(now)
         self.cancels = Cancels()
-        self.commits = Commits()
+        self.operations = []
         self.events = []
         self.running = []
 
@@ -64,11 +45,16 @@ class World:
 
     async def open(self):
         self.database = await Database.open(self._path, clock=self.clock)
-        self.database.writer.hook(self.commits)
         self.log = await SQLiteLog.open(self.database, self.clock)
+        self._operate, self.log.operate = self.log.operate, self.operate
         self.log.listen(lambda _after, stored: self.events.extend(one.event for one in stored))
         self.scheduler = Scheduler(self.database, self.log, self.clock, cancels=self.cancels)
         return self
+
+    async def operate(self, name, arguments, events=()):
+        """What the log is asked to do in one transaction each."""
+        self.operations.append(name)
+        return await self._operate(name, arguments, events)
 
     async def restart(self):
         """Stop the host and start it anew on the same database."""

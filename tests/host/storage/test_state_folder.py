@@ -8,7 +8,7 @@ import pytest
 from host.storage.errors import OddFileError, StateBusyError, StateFolderError
 from host.storage.state_folder import StateFolder, give_up
 
-FILES = ["busbar.db", "busbar.db-wal", "busbar.db-shm", "busbar.db-journal", "keyring", "lock"]
+FILES = ["busbar.db", "busbar.db-wal", "busbar.db-shm", "busbar.db-journal", "busbar.db.writer", "keyring", "lock"]
 FOLDERS = ["seals", "releases", "staging", "data", "sdk"]
 
 

@@ -4,8 +4,10 @@ import threading
 
 import pytest
 
+from host.storage import connection
 from host.storage import writer as writing
 from host.storage.errors import RowRefusedError, StorageBusyError, StorageFailedError
+from host.storage.turns import Turns
 from host.storage.writer import Writer
 
 
@@ -17,46 +19,55 @@ def notes(connection):
     return sorted(row[0] for row in connection.execute("SELECT text FROM notes"))
 
 
-class Hook:
-    """Collects what a test tells it inside a transaction."""
-
-    def __init__(self):
-        self.open, self.published = [], []
-
-    def mark(self):
-        return len(self.open)
-
-    def rewind(self, mark):
-        del self.open[mark:]
-
-    def take(self):
-        taken, self.open = self.open, []
-        return taken
-
-    def committed(self, taken):
-        self.published.append(taken)
-
-
 async def test_an_operation_answers_what_it_returns(writer):
     assert await writer.run(note("a")) == 1
     assert await writer.run(notes) == ["a"]
 
 
-async def test_operations_of_one_turn_share_one_transaction(writer):
-    hook = Hook()
-    writer.hook(hook)
-    await asyncio.gather(*(writer.run(note(str(n))) for n in range(50)))
-    assert len(hook.published) == 1
+async def transactions(writer, count):
+    """Run so many operations at once; which transaction each of them was in."""
+    return await asyncio.gather(
+        *(writer.run(lambda _: writer.statements.count("BEGIN IMMEDIATE")) for _ in range(count))
+    )
 
 
-async def test_what_comes_while_a_batch_is_written_goes_together_into_the_next(writer):
-    hook = Hook()
-    writer.hook(hook)
-    first = asyncio.ensure_future(writer.run(note("first")))
+async def test_operations_of_one_turn_share_a_transaction_and_what_comes_meanwhile_the_next(writer):
+    first = asyncio.ensure_future(transactions(writer, 1))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    await asyncio.gather(first, *(writer.run(note(str(n))) for n in range(50)))
-    assert len(hook.published) == 2
+    await asyncio.sleep(0)
+    assert await transactions(writer, 50) == [2] * 50
+    assert await first == [1]
+
+
+async def test_a_transaction_has_so_many_operations_and_no_more(writer, monkeypatch):
+    monkeypatch.setattr(writing, "TURN_OPERATIONS", 10)
+    assert await transactions(writer, 25) == [1] * 10 + [2] * 10 + [3] * 5
+
+
+async def test_another_party_has_its_turn_between_two_transactions(tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "TURN_OPERATIONS", 1)
+    turns = Turns()
+    writer = Writer(lambda: sqlite3.connect(tmp_path / "turns.db", isolation_level=None), turns)
+    await writer.start()
+    order = []
+
+    class Other:
+        def go(self):
+            order.append("other")
+            turns.give(self)
+
+    async def write(number):
+        await writer.run(lambda _: None)
+        order.append(number)
+
+    tasks = [asyncio.create_task(write(number)) for number in range(3)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not turns.take(Other())
+    await asyncio.gather(*tasks)
+    await writer.close()
+    assert order.index("other") < order.index(1)
 
 
 async def test_an_operation_that_raises_fails_alone_and_leaves_no_trace(writer):
@@ -77,17 +88,6 @@ async def test_a_broken_constraint_fails_alone(writer):
     assert await writer.run(notes) == ["a"]
 
 
-async def test_items_of_a_channel_are_applied_together_and_one_can_be_refused(writer):
-    def apply(connection, items):
-        return [ValueError(item) if item < 0 else (item, len(items)) for item in items]
-
-    channel = writer.channel(apply)
-    answers = await asyncio.gather(*(channel.submit(item) for item in (1, -1, 2)), return_exceptions=True)
-    assert answers[0] == (1, 3)
-    assert isinstance(answers[1], ValueError)
-    assert answers[2] == (2, 3)
-
-
 async def test_a_full_disk_fails_the_whole_batch_and_the_writer_goes_on(writer):
     big = "x" * 2_000_000
     answers = await asyncio.gather(writer.run(note("small")), writer.run(note(big)), return_exceptions=True)
@@ -97,64 +97,25 @@ async def test_a_full_disk_fails_the_whole_batch_and_the_writer_goes_on(writer):
     assert await writer.run(notes) == ["after"]
 
 
-async def test_what_a_hook_collected_is_rewound_with_its_operation_and_published_with_its_commit(writer):
-    hook = Hook()
-    writer.hook(hook)
-
-    def tell(text, *, fail=False):
-        def operation(connection):
-            hook.open.append(text)
-            if fail:
-                raise LookupError(text)
-
-        return operation
-
-    await asyncio.gather(
-        writer.run(tell("a")), writer.run(tell("b", fail=True)), writer.run(tell("c")), return_exceptions=True
-    )
-    assert hook.published == [["a", "c"]]
-
-
-async def test_what_a_hook_collected_is_rewound_when_the_disk_is_full(writer):
-    hook = Hook()
-    writer.hook(hook)
-
-    def operation(connection):
-        hook.open.append("lost")
-        note("x" * 2_000_000)(connection)
-
-    with pytest.raises(StorageFailedError):
-        await writer.run(operation)
-    await writer.run(notes)
-    assert hook.published == [[]]
-
-
-async def test_waiters_are_answered_although_a_hook_fails(writer):
-    hook = Hook()
-    hook.committed = lambda _: 1 / 0
-    writer.hook(hook)
-    assert await writer.run(note("a")) == 1
-
-
-async def test_too_many_items_are_refused_and_taken_again_once_there_is_room(writer, monkeypatch):
+async def test_too_many_operations_are_refused_and_taken_again_once_there_is_room(writer, monkeypatch):
     monkeypatch.setattr(writing, "MAX_PENDING", 3)
-    channel = writer.channel(lambda _, items: items)
-    waiting = [channel.submit(n) for n in range(3)]
+    waiting = [asyncio.ensure_future(writer.run(note(str(n)))) for n in range(3)]
+    await asyncio.sleep(0)
     with pytest.raises(StorageBusyError) as caught:
-        channel.submit(3)
+        await writer.run(notes)
     assert caught.value.retry_after is not None
-    assert await asyncio.gather(*waiting) == [0, 1, 2]
-    assert await channel.submit(4) == 4
+    assert await asyncio.gather(*waiting) == [1, 1, 1]
+    assert len(await writer.run(notes)) == 3
 
 
-async def test_items_that_weigh_too_much_together_are_refused_but_a_single_one_never(writer, monkeypatch):
+async def test_operations_that_weigh_too_much_together_are_refused_but_a_single_one_never(writer, monkeypatch):
     monkeypatch.setattr(writing, "MAX_PENDING_BYTES", 10)
-    channel = writer.channel(lambda _, items: items)
-    alone = channel.submit("large", weight=1000)
+    alone = asyncio.ensure_future(writer.run(note("large"), weight=1000))
+    await asyncio.sleep(0)
     with pytest.raises(StorageBusyError):
-        channel.submit("small", weight=1)
-    assert await alone == "large"
-    assert await channel.submit("small", weight=1) == "small"
+        await writer.run(note("small"), weight=1)
+    assert await alone == 1
+    assert await writer.run(note("small"), weight=1) == 1
 
 
 async def test_a_cancelled_waiter_disturbs_nobody(writer):
@@ -207,60 +168,12 @@ async def test_an_idle_writer_moves_the_write_ahead_log_into_the_database(writer
 
 async def test_a_write_ahead_log_that_grew_too_large_is_emptied_under_load(writer, tmp_path, monkeypatch):
     monkeypatch.setattr(writing, "CHECKED_COMMITS", 4)
-    monkeypatch.setattr(writing, "MAX_WAL_PAGES", 2)
+    monkeypatch.setattr(connection, "MAX_WAL_PAGES", 2)
     for n in range(8):
         await writer.run(note(str(n)))
     async with asyncio.timeout(5):
         while (tmp_path / "notes.db-wal").stat().st_size:
             await asyncio.sleep(0.01)
-
-
-async def test_an_item_that_the_database_refuses_costs_no_other_item_and_no_other_channel_anything(writer):
-    """Given a batch of two channels and an operation, when one item is refused, then it alone is."""
-
-    def insert(connection, items):
-        connection.executemany("INSERT INTO notes VALUES (?)", [(item,) for item in items])
-        return [len(items)] * len(items)
-
-    one, other = writer.channel(insert), writer.channel(insert)
-    answers = await asyncio.gather(
-        *(one.submit(item) for item in ("a", b"\xff", "b", "\udcff", object(), 2**70)),
-        other.submit("c"),
-        writer.run(note("d")),
-        return_exceptions=True,
-    )
-    assert [isinstance(answer, RowRefusedError) for answer in answers] == [
-        *(False, True, False, True, True, True),
-        *(False, False),
-    ]
-    assert await writer.run(notes) == ["a", "b", "c", "d"]
-
-
-async def test_what_a_hook_collected_for_a_refused_item_is_not_published(writer):
-    hook = Hook()
-    writer.hook(hook)
-
-    def insert(connection, items):
-        for item in items:
-            hook.open.append(item)
-            note(item)(connection)
-        return items
-
-    channel = writer.channel(insert)
-    await asyncio.gather(*(channel.submit(item) for item in ("a", "\ud800", "b")), return_exceptions=True)
-    assert hook.published == [["a", "b"]]
-
-
-async def test_a_full_disk_is_the_disks_refusal_and_no_items(writer):
-    def insert(connection, items):
-        for item in items:
-            note(item)(connection)
-        return items
-
-    channel = writer.channel(insert)
-    answers = await asyncio.gather(channel.submit("a"), channel.submit("x" * 2_000_000), return_exceptions=True)
-    assert [type(answer) for answer in answers] == [StorageFailedError, StorageFailedError]
-    assert await writer.run(notes) == []
 
 
 async def test_a_damaged_page_refuses_what_touches_it_and_nothing_else(tmp_path):
@@ -269,13 +182,13 @@ async def test_a_damaged_page_refuses_what_touches_it_and_nothing_else(tmp_path)
     def connect():
         return sqlite3.connect(tmp_path / "damaged.db", isolation_level=None)
 
-    connection = connect()
+    made = connect()
     for table in ("hurt", "well"):
-        connection.execute(f"CREATE TABLE {table} (number INTEGER PRIMARY KEY, text TEXT) STRICT")
-        connection.executemany(f"INSERT INTO {table} VALUES (?, ?)", [(n, "x" * 1000) for n in range(50)])
-    (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'hurt'").fetchone()
-    (size,) = connection.execute("PRAGMA page_size").fetchone()
-    connection.close()
+        made.execute(f"CREATE TABLE {table} (number INTEGER PRIMARY KEY, text TEXT) STRICT")
+        made.executemany(f"INSERT INTO {table} VALUES (?, ?)", [(n, "x" * 1000) for n in range(50)])
+    (root,) = made.execute("SELECT rootpage FROM sqlite_master WHERE name = 'hurt'").fetchone()
+    (size,) = made.execute("PRAGMA page_size").fetchone()
+    made.close()
     with (tmp_path / "damaged.db").open("r+b") as file:
         file.seek((root - 1) * size)
         file.write(b"\xff" * size)
@@ -283,22 +196,12 @@ async def test_a_damaged_page_refuses_what_touches_it_and_nothing_else(tmp_path)
     await started.start()
 
     def insert(table):
-        def apply(connection, items):
-            connection.executemany(f"INSERT INTO {table} VALUES (?, 'y')", [(item,) for item in items])
-            return items
+        return lambda connection: connection.execute(f"INSERT INTO {table} VALUES (100, 'y')").rowcount
 
-        return apply
-
-    hurt, well = started.channel(insert("hurt")), started.channel(insert("well"))
-    answers = await asyncio.gather(
-        hurt.submit(100),
-        well.submit(100),
-        started.run(lambda connection: insert("hurt")(connection, [101])),
-        started.run(lambda connection: insert("well")(connection, [101])),
-        return_exceptions=True,
-    )
+    answers = await asyncio.gather(started.run(insert("hurt")), started.run(insert("well")), return_exceptions=True)
     await started.close()
-    assert [type(answer) for answer in answers] == [RowRefusedError, int, RowRefusedError, list]
+    assert isinstance(answers[0], RowRefusedError)
+    assert answers[1] == 1
 
 
 async def test_a_thread_that_ends_by_what_nobody_foresaw_leaves_nobody_waiting(writer, monkeypatch):
