@@ -1,4 +1,4 @@
-"""The one SQLite file: opened, migrated, read through a few connections, written through the writer."""
+"""An SQLite file of the host's: opened, migrated, read through a few connections, written through the writer."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from plugin_sdk.clock import Clock, SystemClock
 
 T = TypeVar("T")
 
+MIGRATIONS: Final = "migrations"
+"""Of `busbar.db`, in their folder."""
 READERS: Final = 2
 """Connections that read; one slow query does not stop the others."""
 READ_WAIT_SECONDS: Final = 30.0
@@ -59,15 +61,17 @@ class Database:
             self._free.put_nowait(reader)
 
     @classmethod
-    async def open(cls, path: Path, *, clock: Clock | None = None) -> Database:
+    async def open(cls, path: Path, *, clock: Clock | None = None, migrations: str = MIGRATIONS) -> Database:
         """Open or create the file, readable by its owner alone, and bring its schema up to date.
+
+        `migrations` is the folder, beside this module, of its numbered migrations.
 
         Raises:
             SchemaError: a newer host wrote it, or a migration failed; that migration left no trace.
             StorageFailedError: it cannot be opened, or is no database.
         """
         now = (clock or SystemClock()).now().timestamp()
-        await asyncio.to_thread(_migrate, path, now)
+        await asyncio.to_thread(_migrate, path, migrations, now)
         writer = Writer(lambda: _connect(path))
         readers: list[aiosqlite.Connection] = []
         try:
@@ -140,13 +144,13 @@ async def _reader(path: Path) -> aiosqlite.Connection:
     return reader
 
 
-def _migrate(path: Path, now: float) -> None:
+def _migrate(path: Path, migrations: str, now: float) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Made here, because SQLite would let the process's umask decide who may read it.
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         os.close(os.open(path, flags, 0o600))
-        scripts = _scripts()
+        scripts = _scripts(migrations)
         with contextlib.closing(_connect(path)) as connection:
             _apply_all(connection, path, scripts, now)
     except (OSError, sqlite3.Error) as error:
@@ -177,10 +181,10 @@ def _apply(connection: sqlite3.Connection, path: Path, number: int, script: str,
         raise SchemaError(f"migration {number} of {path} failed and was undone: {error}") from error
 
 
-def _scripts() -> dict[int, str]:
-    """The numbered migrations, by number."""
+def _scripts(migrations: str) -> dict[int, str]:
+    """The numbered migrations of a folder, by number."""
     found: dict[int, str] = {}
-    for file in (resources.files("host.storage") / "migrations").iterdir():
+    for file in (resources.files("host.storage") / migrations).iterdir():
         match = _NUMBERED.fullmatch(file.name)
         if match:
             found[int(match[1])] = file.read_text(encoding="utf-8")

@@ -17,6 +17,8 @@ from host.storage.errors import OddFileError, StateBusyError, StateFolderError
 
 DATABASE: Final = "busbar.db"
 LOG_AHEAD: Final = "busbar.db-wal"
+KEY_VALUES: Final = "key-values.db"
+KEY_VALUES_AHEAD: Final = "key-values.db-wal"
 KEYRING: Final = "keyring"
 LOCK: Final = "lock"
 SEALS: Final = "seals"
@@ -25,7 +27,11 @@ STAGING: Final = "staging"
 DATA: Final = "data"
 SDK: Final = "sdk"
 
-_SINGLE: Final = (DATABASE, LOG_AHEAD, "busbar.db-shm", "busbar.db-journal", LOCK)
+_SINGLE: Final = (
+    *(DATABASE, LOG_AHEAD, "busbar.db-shm", "busbar.db-journal"),
+    *(KEY_VALUES, KEY_VALUES_AHEAD, "key-values.db-shm", "key-values.db-journal"),
+    LOCK,
+)
 """Files with one name alone: SQLite finds the log of a database by its name, and an older one by another."""
 _FILES: Final = (*_SINGLE, KEYRING)
 _FOLDERS: Final = (SEALS, RELEASES, STAGING, DATA, SDK)
@@ -76,9 +82,9 @@ class StateFolder:
         os.close(self._lock)
         self._folder.close()
 
-    def watch_database(self) -> None:
-        """Notice from now on where the database, or its write-ahead log, is taken away; call once both are open."""
-        for name in (DATABASE, LOG_AHEAD):
+    def watch_databases(self) -> None:
+        """Notice from now on where a database, or its write-ahead log, is taken away; call once all are open."""
+        for name in (DATABASE, LOG_AHEAD, KEY_VALUES, KEY_VALUES_AHEAD):
             status = self._folder.status(name)
             if status is not None:
                 self._kept[name] = (status.st_dev, status.st_ino)
