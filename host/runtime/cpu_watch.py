@@ -1,53 +1,145 @@
-"""A worker that keeps a processor to itself goes last: it may compute, but not in the others' way."""
+"""Workers that keep a processor to themselves go last: they may compute, but not in the others' way.
+
+All are watched in one thread of its own, several times a second: what a neighbour's events wait for is the time until
+the greedy one is noticed. Who takes less again comes back, where the host may give a place back.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-GREEDY_SHARE: Final = 0.9
-"""Of one processor; a worker that takes more for `GREEDY_SECONDS` goes last from then on."""
-GREEDY_SECONDS: Final = 1.0
+TURN_SECONDS: Final = 0.1
+COST_LIMIT: Final = 50.0
+"""A turn that takes long, because there are many workers, is taken so many times less often than it takes."""
+GREEDY_SHARE: Final = 0.8
+"""Of one processor; a worker that takes more for a while goes last from then on."""
+GREEDY_SECONDS: Final = 0.25
+"""That while, where a worker that takes less again comes back."""
+GREEDY_FOR_GOOD_SECONDS: Final = 1.0
+"""That while, where the host may not give a place back: then one long computation must not be enough."""
+MODEST_SHARE: Final = 0.5
+MODEST_SECONDS: Final = 1.0
+"""Who takes less than `MODEST_SHARE` for so long comes back."""
 LAST: Final = 19
 """The lowest priority of nice(1)."""
+_CAP_SYS_NICE: Final = 1 << 23
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 _log = structlog.get_logger(__name__)
 
 
-class CpuWatch:
-    """Watches the processor time of one worker.
+class Place:
+    """Where one worker stands, by how much of a processor it takes: a value and a rule, which touch nothing.
 
     Args:
-        plugin: Whose worker it is.
-        pid: The worker.
+        greedy_seconds: For how long it takes too much before it goes last.
+        comes_back: Whether it is ever first again.
+
+    Attributes:
+        last: Whether it goes last.
+        share: What it took of a processor when that was decided.
     """
 
-    def __init__(self, plugin: str, pid: int) -> None:
-        self._plugin = plugin
-        self._pid = pid
-        self._since = 0.0
+    def __init__(self, greedy_seconds: float, *, comes_back: bool) -> None:
+        self._greedy_seconds = greedy_seconds
+        self._comes_back = comes_back
+        self._since: float | None = None
         self._used = 0.0
         self.last = False
-        """Whether the worker goes last."""
+        self.share = 0.0
+
+    def look(self, used: float, now: float) -> bool:
+        """Note that it has `used` so many seconds of processors at the time `now`; whether its place has changed."""
+        if self._since is None:
+            self._since, self._used = now, used
+            return False
+        window = MODEST_SECONDS if self.last else self._greedy_seconds
+        if now - self._since < window or (self.last and not self._comes_back):
+            return False
+        self.share = (used - self._used) / (now - self._since)
+        self._since, self._used = now, used
+        if self.last != (self.share > GREEDY_SHARE) and (not self.last or self.share < MODEST_SHARE):
+            self.last = not self.last
+            return True
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    plugin: str
+    pid: int
+    place: Place
+    first: int
 
     def look(self, now: float) -> None:
-        """Look at the worker, at the time `now` in seconds; call it every half second or so."""
-        if self.last:
+        used = _used(self.pid)
+        if used is None or not self.place.look(used, now):
             return
-        used = _used(self._pid)
-        if used is None or now - self._since < GREEDY_SECONDS:
-            return
-        share = (used - self._used) / (now - self._since) if self._since else 0.0
-        self._since, self._used = now, used
-        if share > GREEDY_SHARE:
-            self.last = True
-            _go_last(self._pid)
-            _log.warning("worker_goes_last", plugin=self._plugin, processor_share=round(share, 2))
+        _put(self.pid, LAST if self.place.last else self.first)
+        word = "worker_goes_last" if self.place.last else "worker_goes_last_no_more"
+        _log.warning(word, plugin=self.plugin, processor_share=round(self.place.share, 2))
+
+
+class CpuWatch:
+    """Watches the processor time of all workers. One for a host."""
+
+    def __init__(self) -> None:
+        self._workers: dict[int, _Worker] = {}
+        self._number = 0
+        self._comes_back = may_raise()
+        self._first = os.getpriority(os.PRIO_PROCESS, 0)
+
+    def add(self, plugin: str, pid: int) -> Callable[[], None]:
+        """Watch a worker; answers how to stop watching."""
+        self._number += 1
+        number = self._number
+        seconds = GREEDY_SECONDS if self._comes_back else GREEDY_FOR_GOOD_SECONDS
+        self._workers[number] = _Worker(plugin, pid, Place(seconds, comes_back=self._comes_back), self._first)
+
+        def forget() -> None:
+            self._workers.pop(number, None)
+
+        return forget
+
+    async def run(self) -> None:
+        """Look, for ever."""
+        loop = asyncio.get_running_loop()
+        # A thread of its own: among the loop's shared ones it would wait behind whatever hangs there.
+        thread = ThreadPoolExecutor(1, thread_name_prefix="cpu-watch")
+        try:
+            while True:
+                cost = await loop.run_in_executor(thread, _turn, tuple(self._workers.values()))
+                await asyncio.sleep(max(TURN_SECONDS, COST_LIMIT * cost))
+        finally:
+            thread.shutdown(wait=False)
+
+
+def _turn(workers: tuple[_Worker, ...]) -> float:
+    """Look at each; the seconds that it took."""
+    began = time.thread_time()
+    for worker in workers:
+        worker.look(time.monotonic())
+    return time.thread_time() - began
+
+
+def may_raise() -> bool:
+    """Whether this process may give a worker a better place than it has (capabilities(7), CAP_SYS_NICE)."""
+    try:
+        text = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    _, found, rest = text.partition("CapEff:")
+    return bool(found) and bool(int(rest.split(maxsplit=1)[0], 16) & _CAP_SYS_NICE)
 
 
 def _used(pid: int) -> float | None:
@@ -59,9 +151,9 @@ def _used(pid: int) -> float | None:
         return None  # it has just ended, or there is no /proc here
 
 
-def _go_last(pid: int) -> None:
+def _put(pid: int, priority: int) -> None:
     with contextlib.suppress(OSError):  # it has just ended
-        os.setpriority(os.PRIO_PGRP, pid, LAST)
+        os.setpriority(os.PRIO_PGRP, pid, priority)
     # Where the kernel groups by session (sched(7), "The autogroup feature"), the group's priority is what counts.
     with contextlib.suppress(OSError):
-        Path(f"/proc/{pid}/autogroup").write_text(str(LAST), encoding="ascii")
+        Path(f"/proc/{pid}/autogroup").write_text(str(priority), encoding="ascii")

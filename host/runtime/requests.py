@@ -25,6 +25,11 @@ MAX_ASKS: Final = 128
 """Requests of a worker that may be open; the SDK keeps to half of it, so one more is an attack."""
 MAX_SERVED: Final = 8
 """Requests of a worker that are served at a time; the others wait, so that none takes the loop for long."""
+SERVED_BYTES: Final = 16.0 * 2**20
+"""Bytes of a worker's requests that are served in a second: a megabyte costs the loop some milliseconds, and the event
+log's commit as many, so the next large one begins a while after. It is twice what may be written in the long run."""
+SERVED_AT_ONCE: Final = 128 * 1024
+"""Bytes that may be served at once: small requests wait for none of this."""
 MAX_CALLS: Final = 16
 """Calls of a worker to other plugins that are under way; the others wait. Each may be answered with `MAX_PAYLOAD`
 bytes, which are kept until the worker has read them."""
@@ -109,6 +114,7 @@ class Requests:
         self._waiting: deque[_Request] = deque()
         self._waiting_calls: deque[_Request] = deque()
         self._looking = False
+        self._paid_at = 0.0
         self._closed = False
         self._open = 0
         self._bytes = 0
@@ -193,25 +199,34 @@ class Requests:
 
     def _serve_next(self) -> None:
         if self._unread():
-            self._look_again()
+            self._look_again(UNREAD_SECONDS)
             return
-        while self._waiting and len(self._tasks) < MAX_SERVED:
+        wait = 0.0
+        while self._waiting and len(self._tasks) < MAX_SERVED and not (wait := self._owed()):
             self._begin(self._waiting.popleft(), self._tasks)
-        while self._waiting_calls and len(self._calls) < MAX_CALLS:
+        while self._waiting_calls and len(self._calls) < MAX_CALLS and not (wait := self._owed()):
             self._begin(self._waiting_calls.popleft(), self._calls)
+        if wait:
+            self._look_again(wait)
 
-    def _look_again(self) -> None:
+    def _owed(self) -> float:
+        """Seconds until the next request may be served, for the bytes of those before it."""
+        ahead = self._paid_at - asyncio.get_running_loop().time()
+        return max(0.0, ahead - SERVED_AT_ONCE / SERVED_BYTES)
+
+    def _look_again(self, wait: float) -> None:
         if not self._looking and not self._closed and (self._waiting or self._waiting_calls):
             self._looking = True
-            asyncio.get_running_loop().call_later(UNREAD_SECONDS, self._looked)
+            asyncio.get_running_loop().call_later(wait, self._looked)
 
     def _looked(self) -> None:
         self._looking = False
         self._serve_next()
 
     def _begin(self, request: _Request, tasks: set[asyncio.Task[None]]) -> None:
-        serving = self._serve(request)
-        task = asyncio.get_running_loop().create_task(serving, name=f"request of {self._plugin}")
+        serving, loop = self._serve(request), asyncio.get_running_loop()
+        self._paid_at = max(self._paid_at, loop.time()) + request.size / SERVED_BYTES
+        task = loop.create_task(serving, name=f"request of {self._plugin}")
         tasks.add(task)
         task.add_done_callback(self._served)
 

@@ -1,12 +1,13 @@
 """What one worker may ask of its host, in bytes: a second, at once, and while it does not read its answers."""
 
 import asyncio
+import itertools
 
 import msgspec
 import pytest
 
 from host.errors import MAX_SENTENCE
-from host.runtime.requests import MAX_CALLS, MAX_SERVED, RequestRates, Requests
+from host.runtime.requests import MAX_CALLS, MAX_SERVED, SERVED_AT_ONCE, SERVED_BYTES, RequestRates, Requests
 from plugin_sdk.errors import HostError
 from plugin_sdk.worker.wire import MAX_PAYLOAD, Ask
 
@@ -132,3 +133,28 @@ async def test_a_refusal_that_quotes_megabytes_is_answered_in_a_sentence():
     bench.ask("kv_get", "key")
     (answer,) = await bench.answered(1)
     assert (len(answer.error), answer.word) == (MAX_SENTENCE, "odd")
+
+
+async def test_a_large_request_is_followed_by_the_next_once_the_loop_has_had_time_for_others():
+    bench, loop = Bench(), asyncio.get_running_loop()
+    began = []
+
+    async def serve(*_arguments):
+        began.append(loop.time())
+        return b"1"
+
+    bench.port.emit = serve
+    for _ in range(3):
+        bench.ask("emit", b"x" * 2**20)
+    await bench.answered(3)
+    gaps = [after - before for before, after in itertools.pairwise(began)]
+    assert min(gaps) >= 0.9 * (2**20 - SERVED_AT_ONCE) / SERVED_BYTES
+
+
+async def test_small_requests_wait_for_no_bytes():
+    bench = Bench()
+    for _ in range(MAX_SERVED):
+        bench.ask("kv_get", "key")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert len(bench.answers) == MAX_SERVED

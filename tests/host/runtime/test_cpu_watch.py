@@ -1,0 +1,104 @@
+"""A worker that keeps a processor to itself goes last, and comes back when it takes less again."""
+
+import asyncio
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from host.runtime.cpu_watch import GREEDY_SECONDS, LAST, MODEST_SECONDS, CpuWatch, Place, may_raise
+
+
+def looked(place, shares, step=0.05):
+    """The places that a worker has after each of these shares of a processor, taken for `step` seconds each."""
+    used = now = 0.0
+    place.look(used, now)
+    found = []
+    for share in shares:
+        used, now = used + share * step, now + step
+        place.look(used, now)
+        found.append(place.last)
+    return found
+
+
+def test_who_takes_a_whole_processor_goes_last_within_a_third_of_a_second():
+    found = looked(Place(GREEDY_SECONDS, comes_back=True), [1.0] * 20)
+    assert found.index(True) * 0.05 <= GREEDY_SECONDS + 0.05
+    assert all(found[found.index(True) :])
+
+
+def test_who_takes_half_of_one_stays_where_it_is():
+    assert not any(looked(Place(GREEDY_SECONDS, comes_back=True), [0.5] * 100))
+
+
+def test_a_short_computation_is_no_greed():
+    assert not any(looked(Place(GREEDY_SECONDS, comes_back=True), [1.0, 1.0, 0.0, 0.0, 0.0, 0.0] * 20))
+
+
+def test_who_takes_less_again_comes_back_after_a_while_and_not_at_the_first_rest():
+    found = looked(Place(GREEDY_SECONDS, comes_back=True), [1.0] * 20 + [0.0] * 60)
+    back = found.index(False, 20)
+    assert (back - 20) * 0.05 + 0.5 >= MODEST_SECONDS
+    assert not any(found[back:])
+
+
+def test_where_no_place_is_given_back_it_stays_last():
+    assert all(looked(Place(GREEDY_SECONDS, comes_back=False), [1.0] * 20 + [0.0] * 200)[20:])
+
+
+@given(st.lists(st.floats(0.0, 0.5), max_size=80))
+def test_nobody_goes_last_who_never_takes_more_than_half(shares):
+    assert not any(looked(Place(GREEDY_SECONDS, comes_back=True), shares))
+
+
+@pytest.fixture
+def spinner():
+    """A process that computes for ever, in a session of its own as workers are."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True) as process:
+        yield process.pid
+        process.kill()
+
+
+async def test_a_real_process_that_spins_is_put_last_and_one_that_sleeps_is_not(spinner):
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True) as sleeper:
+        watch = CpuWatch()
+        forget = [watch.add("spinner", spinner), watch.add("sleeper", sleeper.pid)]
+        task = asyncio.create_task(watch.run())
+        async with asyncio.timeout(30):
+            while os.getpriority(os.PRIO_PROCESS, spinner) != LAST:
+                await asyncio.sleep(0.02)
+        assert os.getpriority(os.PRIO_PROCESS, sleeper.pid) == os.getpriority(os.PRIO_PROCESS, 0)
+        for one in forget:
+            one()
+        task.cancel()
+        await asyncio.wait((task,))
+        sleeper.kill()
+
+
+async def test_who_has_ended_is_no_trouble(spinner):
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    watch = CpuWatch()
+    watch.add("ended", ended.pid)
+    watch.add("spinner", spinner)
+    task = asyncio.create_task(watch.run())
+    async with asyncio.timeout(30):
+        while os.getpriority(os.PRIO_PROCESS, spinner) != LAST:
+            await asyncio.sleep(0.02)
+    task.cancel()
+    await asyncio.wait((task,))
+
+
+def test_whether_a_place_can_be_given_back_is_known_before_one_is_taken():
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        os.setpriority(os.PRIO_PROCESS, process.pid, LAST)
+        try:
+            os.setpriority(os.PRIO_PROCESS, process.pid, 0)
+            given_back = True
+        except PermissionError:
+            given_back = False
+        process.kill()
+    assert may_raise() == given_back
