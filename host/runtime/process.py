@@ -218,7 +218,16 @@ class WorkerRuntime:
         if watch is not None:
             most = quota if prepared.used <= quota else prepared.used + CLEARING
             self._closing.callback(
-                watch.add(self._launch.data_folder, most, pid, inbox, cut=self.kill, unseen=self._data_unseen)
+                watch.add(
+                    self._launch.data_folder,
+                    most,
+                    pid,
+                    inbox,
+                    cut=self.kill,
+                    unseen=self._data_unseen,
+                    # It cannot say that its loop turns while it stands still.
+                    held=lambda held: self._hold("data") if held else self._release("data"),
+                )
             )
 
     def _data_unseen(self, why: str) -> None:
