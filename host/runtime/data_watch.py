@@ -33,7 +33,10 @@ QUICK_SECONDS: Final = 0.02
 QUICK_BYTES: Final = 2 * 2**20
 """Much, between two looks at the machine as a whole."""
 PRIORITY: Final = -10
-"""Of the thread, by nice(1), where the host may have that: a machine that a worker keeps busy must not delay it."""
+"""Of the thread while it looks, by nice(1), where the host may have that: a machine that a worker keeps busy must not
+delay it. While it counts it has no more than others, for then nobody writes who matters."""
+LONGEST_PAUSE: Final = 0.01
+"""Between two turns of one count: as long as the last turn took, so that half of the time is the others', or this."""
 COUNT_SECONDS: Final = 0.5
 """Between two counts of a folder, where nothing hurries them."""
 THOROUGH_SECONDS: Final = 5.0
@@ -179,8 +182,6 @@ class DataWatch:
     # -- in the thread
 
     def _main(self, loop: asyncio.AbstractEventLoop, stop: threading.Event, ended: asyncio.Future[None]) -> None:
-        with contextlib.suppress(OSError):  # not everybody may
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PRIORITY)
         dirtied = Dirtied()
         failure: BaseException | None = None
         try:
@@ -193,6 +194,7 @@ class DataWatch:
 
     def _turns(self, loop: asyncio.AbstractEventLoop, stop: threading.Event, dirtied: Dirtied) -> None:
         turn_at, before = 0.0, dirtied.bytes()
+        place = _Priority()
         while not stop.is_set():
             with self._changing:
                 looks = [_Look(folder, tuple(folder.workers.values())) for folder in self._folders.values()]
@@ -207,7 +209,26 @@ class DataWatch:
             for tell in told:
                 _call(loop, tell)
             counting = any(look.folder.tally is not None for look in looks)
-            stop.wait(0.0 if counting or told else QUICK_SECONDS)
+            place.set(0 if counting else PRIORITY)
+            if counting:
+                stop.wait(min(time.monotonic() - now, LONGEST_PAUSE))
+            elif not told:
+                stop.wait(QUICK_SECONDS)
+
+
+class _Priority:
+    """The priority of the thread that makes it, beside that of the host; where it may not be raised, it stays."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_native_id()
+        self._own = os.getpriority(os.PRIO_PROCESS, self._thread)
+        self._set = 0
+
+    def set(self, priority: int) -> None:
+        if priority != self._set:
+            self._set = priority
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, self._thread, self._own + priority)
 
 
 def _call(loop: asyncio.AbstractEventLoop, tell: Callable[..., None], *arguments: object) -> None:
