@@ -190,6 +190,12 @@ class DataWatch:
             failure = error
         finally:
             dirtied.close()
+            with self._changing:
+                held = [
+                    worker for folder in self._folders.values() if folder.held for worker in folder.workers.values()
+                ]
+            for worker in held:  # nobody counts them any more
+                worker.writes.go_on()
             _call(loop, _end, ended, failure)
 
     def _turns(self, loop: asyncio.AbstractEventLoop, stop: threading.Event, dirtied: Dirtied) -> None:

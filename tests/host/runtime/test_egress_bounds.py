@@ -381,3 +381,36 @@ async def test_who_has_said_all_it_has_to_say_still_hears_the_answer(doors, echo
     async with asyncio.timeout(PROMPT):
         assert (await reader.read()).endswith(b"\r\n\r\nhello")
     writer.close()
+
+
+async def test_however_many_connections_are_full_a_plugin_has_one_chunk_of_each_turn_of_the_loop(
+    doors, echo, monkeypatch
+):
+    turns, at, write = [], 0, egress._write
+
+    def tick():
+        nonlocal at
+        at += 1
+        asyncio.get_running_loop().call_soon(tick)
+
+    def written(writer, data):
+        if len(data) > 1000:
+            turns.append(at)
+        write(writer, data)
+
+    way = doors("greedy", f"localhost:{echo}")
+    connections = [await way.send(f"CONNECT localhost:{echo} HTTP/1.1\r\n\r\n".encode()) for _ in range(8)]
+    for reader, _ in connections:
+        await reader.readuntil(b"\r\n\r\n")
+    monkeypatch.setattr(egress, "_write", written)
+    tick()
+
+    async def exchange(reader, writer):
+        writer.write(bytes(2**20))
+        await reader.readexactly(2**20)
+        writer.close()
+
+    async with asyncio.timeout(PROMPT):
+        await asyncio.gather(*(exchange(*one) for one in connections))
+    assert len(turns) >= 8 * 2 * 2**20 // egress.CHUNK
+    assert len(set(turns)) == len(turns)
