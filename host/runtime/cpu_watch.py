@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -21,15 +23,19 @@ import structlog
 TURN_SECONDS: Final = 0.1
 COST_LIMIT: Final = 50.0
 """A turn that takes long, because there are many workers, is taken so many times less often than it takes."""
-GREEDY_SHARE: Final = 0.8
-"""Of one processor; a worker that takes more for a while goes last from then on."""
+GREEDY_SHARE: Final = 0.7
+"""Of one processor; a worker that takes more for a while goes last from then on. Whoever spins takes that, unless many
+others do as much."""
 GREEDY_SECONDS: Final = 0.25
-"""That while, where a worker that takes less again comes back."""
+"""That while, where a worker that wants less again comes back."""
 GREEDY_FOR_GOOD_SECONDS: Final = 1.0
 """That while, where the host may not give a place back: then one long computation must not be enough."""
 MODEST_SHARE: Final = 0.5
 MODEST_SECONDS: Final = 1.0
-"""Who takes less than `MODEST_SHARE` for so long comes back."""
+"""Who was found ready to compute in fewer than `MODEST_SHARE` of the looks of so long a time comes back. What it takes
+would say nothing: who goes last takes little, however much it wants."""
+MAX_THREADS: Final = 256
+"""Threads that are looked at for one that is ready."""
 LAST: Final = 19
 """The lowest priority of nice(1)."""
 _CAP_SYS_NICE: Final = 1 << 23
@@ -47,7 +53,8 @@ class Place:
 
     Attributes:
         last: Whether it goes last.
-        share: What it took of a processor when that was decided.
+        times: How often it has come to that.
+        share: What it took of a processor, or how often it was ready, when that was decided.
     """
 
     def __init__(self, greedy_seconds: float, *, comes_back: bool) -> None:
@@ -55,23 +62,38 @@ class Place:
         self._comes_back = comes_back
         self._since: float | None = None
         self._used = 0.0
+        self._looks = self._ready = 0
         self.last = False
+        self.times = 0
         self.share = 0.0
 
-    def look(self, used: float, now: float) -> bool:
-        """Note that it has `used` so many seconds of processors at the time `now`; whether its place has changed."""
+    def look(self, used: float, ready: Callable[[], bool], now: float) -> bool:
+        """Note that it has `used` so many seconds of processors at the time `now`; whether its place has changed.
+
+        `ready` tells, where it is asked, whether one of its threads computes now or would if it could.
+        """
         if self._since is None:
-            self._since, self._used = now, used
+            self._begin(used, now)
             return False
-        window = MODEST_SECONDS if self.last else self._greedy_seconds
-        if now - self._since < window or (self.last and not self._comes_back):
+        if self.last:
+            if not self._comes_back:
+                return False
+            self._looks += 1
+            self._ready += ready()
+        span = now - self._since
+        if span < (MODEST_SECONDS if self.last else self._greedy_seconds):
             return False
-        self.share = (used - self._used) / (now - self._since)
-        self._since, self._used = now, used
-        if self.last != (self.share > GREEDY_SHARE) and (not self.last or self.share < MODEST_SHARE):
+        self.share = self._ready / self._looks if self.last else (used - self._used) / span
+        change = self.share < MODEST_SHARE if self.last else self.share > GREEDY_SHARE
+        self._begin(used, now)
+        if change:
             self.last = not self.last
-            return True
-        return False
+            self.times += self.last
+        return change
+
+    def _begin(self, used: float, now: float) -> None:
+        self._since, self._used = now, used
+        self._looks = self._ready = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +105,16 @@ class _Worker:
 
     def look(self, now: float) -> None:
         used = _used(self.pid)
-        if used is None or not self.place.look(used, now):
+        if used is None or not self.place.look(used, partial(_is_ready, self.pid), now):
             return
         _put(self.pid, LAST if self.place.last else self.first)
-        word = "worker_goes_last" if self.place.last else "worker_goes_last_no_more"
-        _log.warning(word, plugin=self.plugin, processor_share=round(self.place.share, 2))
+        share = round(self.place.share, 2)
+        if not self.place.last:
+            _log.debug("worker_goes_last_no_more", plugin=self.plugin, processor_share=share)
+        elif self.place.times == 1:
+            _log.warning("worker_goes_last", plugin=self.plugin, processor_share=share)
+        else:  # one that computes now and then would fill the log
+            _log.debug("worker_goes_last", plugin=self.plugin, processor_share=share, times=self.place.times)
 
 
 class CpuWatch:
@@ -149,6 +176,16 @@ def _used(pid: int) -> float | None:
         return (int(fields[11]) + int(fields[12])) / _TICKS
     except (OSError, IndexError, ValueError):
         return None  # it has just ended, or there is no /proc here
+
+
+def _is_ready(pid: int) -> bool:
+    """Whether one of its threads is running, or waits for nothing but a processor (proc(5), field 3)."""
+    with contextlib.suppress(OSError):
+        for thread in islice(Path(f"/proc/{pid}/task").iterdir(), MAX_THREADS):
+            with contextlib.suppress(OSError):  # it has just ended
+                if (thread / "stat").read_bytes().rpartition(b")")[2].split(maxsplit=1)[0] == b"R":
+                    return True
+    return False
 
 
 def _put(pid: int, priority: int) -> None:

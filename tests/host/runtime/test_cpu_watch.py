@@ -9,17 +9,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from host.runtime import cpu_watch
 from host.runtime.cpu_watch import GREEDY_SECONDS, LAST, MODEST_SECONDS, CpuWatch, Place, may_raise
+
+STARVED = object()
 
 
 def looked(place, shares, step=0.05):
-    """The places that a worker has after each of these shares of a processor, taken for `step` seconds each."""
+    """The places that a worker has after each of these shares of a processor, taken for `step` seconds each.
+
+    It is ready to compute whenever it takes any, or where the share is said to be all that it gets.
+    """
     used = now = 0.0
-    place.look(used, now)
+    place.look(used, lambda: False, now)
     found = []
     for share in shares:
-        used, now = used + share * step, now + step
-        place.look(used, now)
+        ready = share is STARVED or share > 0
+        used, now = used + (0.0 if share is STARVED else share) * step, now + step
+        place.look(used, lambda ready=ready: ready, now)
         found.append(place.last)
     return found
 
@@ -45,6 +52,14 @@ def test_who_takes_less_again_comes_back_after_a_while_and_not_at_the_first_rest
     assert not any(found[back:])
 
 
+def test_who_goes_last_and_gets_nothing_for_that_does_not_come_back_while_it_wants_more():
+    assert all(looked(Place(GREEDY_SECONDS, comes_back=True), [1.0] * 20 + [STARVED] * 200)[20:])
+
+
+def test_who_waits_because_others_are_greedy_stays_where_it_is():
+    assert not any(looked(Place(GREEDY_SECONDS, comes_back=True), [STARVED] * 100))
+
+
 def test_where_no_place_is_given_back_it_stays_last():
     assert all(looked(Place(GREEDY_SECONDS, comes_back=False), [1.0] * 20 + [0.0] * 200)[20:])
 
@@ -62,6 +77,13 @@ def spinner():
         process.kill()
 
 
+@pytest.fixture
+def busy_machine(monkeypatch):
+    """Where many compute, one that spins gets little; here that is enough."""
+    monkeypatch.setattr(cpu_watch, "GREEDY_SHARE", 0.02)
+
+
+@pytest.mark.usefixtures("busy_machine")
 async def test_a_real_process_that_spins_is_put_last_and_one_that_sleeps_is_not(spinner):
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True) as sleeper:
         watch = CpuWatch()
@@ -78,6 +100,7 @@ async def test_a_real_process_that_spins_is_put_last_and_one_that_sleeps_is_not(
         sleeper.kill()
 
 
+@pytest.mark.usefixtures("busy_machine")
 async def test_who_has_ended_is_no_trouble(spinner):
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         ended.wait()
