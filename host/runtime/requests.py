@@ -25,9 +25,9 @@ MAX_ASKS: Final = 128
 """Requests of a worker that may be open; the SDK keeps to half of it, so one more is an attack."""
 MAX_SERVED: Final = 16
 """Requests of a worker that are served at a time; the others wait, so that none takes the loop for long."""
-SERVED_BYTES: Final = 16.0 * 2**20
+SERVED_BYTES: Final = 32.0 * 2**20
 """Bytes of a worker's requests that are served in a second: a megabyte costs the loop some milliseconds, and the event
-log's commit as many. It is twice what may be written in the long run."""
+log's commit as many. It is four times what may be written in the long run."""
 AT_ONCE_SECONDS: Final = 0.016
 """What may be served before it is paid for, in seconds of `SERVED_BYTES` and of twice the rate of what is written. What
 has gone beyond is paid for in full before the next begins: a flood is then a few large commits with time for others
