@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -395,8 +396,9 @@ class WorkerRuntime:
 
     def _arrived(self, count: int) -> None:
         """Few messages may be large ones: copying and decoding them takes the loop's time as well."""
-        if not self._arriving.take(count):
-            self._slow_down()
+        wait = self._arriving.reserve(math.inf, count)
+        if wait:
+            self._slow_down(wait)
 
     def _loaded(self, message: Ready | LoadFailed) -> None:
         if self._ready.done():
@@ -444,7 +446,7 @@ class WorkerRuntime:
             self._told_of_modified = True
             self._workshop.modified(self._launch.plugin)
 
-    def _slow_down(self) -> None:
+    def _slow_down(self, seconds: float = 0.0) -> None:
         if not self._told_of_flood:
             self._told_of_flood = True
             _log.warning(
@@ -456,7 +458,7 @@ class WorkerRuntime:
         if "flood" not in self._holds:
             self._hold("flood")
             # Half of the bucket is full again then, and the loop has had the time to itself.
-            self._loop.call_later(0.125, self._release, "flood")
+            self._loop.call_later(max(0.125, seconds), self._release, "flood")
 
     def _hold(self, why: str) -> None:
         self._holds.add(why)
