@@ -104,7 +104,7 @@ class _Worker:
     first: int
 
     def look(self, now: float) -> None:
-        used = _used(self.pid)
+        used = _used(self.pid) if _has_its_own_session(self.pid) else None
         if used is None or not self.place.look(used, partial(_is_ready, self.pid), now):
             return
         _put(self.pid, LAST if self.place.last else self.first)
@@ -186,6 +186,14 @@ def _is_ready(pid: int) -> bool:
                 if (thread / "stat").read_bytes().rpartition(b")")[2].split(maxsplit=1)[0] == b"R":
                     return True
     return False
+
+
+def _has_its_own_session(pid: int) -> bool:
+    """Whether it has: one that was just forked is in the host's session still, which must not go last with it."""
+    try:
+        return os.getsid(pid) == pid
+    except OSError:
+        return False  # it has just ended
 
 
 def _put(pid: int, priority: int) -> None:

@@ -125,3 +125,19 @@ def test_whether_a_place_can_be_given_back_is_known_before_one_is_taken():
             given_back = False
         process.kill()
     assert may_raise() == given_back
+
+
+@pytest.mark.usefixtures("busy_machine")
+async def test_who_has_no_session_of_its_own_yet_takes_nobody_else_with_it(spinner):
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as young:
+        watch, before = CpuWatch(), os.getpriority(os.PRIO_PROCESS, 0)
+        watch.add("young", young.pid)
+        watch.add("spinner", spinner)
+        task = asyncio.create_task(watch.run())
+        async with asyncio.timeout(30):
+            while os.getpriority(os.PRIO_PROCESS, spinner) != LAST:
+                await asyncio.sleep(0.02)
+        task.cancel()
+        await asyncio.wait((task,))
+        assert [os.getpriority(os.PRIO_PROCESS, pid) for pid in (0, young.pid)] == [before, before]
+        young.kill()
