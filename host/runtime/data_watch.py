@@ -104,6 +104,11 @@ class _Folder:
     moves: int = 0
     held: bool = False
 
+    @property
+    def is_pressing(self) -> bool:
+        """Whether it is looked at in every turn: it is being counted, or nothing of it shows in the whole machine's."""
+        return self.tally is not None or self.held or self.in_memory
+
     def begin(self, workers: tuple[_Worker, ...]) -> Tally:
         for worker in workers:
             worker.note_written()
@@ -203,18 +208,21 @@ class DataWatch:
         place = _Priority()
         while not stop.is_set():
             with self._changing:
-                looks = [_Look(folder, tuple(folder.workers.values())) for folder in self._folders.values()]
-            written = dirtied.bytes()
+                pressing = any(folder.is_pressing for folder in self._folders.values())
             told: _Told = []
+            written = dirtied.bytes()
             busy = written is None or before is None or written - before > QUICK_BYTES
             before = written
             now = time.monotonic()
-            if busy or now >= turn_at or any(look.is_pressing for look in looks):
+            counting = False
+            if busy or pressing or now >= turn_at:
                 turn_at = now + TURN_SECONDS
-                told += [tell for look in looks for tell in look.take()]
+                with self._changing:
+                    looks = [_Look(folder, tuple(folder.workers.values())) for folder in self._folders.values()]
+                told = [tell for look in looks for tell in look.take()]
+                counting = any(look.folder.tally is not None for look in looks)
             for tell in told:
                 _call(loop, tell)
-            counting = any(look.folder.tally is not None for look in looks)
             place.set(0 if counting else PRIORITY)
             if counting:
                 stop.wait(min(time.monotonic() - now, LONGEST_PAUSE))
@@ -257,11 +265,6 @@ class _Look:
     def __init__(self, folder: _Folder, workers: tuple[_Worker, ...]) -> None:
         self.folder = folder
         self._workers = tuple(worker for worker in workers if not worker.ended)
-
-    @property
-    def is_pressing(self) -> bool:
-        """Whether it is looked at in every turn: it is being counted, or nothing of it shows in the whole machine's."""
-        return self.folder.tally is not None or self.folder.held or self.folder.in_memory
 
     def take(self) -> _Told:
         """Go on counting, or begin to where it is time; whatever goes wrong is this folder's alone."""
