@@ -89,7 +89,7 @@ class _Worker:
 class _Folder:
     """One data folder. `room` is what was left of the quota at the last count, `cost` the seconds that one took.
 
-    `held`: its workers stand still until it is counted.
+    `held`: its workers stand still until it is counted. `blind_until`: nobody is stopped, for a count cannot be made.
     """
 
     path: Path
@@ -101,6 +101,7 @@ class _Folder:
     cost: float = 0.0
     next_at: float = 0.0
     hurry_at: float = 0.0
+    blind_until: float = 0.0
     moves: int = 0
     held: bool = False
 
@@ -280,7 +281,7 @@ class _Look:
             # Descriptors or memory are short, of the host's own: no plugin's doing, and to be tried again.
             _log.warning("data_not_counted", folder=folder.path.name, reason=str(error))
             folder.give_up()
-            folder.next_at = folder.hurry_at = time.monotonic() + COUNT_SECONDS
+            folder.next_at = folder.hurry_at = folder.blind_until = time.monotonic() + COUNT_SECONDS
             return self._release()
         except Exception as error:  # noqa: BLE001 - logged; the others' quotas must not end by one folder
             _log.exception("data_not_counted", folder=folder.path.name)
@@ -291,7 +292,7 @@ class _Look:
     def _go_on(self) -> _Told:
         folder, now = self.folder, time.monotonic()
         hurried = self._is_over()
-        if hurried and not folder.held:
+        if hurried and not folder.held and now >= folder.blind_until:
             return self._hold()  # whatever the count takes: it begins in the next turn, which is at once
         if folder.tally is None and now < folder.next_at and not (hurried and now >= folder.hurry_at):
             return []

@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from pathlib import Path
 
@@ -367,17 +369,24 @@ async def test_who_only_writes_the_same_again_is_let_go_on_after_each_count(watc
     assert await asyncio.to_thread(process.stdout.readline) == b"written\n"
 
 
-async def test_a_count_that_the_machine_does_not_allow_lets_a_worker_go_on(watched, writing, monkeypatch):
+async def test_a_count_that_the_machine_does_not_allow_lets_a_worker_go_on_until_the_next_can_be_tried(
+    watched, writing, monkeypatch
+):
+    failed, step = [], data_watch.COUNT_SECONDS
+
     def short(_tally, _most):
+        failed.append(time.monotonic())
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     process = writing(QUOTA)
     one = watched(pid=process.pid)
     monkeypatch.setattr(Tally, "go_on", short)
-    tell(process, 3)
-    await one.until(lambda: False in one.held)
-    assert await asyncio.to_thread(process.stdout.readline) == b"written\n"
+    for times in (1, 2):
+        tell(process, 3)
+        await one.until(lambda times=times: one.held.count(False) >= times)
+        assert await asyncio.to_thread(process.stdout.readline) == b"written\n"
     assert one.cuts == []
+    assert min(after - before for before, after in itertools.pairwise(failed)) >= step
 
 
 @pytest.mark.parametrize("where", ["on a disk", "in memory"])
