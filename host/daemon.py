@@ -67,9 +67,10 @@ from host.runtime.workshop import WorkerLimits, Workshop
 from host.settings import Settings
 from host.storage.database import Database
 from host.storage.history import History, Loss, needs_keyring
+from host.storage.key_value_store import KeyValueStore
 from host.storage.keyring import Keyring
 from host.storage.log_writer.links import ProcessLink
-from host.storage.state_folder import DATABASE, KEYRING, StateFolder
+from host.storage.state_folder import DATABASE, KEY_VALUES, KEYRING, StateFolder
 from host.supply.dependencies.fetch import DependencySources
 from host.supply.index.index_client import Indexes
 from host.supply.index.index_source import IndexSource
@@ -198,9 +199,12 @@ class _Builder:
         stack.push_async_callback(database.close)
         self._life.background(database.writer.lives, "writer", again=False)  # what it left half done, a restart mends
         self._life.background(database.log.run, "log writer")
+        key_values = await KeyValueStore.open(state.path / KEY_VALUES, clock=clock)
+        stack.push_async_callback(key_values.close)
         audit = Audit(database, clock)
         log = await SQLiteLog.open(database, clock)
-        await history.begin(database, log.head(), lambda loss: _tell_of_loss(audit, loss))
+        await history.begin(database, key_values, log.head(), lambda loss: _tell_of_loss(audit, loss))
+        await key_values.take_over(database)
         stack.push_async_callback(lambda: history.end(log.head()))
         self._life.background(lambda: history.run(log.head), "history")
         tokens = Tokens(database, keyring, clock)
@@ -231,7 +235,7 @@ class _Builder:
             bus=bus,
             budget=budget,
             shares=shares,
-            key_values=KeyValues(database),
+            key_values=KeyValues(key_values),
             logs=PluginLogs(),
         )
 

@@ -36,6 +36,7 @@ from host.runtime.sandbox import AUTHORS_OWN
 from host.runtime.supervisor import SupervisionLimits
 from host.runtime.workshop import WorkerLimits
 from host.storage.database import Database
+from host.storage.key_value_store import KeyValueStore
 from host.supply.installer import Release
 from plugin_sdk.clock import SystemClock
 from plugin_sdk.description import Description
@@ -116,6 +117,8 @@ class DevHost:
             life = HostLife(stack, BackgroundParts(clock), GRACE_SECONDS)
             database = await Database.open(folder / "busbar.db", clock=clock)
             stack.push_async_callback(database.close)
+            key_values = await KeyValueStore.open(folder / "key-values.db", clock=clock)
+            stack.push_async_callback(key_values.close)
             log = await SQLiteLog.open(database, clock)
             log.listen(lambda _after, events: _tell_emitted(events, tell))
             path = await event_path(life, log, database, clock, _ToldSettlements(log, tell))
@@ -125,7 +128,7 @@ class DevHost:
             logs = _ToldLogs(tell)
             lent = Lent(
                 bus=Bus(log, max_body=MAX_BODY),
-                key_values=KeyValues(database),
+                key_values=KeyValues(key_values),
                 audit=Audit(database, clock),
                 logs=logs,
                 data=folder / "data",

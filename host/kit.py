@@ -26,6 +26,7 @@ from host.routing.replay_store import ReplayStore
 from host.routing.router import Router
 from host.routing.settlements import Settlements
 from host.routing.sqlite_log import SQLiteLog
+from host.runtime.cpu_watch import CpuWatch
 from host.runtime.data_watch import DataWatch
 from host.runtime.fork_server import ForkServer
 from host.runtime.inline import InlineRuntime
@@ -128,10 +129,13 @@ async def make_workshop(
     ways = await asyncio.to_thread(ways_for, policy, sdk_path) if open_ways else ()
     fork_server = ForkServer(sdk_path, ways)
     life.stack.push_async_callback(fork_server.stop)
-    data_watch = DataWatch()
+    data_watch, cpu_watch = DataWatch(), CpuWatch()
     life.background(data_watch.run, "data watch")
+    life.background(cpu_watch.run, "processor watch")
     sandbox = await asyncio.to_thread(Sandbox, policy, sdk_path, ways)
-    return Workshop(fork_server, sandbox, limits, data_watch=data_watch, egress=egress, modified=modified)
+    return Workshop(
+        fork_server, sandbox, limits, data_watch=data_watch, cpu_watch=cpu_watch, egress=egress, modified=modified
+    )
 
 
 @dataclass(frozen=True, slots=True)

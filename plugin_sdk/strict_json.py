@@ -33,6 +33,7 @@ Path = tuple[str | int, ...]
 
 _ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
 _ENDLESS: Final = b"0" * (MAX_DIGITS + 1)
+_DIGITS: Final = b"0123456789"
 _BLANKS: Final = b" \t\r\n"
 _SHOWN: Final = 200
 _DEEPEST: Final = 1000
@@ -164,7 +165,11 @@ def _may_repeat(raw: bytes, again: bytes) -> bool:
 
 def _may_be_endless(raw: bytes) -> bool:
     """Whether there may be an integer of too many digits; those of a fraction, or in a string, look the same."""
-    return len(raw) > MAX_DIGITS and _ENDLESS in raw.translate(_ZEROS)
+    if len(raw) <= MAX_DIGITS:
+        return False
+    # So many digits in a row have one of them at every place that is looked at; most texts have letters at all of them.
+    met = raw[:: MAX_DIGITS + 1]
+    return met.translate(None, _DIGITS) != met and _ENDLESS in raw.translate(_ZEROS)
 
 
 # -- what only a closer look can tell

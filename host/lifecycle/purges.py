@@ -1,7 +1,9 @@
 """What purged plugins kept, their keys, values and data folders: gone before anyone else comes under their id.
 
 That it is to go is written in the transaction that ends the plugin's record. So it goes, whenever the host was
-killed meanwhile, and whoever installs a plugin of the same id is not started before it is gone.
+killed meanwhile, and whoever installs a plugin of the same id is not started before it is gone. Keys and values are in
+another file than that debt, and the folder in none: they go first, each in steps that can be taken twice, and the debt
+is crossed out last.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from enum import Enum
 
 from host.observe.background_parts import BackgroundParts, PartTrouble
 from host.storage.history import History
-from host.storage.state_folder import DATABASE
+from host.storage.state_folder import DATABASE, KEY_VALUES
 
 
 class AlertSeverity(Enum):
@@ -75,8 +75,8 @@ def losses(history: History) -> list[Alert]:
     for name in history.missing:
         message = f"{name} was taken out of the state folder while the host runs"
         mend = (
-            "stop the other program that did; stopping this host cleanly writes all that it has into busbar.db"
-            if name != DATABASE
+            "stop the other program that did; stopping this host cleanly writes all that it has into its databases"
+            if name not in {DATABASE, KEY_VALUES}
             else "the host still has it open: stop publishing, and copy it from the daemon's /proc/PID/fd"
         )
         found.append(

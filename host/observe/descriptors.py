@@ -21,7 +21,7 @@ from host.observe.health import Check
 ENOUGH: Final = 65_536
 """The soft limit is raised to so many at most: more are of no use, and some programs go through all there may be."""
 RESERVE: Final = 512
-"""Descriptors that connections leave to the host: it has some 50 of its own, and a worker costs it 4."""
+"""Descriptors that connections leave to the host: it has some 50 of its own, and a worker costs it 5."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,13 @@ def _size(line: KeptLine) -> int:
     return sys.getsizeof(line.message) + sys.getsizeof(line.delivery)
 
 
+def _shown(message: str) -> str:
+    """The text with a mark in the place of what is not printed; that nearly all text has none is seen at once."""
+    if message.replace("\n", " ").isprintable():
+        return message
+    return "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in message)
+
+
 class PluginLogs:
     """The last lines that each plugin logged or printed; they go to the host's log, too."""
 
@@ -104,7 +111,7 @@ class PluginLogs:
             for line in found:
                 level = line.level if line.level in _LEVELS else "warning"
                 message = line.message[:MAX_MESSAGE]
-                text = "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in message)
+                text = _shown(message)
                 delivery = line.delivery[:MAX_DELIVERY]
                 tail.add(KeptLine(line.at, level, text, delivery))
                 bound = {"delivery": delivery} if delivery else {}

@@ -78,6 +78,7 @@ class _Allowance:
         self.lookups = asyncio.Semaphore(MAX_LOOKUPS)
         self.accepts = TokenBucket(ACCEPTS, ACCEPTS_AT_ONCE, time.monotonic)
         self.logged = TokenBucket(REFUSALS_LOGGED, REFUSALS_LOGGED, time.monotonic)
+        self.turn = asyncio.Lock()
 
 
 class EgressBroker:
@@ -315,7 +316,10 @@ class Door:
                 data = await reader.read(CHUNK)
                 if not data:
                     break
-                _write(writer, data)
+                # One chunk of a plugin's in each turn of the loop, however many of its connections are full.
+                async with self._allowance.turn:
+                    _write(writer, data)
+                    await asyncio.sleep(0)
                 await writer.drain()
             if outward:
                 self._counts.sent += len(data)

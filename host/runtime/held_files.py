@@ -16,8 +16,6 @@ from typing import Final
 from host.runtime.data_folder import BLOCK, UncountableError
 
 _DELETED: Final = b" (deleted)"
-_WRITTEN: Final = b"write_bytes: "
-_IO_BYTES: Final = 1024
 _ENDED: Final = frozenset({"Z", "X"})
 
 
@@ -31,20 +29,6 @@ class HiddenError(UncountableError):
 class _Held:
     files: dict[tuple[int, int], int] = field(default_factory=dict)
     sockets: list[str] = field(default_factory=list)
-
-
-def written(pid: int) -> int | None:
-    """Bytes that a process has had written to disks so far, as soon as they are in memory; None where nobody says."""
-    try:
-        descriptor = os.open(f"/proc/{pid}/io", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            text = os.read(descriptor, _IO_BYTES)
-        finally:
-            os.close(descriptor)
-    except OSError:
-        return None  # it has just ended, or it is not for us to see: then nothing hurries the next count
-    _, found, rest = text.partition(_WRITTEN)
-    return int(rest.split(maxsplit=1)[0]) if found else None
 
 
 def held_bytes(pid: int, folder: Path, inbox: int, *, thorough: bool) -> int:

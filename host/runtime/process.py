@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -18,7 +19,6 @@ from typing import Any, Final
 
 import structlog
 
-from host.runtime.cpu_watch import CpuWatch
 from host.runtime.data_folder import UncountableError
 from host.runtime.errors import (
     ForkServerError,
@@ -110,7 +110,6 @@ class WorkerRuntime:
         self._open = False
         self._child: Child | None = None
         self._watch_confined: Callable[[], None] = lambda: None
-        self._cpu: CpuWatch | None = None
         self._parts: dict[str, str] = {}
         self._started = self._cold_start = ""
         self._killed_for = ""
@@ -131,6 +130,7 @@ class WorkerRuntime:
             unread=lambda: self._open and self._wire.paused_at is not None,
         )
         self._messages = TokenBucket(self._limits.messages, self._limits.messages / 4, self._loop.time)
+        self._arriving = TokenBucket(self._limits.arriving, self._limits.arriving / 4, self._loop.time)
         self._lines = WorkerLines(log, self._limits.log_lines, self._broken)
         self._holds: set[str] = set()
         self._told_of_flood = self._told_of_modified = False
@@ -165,9 +165,10 @@ class WorkerRuntime:
             unless_forked.pop_all()
         self._child = child
         self._watch_confined = partial(self._watch_data, child.pid, mine.fileno(), prepared)
-        self._cpu = CpuWatch(launch.plugin, child.pid)
+        if self._workshop.cpu_watch is not None:
+            self._closing.callback(self._workshop.cpu_watch.add(launch.plugin, child.pid))
         self._started, self._cold_start = ("cold" if prepared.cold_start else "forked"), prepared.cold_start
-        self._wire = Wire(FromWorker, self._received, self._lost, mine.fileno())
+        self._wire = Wire(FromWorker, self._received, self._lost, mine.fileno(), arrived=self._arrived)
         self._watch = self._loop.create_task(self._watch_exit(child.exited), name=f"exit of {launch.plugin}")
         await self._loop.create_unix_connection(lambda: self._wire, sock=mine)
         self._open = True
@@ -204,7 +205,16 @@ class WorkerRuntime:
         if watch is not None:
             most = quota if prepared.used <= quota else prepared.used + CLEARING
             self._closing.callback(
-                watch.add(self._launch.data_folder, most, pid, inbox, cut=self.kill, unseen=self._data_unseen)
+                watch.add(
+                    self._launch.data_folder,
+                    most,
+                    pid,
+                    inbox,
+                    cut=self.kill,
+                    unseen=self._data_unseen,
+                    # It cannot say that its loop turns while it stands still.
+                    held=lambda held: self._hold("data") if held else self._release("data"),
+                )
             )
 
     def _data_unseen(self, why: str) -> None:
@@ -262,10 +272,8 @@ class WorkerRuntime:
         )
 
     async def look_after(self) -> None:
-        """Take what it wrote to its standard error; see that it reads, and that it leaves the others a processor."""
+        """Take what it wrote to its standard error; see that it reads."""
         self._lines.hear_errors()
-        if self._cpu is not None:
-            self._cpu.look(self._loop.time())
         paused_at = self._wire.paused_at
         if paused_at is not None and self._loop.time() - paused_at > self._limits.unread:
             self._broken(f"it has left unread for {self._limits.unread:g} s what was sent to it")
@@ -426,6 +434,12 @@ class WorkerRuntime:
         if back and self._hands is not None:
             self._hands.recalled(back)
 
+    def _arrived(self, count: int) -> None:
+        """Few messages may be large ones: copying and decoding them takes the loop's time as well."""
+        wait = self._arriving.reserve(math.inf, count)
+        if wait:
+            self._slow_down(wait)
+
     def _loaded(self, message: Ready | LoadFailed) -> None:
         if self._ready.done():
             self._broken("it says a second time whether it is loaded")
@@ -472,14 +486,19 @@ class WorkerRuntime:
             self._told_of_modified = True
             self._workshop.modified(self._launch.plugin)
 
-    def _slow_down(self) -> None:
+    def _slow_down(self, seconds: float = 0.0) -> None:
         if not self._told_of_flood:
             self._told_of_flood = True
-            _log.warning("worker_slowed_down", plugin=self._launch.plugin, messages_per_second=self._limits.messages)
+            _log.warning(
+                "worker_slowed_down",
+                plugin=self._launch.plugin,
+                messages_per_second=self._limits.messages,
+                bytes_per_second=self._limits.arriving,
+            )
         if "flood" not in self._holds:
             self._hold("flood")
             # Half of the bucket is full again then, and the loop has had the time to itself.
-            self._loop.call_later(0.125, self._release, "flood")
+            self._loop.call_later(max(0.125, seconds), self._release, "flood")
 
     def _hold(self, why: str) -> None:
         self._holds.add(why)

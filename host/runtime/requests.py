@@ -23,8 +23,15 @@ from plugin_sdk.worker.wire import MAX_PAYLOAD, Answer, Ask
 
 MAX_ASKS: Final = 128
 """Requests of a worker that may be open; the SDK keeps to half of it, so one more is an attack."""
-MAX_SERVED: Final = 8
+MAX_SERVED: Final = 16
 """Requests of a worker that are served at a time; the others wait, so that none takes the loop for long."""
+SERVED_BYTES: Final = 32.0 * 2**20
+"""Bytes of a worker's requests that are served in a second: a megabyte costs the loop some milliseconds, and the event
+log's commit as many. It is four times what may be written in the long run."""
+AT_ONCE_SECONDS: Final = 0.016
+"""What may be served before it is paid for, in seconds of `SERVED_BYTES` and of twice the rate of what is written. What
+has gone beyond is paid for in full before the next begins: a flood is then a few large commits with time for others
+between them, instead of one small commit after the other."""
 MAX_CALLS: Final = 16
 """Calls of a worker to other plugins that are under way; the others wait. Each may be answered with `MAX_PAYLOAD`
 bytes, which are kept until the worker has read them."""
@@ -109,6 +116,12 @@ class Requests:
         self._waiting: deque[_Request] = deque()
         self._waiting_calls: deque[_Request] = deque()
         self._looking = False
+        self._costs = {
+            "emit": 0.5 / rates.emits,
+            **dict.fromkeys(("kv_set", "kv_delete"), 0.5 / rates.writes),
+        }
+        self._paid_at = 0.0
+        self._paying = False
         self._closed = False
         self._open = 0
         self._bytes = 0
@@ -193,25 +206,36 @@ class Requests:
 
     def _serve_next(self) -> None:
         if self._unread():
-            self._look_again()
+            self._look_again(UNREAD_SECONDS)
             return
-        while self._waiting and len(self._tasks) < MAX_SERVED:
+        wait = 0.0
+        while self._waiting and len(self._tasks) < MAX_SERVED and not (wait := self._owed()):
             self._begin(self._waiting.popleft(), self._tasks)
-        while self._waiting_calls and len(self._calls) < MAX_CALLS:
+        while self._waiting_calls and len(self._calls) < MAX_CALLS and not (wait := self._owed()):
             self._begin(self._waiting_calls.popleft(), self._calls)
+        if wait:
+            self._look_again(wait)
 
-    def _look_again(self) -> None:
+    def _owed(self) -> float:
+        """Seconds until the next request may be served, for what those before it have cost."""
+        ahead = self._paid_at - asyncio.get_running_loop().time()
+        self._paying = ahead > (0.0 if self._paying else AT_ONCE_SECONDS)
+        return ahead if self._paying else 0.0
+
+    def _look_again(self, wait: float) -> None:
         if not self._looking and not self._closed and (self._waiting or self._waiting_calls):
             self._looking = True
-            asyncio.get_running_loop().call_later(UNREAD_SECONDS, self._looked)
+            asyncio.get_running_loop().call_later(wait, self._looked)
 
     def _looked(self) -> None:
         self._looking = False
         self._serve_next()
 
     def _begin(self, request: _Request, tasks: set[asyncio.Task[None]]) -> None:
-        serving = self._serve(request)
-        task = asyncio.get_running_loop().create_task(serving, name=f"request of {self._plugin}")
+        serving, loop = self._serve(request), asyncio.get_running_loop()
+        cost = max(request.size / SERVED_BYTES, self._costs.get(request.operation, 0.0))
+        self._paid_at = max(self._paid_at, loop.time()) + cost
+        task = loop.create_task(serving, name=f"request of {self._plugin}")
         tasks.add(task)
         task.add_done_callback(self._served)
 

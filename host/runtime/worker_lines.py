@@ -19,6 +19,8 @@ PIPE_BYTES: Final = 64 * 1024
 """What is read of standard error at a time; the pipe holds no more."""
 MAX_LAST_WORDS: Final = 16 * 1024
 LINES_AT_ONCE: Final = 5
+CHARACTERS_AT_ONCE: Final = MAX_LINE
+"""Of these few lines; one that alone has more goes alone."""
 LINES_PAUSE: Final = 0.005
 """Seconds between a few lines and the next few: writing a line takes the loop's time."""
 
@@ -62,8 +64,13 @@ class WorkerLines:
             self._hand_on()
 
     def _hand_on(self) -> None:
-        lines, self._pending = self._pending[:LINES_AT_ONCE], self._pending[LINES_AT_ONCE:]
-        self._waiting -= sum(map(_size, lines))
+        count = size = 0
+        for line in self._pending[:LINES_AT_ONCE]:
+            if count and size + _size(line) > CHARACTERS_AT_ONCE:
+                break
+            count, size = count + 1, size + _size(line)
+        lines, self._pending = self._pending[:count], self._pending[count:]
+        self._waiting -= size
         dropped, self._dropped = self._dropped, 0
         if lines or dropped:
             self._log(lines, dropped)

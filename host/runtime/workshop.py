@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from host.runtime.cpu_watch import CpuWatch
 from host.runtime.data_watch import DataWatch
 from host.runtime.fork_server import ForkServer
 from host.runtime.requests import RequestRates
@@ -21,6 +22,7 @@ class WorkerLimits:
         heartbeat: Between a worker's signs of life.
         unread: How long it may leave unread what the host sends.
         messages: Messages a second that are no answers; above it, it is read more slowly.
+        arriving: Bytes a second of all that it sends; above it, too.
         log_lines: Lines a second that are kept; more are counted and dropped.
         rates: Its requests.
     """
@@ -28,6 +30,7 @@ class WorkerLimits:
     heartbeat: float = 0.5
     unread: float = 5.0
     messages: float = 2000.0
+    arriving: float = 32.0 * 2**20
     log_lines: float = 500.0
     rates: RequestRates = field(default_factory=RequestRates)
 
@@ -59,5 +62,6 @@ class Workshop:
     sandbox: Sandbox
     limits: WorkerLimits = WorkerLimits()
     data_watch: DataWatch | None = None
+    cpu_watch: CpuWatch | None = None
     egress: Egress | None = None
     modified: Callable[[str], None] = lambda _plugin: None

@@ -1,6 +1,6 @@
-"""The one SQLite file: opened, migrated, read through a few connections, written through two writers that take turns.
+"""An SQLite file of the host's: opened, migrated, read through a few connections, written by writers that take turns.
 
-What events wait for goes through `log`; everything else is an operation that `write` runs.
+In the file of the event log, what events wait for goes through `log`; all else is an operation that `write` runs.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from plugin_sdk.clock import Clock, SystemClock
 
 T = TypeVar("T")
 
+MIGRATIONS: Final = "migrations"
+"""Of `busbar.db`, in their folder."""
 READERS: Final = 2
 """Connections that read; one slow query does not stop the others."""
 READ_WAIT_SECONDS: Final = 30.0
@@ -42,27 +44,43 @@ class Database:
 
     Attributes:
         path: Where it is.
-        log: Writes the log.
-        writer: Writes everything else.
+        writer: Writes all but the log.
     """
 
-    def __init__(self, path: Path, log: LogWriter, writer: Writer, readers: list[aiosqlite.Connection]) -> None:
+    def __init__(self, path: Path, log: LogWriter | None, writer: Writer, readers: list[aiosqlite.Connection]) -> None:
         self.path = path
-        self.log = log
+        self._log = log
         self.writer = writer
         self._readers = readers
         self._free: asyncio.Queue[aiosqlite.Connection] = asyncio.Queue()
         for reader in readers:
             self._free.put_nowait(reader)
 
+    @property
+    def log(self) -> LogWriter:
+        """Writes the event log, in the file that has it."""
+        if self._log is None:
+            raise LookupError(f"there is no event log in {self.path}")
+        return self._log
+
     @classmethod
-    async def open(cls, path: Path, *, clock: Clock | None = None, link: Link | None = None) -> Database:
+    async def open(
+        cls,
+        path: Path,
+        *,
+        clock: Clock | None = None,
+        link: Link | None = None,
+        migrations: str = MIGRATIONS,
+        logged: bool = True,
+    ) -> Database:
         """Open or create the file, readable by its owner alone, and bring its schema up to date.
 
         Args:
             path: Where it is.
             clock: For what is noted of migrations.
             link: Leads to the core that writes the log; by default one in a thread of this process.
+            migrations: The folder, beside this module, of its numbered migrations.
+            logged: Whether the event log is in it.
 
         Raises:
             SchemaError: a newer host wrote it, or a migration failed; that migration left no trace.
@@ -72,14 +90,17 @@ class Database:
         """
         link = link or thread_link(path)
         now = (clock or SystemClock()).now().timestamp()
-        await link.start()  # before anything is written here: nobody else does from now on
+        if logged:
+            await link.start()  # before anything is written here: nobody else does from now on
         readers: list[aiosqlite.Connection] = []
         turns = Turns()
-        log, writer = LogWriter(link, turns), Writer(lambda: connect(path), turns)
+        log = LogWriter(link, turns) if logged else None
+        writer = Writer(lambda: connect(path), turns)
         try:
-            await asyncio.to_thread(_migrate, path, now)
+            await asyncio.to_thread(_migrate, path, migrations, now)
             await writer.start()
-            await log.start()
+            if log is not None:
+                await log.start()
             for _ in range(READERS):
                 reader = await _reader(path)
                 readers.append(reader)
@@ -126,7 +147,8 @@ class Database:
         readers, self._readers = self._readers, []
         for reader in readers:
             await reader.close()
-        await self.log.close()
+        if self._log is not None:
+            await self._log.close()
         await self.writer.close()
 
 
@@ -142,13 +164,13 @@ async def _reader(path: Path) -> aiosqlite.Connection:
     return reader
 
 
-def _migrate(path: Path, now: float) -> None:
+def _migrate(path: Path, migrations: str, now: float) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Made here, because SQLite would let the process's umask decide who may read it.
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         os.close(os.open(path, flags, 0o600))
-        scripts = _scripts()
+        scripts = _scripts(migrations)
         with contextlib.closing(connect(path)) as connection:
             _apply_all(connection, path, scripts, now)
     except (OSError, sqlite3.Error) as error:
@@ -179,10 +201,10 @@ def _apply(connection: sqlite3.Connection, path: Path, number: int, script: str,
         raise SchemaError(f"migration {number} of {path} failed and was undone: {error}") from error
 
 
-def _scripts() -> dict[int, str]:
-    """The numbered migrations, by number."""
+def _scripts(migrations: str) -> dict[int, str]:
+    """The numbered migrations of a folder, by number."""
     found: dict[int, str] = {}
-    for file in (resources.files("host.storage") / "migrations").iterdir():
+    for file in (resources.files("host.storage") / migrations).iterdir():
         match = _NUMBERED.fullmatch(file.name)
         if match:
             found[int(match[1])] = file.read_text(encoding="utf-8")

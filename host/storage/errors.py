@@ -64,6 +64,16 @@ class LogWriterError(StorageError):
     kind = ErrorKind.UNAVAILABLE
 
 
+class QuotaUsedUpError(StorageError):
+    """A plugin would keep more keys and values than it may, in bytes."""
+
+    code = "kv_quota_exceeded"
+    kind = ErrorKind.TOO_LARGE
+
+    def __init__(self, plugin: str, after: int, quota: int) -> None:
+        super().__init__(f"{plugin} would keep {after} bytes of {quota}: delete keys it no longer needs")
+
+
 class OddFileError(StorageError):
     """Something else lies where a file or a folder should: a link, a pipe, a device, or a file without end."""
 

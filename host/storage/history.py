@@ -7,6 +7,8 @@ administrator's token. What was lost otherwise is said, and the host goes on wit
 
 The mark is written at the start, at the end, and at most once a second in between, never for each commit. So what is
 certain is a loss of what is older than a second; of the last second the missing write-ahead log alone tells.
+
+The keys and values of plugins, in a file of their own, count the starts as well: that file, too, may be an older copy.
 """
 
 from __future__ import annotations
@@ -25,8 +27,18 @@ import structlog
 from host.storage.beneath import Folder
 from host.storage.database import Database
 from host.storage.errors import HistoryLostError, KeyringError, OddFileError, StorageFailedError, unreadable
+from host.storage.key_value_store import KeyValueStore
 from host.storage.keyring import Keyring
-from host.storage.state_folder import DATA, DATABASE, LOG_AHEAD, RELEASES, SEALS, StateFolder
+from host.storage.state_folder import (
+    DATA,
+    DATABASE,
+    KEY_VALUES,
+    KEY_VALUES_AHEAD,
+    LOG_AHEAD,
+    RELEASES,
+    SEALS,
+    StateFolder,
+)
 from plugin_sdk.worker.file_errors import is_of_the_file
 
 NAME: Final = "history"
@@ -41,7 +53,7 @@ _STAMP: Final = "INSERT OR REPLACE INTO seals (name, serial, mac) VALUES (?, ?, 
 _BOOTSTRAPPED: Final = "SELECT 1 FROM bootstrap"
 
 _NO_LOG_AHEAD: Final = (
-    f"the write-ahead log {LOG_AHEAD} is gone, although the host was not stopped: what it acknowledged in its last "
+    "the write-ahead log {} is gone, although the host was not stopped: what it acknowledged in its last "
     "moments may be lost, unless another program opened the database meanwhile, and so moved the log into it, or the "
     "host could not note that it was stopped (a full disk)"
 )
@@ -50,13 +62,17 @@ _log = structlog.get_logger(__name__)
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """What is remembered. `told` has the losses that were found and are not in the audit trail yet."""
+    """What is remembered. `told` has the losses that were found and are not in the audit trail yet.
+
+    `key_values` is whether the keys and values had a file of their own by then.
+    """
 
     starts: int = 0
     head: int = 0
     clean: bool = True
     token_made: bool = False
     told: tuple[str, ...] = ()
+    key_values: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +91,9 @@ class History:
         missing: Files that were taken away while the host runs.
     """
 
-    def __init__(self, state: StateFolder, keyring: Keyring, mark: Mark | None, *, known: bool, ahead: bool) -> None:
+    def __init__(
+        self, state: StateFolder, keyring: Keyring, mark: Mark | None, *, known: bool, ahead: frozenset[str]
+    ) -> None:
         self._state = state
         self._keyring = keyring
         self._found = mark
@@ -99,7 +117,8 @@ class History:
                 known = mark is not None or has_history(state)
                 if not _size(folder, DATABASE) and known:
                     raise _lost(state.path / DATABASE, "is gone, or empty")
-                history = cls(state, keyring, mark, known=known, ahead=_size(folder, LOG_AHEAD) > 0)
+                ahead = frozenset(name for name in (LOG_AHEAD, KEY_VALUES_AHEAD) if _size(folder, name) > 0)
+                history = cls(state, keyring, mark, known=known, ahead=ahead)
         except OSError as error:
             raise unreadable(f"the state folder {state.path}", error) from error
         history._settle()
@@ -110,31 +129,36 @@ class History:
         """Whether the first administrator's token was ever made, whatever the database says."""
         return self._mark.token_made
 
-    async def begin(self, database: Database, head: int, tell: Callable[[Loss], Awaitable[None]]) -> None:
-        """Hold the database against the mark, tell what was lost, and count this start.
+    async def begin(
+        self, database: Database, key_values: KeyValueStore, head: int, tell: Callable[[Loss], Awaitable[None]]
+    ) -> None:
+        """Hold the databases against the mark, tell what was lost, and count this start.
 
         Args:
             database: The database, which nobody else has written yet.
-            head: Where its event log ends.
+            key_values: The keys and values of plugins.
+            head: Where the database's event log ends.
             tell: Has a loss written down for good.
 
         Raises:
             HistoryLostError: it holds nothing, and the host has a history.
         """
         count = await database.write(self._count)
-        self.losses = tuple(self._compare(count, head))
+        kept = await key_values.starts()
+        self.losses = tuple(self._compare(count, kept, head))
         starts = max(count, self._mark.starts) + 1
         try:
             for loss in self.losses:
                 _log.error("history_lost" if loss.certain else "history_in_doubt", reason=loss.message)
                 await tell(loss)
             await database.write(lambda connection: self._stamp(connection, starts))
+            await key_values.count_start(starts)
         except StorageFailedError as error:
             # A full disk does not keep the host from starting. The mark stays, and tells the same the next time.
             _log.warning("start_not_counted", reason=error.message)
             return
-        await asyncio.to_thread(self._state.watch_database)
-        await self._keep(Mark(starts, head, clean=False, token_made=self._mark.token_made))
+        await asyncio.to_thread(self._state.watch_databases)
+        await self._keep(Mark(starts, head, clean=False, token_made=self._mark.token_made, key_values=True))
 
     async def note_token(self) -> None:
         """Remember that the first administrator's token was made."""
@@ -162,7 +186,8 @@ class History:
         """
         if self._found is None or self._found.clean:
             return
-        told = self._found.told if self._ahead else (*self._found.told, _NO_LOG_AHEAD)
+        needed = (LOG_AHEAD, KEY_VALUES_AHEAD) if self._found.key_values else (LOG_AHEAD,)
+        told = (*self._found.told, *(_NO_LOG_AHEAD.format(name) for name in needed if name not in self._ahead))
         self._mark = msgspec.structs.replace(self._found, clean=True, told=told)
         try:
             self._write(self._mark)
@@ -183,7 +208,7 @@ class History:
             raise _lost(self._state.path / DATABASE, "holds nothing of it")
         return 0
 
-    def _compare(self, count: int, head: int) -> list[Loss]:
+    def _compare(self, count: int, kept: int, head: int) -> list[Loss]:
         mark = self._mark
         found = []
         if self._found is None and count > 1:
@@ -201,6 +226,14 @@ class History:
             found.append(
                 Loss(
                     f"events that were acknowledged are lost: the log ends at {head}, and had got to {mark.head}",
+                    certain=True,
+                )
+            )
+        if mark.key_values and kept < mark.starts:
+            found.append(
+                Loss(
+                    f"the keys and values of plugins ({KEY_VALUES}) are gone or an older copy: they have had {kept} "
+                    f"starts of {mark.starts}",
                     certain=True,
                 )
             )

@@ -18,6 +18,8 @@ from host.storage.errors import OddFileError, StateBusyError, StateFolderError
 
 DATABASE: Final = "busbar.db"
 LOG_AHEAD: Final = "busbar.db-wal"
+KEY_VALUES: Final = "key-values.db"
+KEY_VALUES_AHEAD: Final = "key-values.db-wal"
 KEYRING: Final = "keyring"
 LOCK: Final = "lock"
 WRITER_LOCK: Final = DATABASE + LOCK_SUFFIX
@@ -27,8 +29,11 @@ STAGING: Final = "staging"
 DATA: Final = "data"
 SDK: Final = "sdk"
 
-_OF_DATABASE: Final = (DATABASE, LOG_AHEAD, "busbar.db-shm", "busbar.db-journal")
-_SINGLE: Final = (*_OF_DATABASE, LOCK, WRITER_LOCK)
+_OF_DATABASES: Final = (
+    *(DATABASE, LOG_AHEAD, "busbar.db-shm", "busbar.db-journal"),
+    *(KEY_VALUES, KEY_VALUES_AHEAD, "key-values.db-shm", "key-values.db-journal"),
+)
+_SINGLE: Final = (*_OF_DATABASES, LOCK, WRITER_LOCK)
 """Files with one name alone: SQLite finds the log of a database by its name, and an older one by another."""
 _FILES: Final = (*_SINGLE, KEYRING)
 _FOLDERS: Final = (SEALS, RELEASES, STAGING, DATA, SDK)
@@ -79,9 +84,9 @@ class StateFolder:
         os.close(self._lock)
         self._folder.close()
 
-    def watch_database(self) -> None:
-        """Notice from now on where what its writers need is taken away; call once all of it is open."""
-        for name in (DATABASE, LOG_AHEAD, WRITER_LOCK):
+    def watch_databases(self) -> None:
+        """Notice from now on where what the writers need is taken away; call once all of it is open."""
+        for name in (DATABASE, LOG_AHEAD, WRITER_LOCK, KEY_VALUES, KEY_VALUES_AHEAD):
             status = self._folder.status(name)
             if status is not None:
                 self._kept[name] = (status.st_dev, status.st_ino)
@@ -151,7 +156,7 @@ def give_up(state: StateFolder, into: str) -> tuple[str, ...]:
     """
     moved = []
     with Folder.at(state.path) as folder, folder.below(into, make=0o700) as aside:
-        for name in (*_OF_DATABASE, SEALS, RELEASES, DATA):
+        for name in (*_OF_DATABASES, SEALS, RELEASES, DATA):
             if folder.status(name) is not None:
                 folder.move(name, aside)
                 moved.append(name)

@@ -98,7 +98,7 @@ class Writer:
             StorageFailedError: the database could not be written, or is closed.
             Exception: what the operation raises.
         """
-        answer: T = await self._put(operation, weight)
+        answer: T = await self.submit(operation, weight=weight)
         return answer
 
     async def close(self) -> None:
@@ -123,7 +123,8 @@ class Writer:
 
     # -- on the loop
 
-    def _put(self, operation: Operation, weight: int) -> asyncio.Future[Any]:
+    def submit(self, operation: Operation, *, weight: int = 0) -> asyncio.Future[Any]:
+        """As `run`, for who does not wait at once; what keeps it from being queued is raised here."""
         if self._failure is not None:
             raise _ended_with(self._failure)
         if self._closing:

@@ -21,8 +21,10 @@ from msgspec import Meta
 from plugin_sdk.calls import Flight, HookCall
 from plugin_sdk.worker.wide_numbers import narrowed, widened
 
-MAX_FRAME: Final = 8 * 2**20
-"""Bytes of one frame; a larger one ends the connection."""
+MAX_FRAME: Final = 5 * 2**20
+"""Bytes of one frame; a larger one ends the connection. The largest message there is fits, with `MAX_PAYLOAD` in it."""
+GROUPED: Final = 256 * 1024
+"""Bytes of messages that share a frame: a frame is decoded in one go, which its reader's other work waits for."""
 MAX_PAYLOAD: Final = 4 * 2**20
 """Bytes of one value inside a message: an event, an answer."""
 MAX_MESSAGES: Final = 256
@@ -257,6 +259,7 @@ class Wire(asyncio.BufferedProtocol, Generic[Message]):
         lost: Called once when the connection is gone, with why, or None where the other side just ended it.
         descriptor: Of the connected socket, non-blocking; given where the loop's own writes are deferred.
         read_bytes: What is read at once.
+        arrived: Called with how many bytes have come, at each reading, before they are looked at.
 
     Attributes:
         paused_at: The loop's time since when the other side has not read what was sent, or None.
@@ -269,6 +272,7 @@ class Wire(asyncio.BufferedProtocol, Generic[Message]):
         lost: Callable[[Exception | None], None],
         descriptor: int | None = None,
         read_bytes: int = READ_BYTES,
+        arrived: Callable[[int], None] = lambda _count: None,
     ) -> None:
         self._decoder: msgspec.msgpack.Decoder[list[Message]] = msgspec.msgpack.Decoder(
             Annotated[list[incoming], Meta(max_length=MAX_MESSAGES)], ext_hook=widened
@@ -276,6 +280,7 @@ class Wire(asyncio.BufferedProtocol, Generic[Message]):
         self._encode = msgspec.msgpack.Encoder().encode
         self._received = received
         self._lost = lost
+        self._arrived = arrived
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._chunk = bytearray(read_bytes)
@@ -372,6 +377,7 @@ class Wire(asyncio.BufferedProtocol, Generic[Message]):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Called by the loop: decode every whole frame; the rest of one that has begun waits for more."""
+        self._arrived(nbytes)
         if not self._begun:
             self._take(self._chunk, nbytes)
             return
@@ -442,7 +448,7 @@ class Wire(asyncio.BufferedProtocol, Generic[Message]):
         first = size = 0
         for at, encoded in enumerate(outgoing):
             size += len(encoded)
-            if at - first == MAX_MESSAGES or size > MAX_FRAME - _HEAD:
+            if at - first == MAX_MESSAGES or (at > first and size > GROUPED):
                 self._transport.write(_frame(outgoing[first:at]))
                 first, size = at, len(encoded)
         self._transport.write(_frame(outgoing[first:]))

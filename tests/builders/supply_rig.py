@@ -37,6 +37,7 @@ from host.runtime.runtime import Launch
 from host.runtime.sandbox import Sandbox, SandboxPolicy
 from host.runtime.workshop import WorkerLimits, Workshop
 from host.storage.database import Database
+from host.storage.key_value_store import KeyValueStore
 from host.storage.keyring import Keyring
 from host.supply.dependencies.fetch import DependencySources
 from host.supply.dependencies.wheel import Distribution
@@ -190,6 +191,7 @@ class SupplyRig:
         describe: Callable[[Release], Awaitable[Description]] | None,
         *,
         log: SQLiteLog,
+        key_values: KeyValueStore,
         sources: DependencySources,
         indexes: Indexes,
         scan: ScanPolicy,
@@ -222,7 +224,7 @@ class SupplyRig:
                 # a stand-in with as much of a hosted plugin as its keeper asks for here
                 host=lambda record, _release, _changed: KeptPlugin(record),  # type: ignore[arg-type,return-value]  # above
                 forget=self.installer.forget,
-                clear=Purges(database, KeyValues(database), folder / "data").clear,
+                clear=Purges(database, KeyValues(key_values), folder / "data").clear,
                 grace=0,
                 probation=0,
                 clock=clock,
@@ -367,6 +369,8 @@ async def supply_rig(
     database = await Database.open(folder / "busbar.db", clock=clock)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(database.close)
+        key_values = await KeyValueStore.open(folder / "key-values.db", clock=clock)
+        stack.push_async_callback(key_values.close)
         rig = SupplyRig(
             folder,
             database,
@@ -374,6 +378,7 @@ async def supply_rig(
             clock,
             describe,
             log=await SQLiteLog.open(database, clock),
+            key_values=key_values,
             sources=sources or DependencySources(),
             indexes=await stack.enter_async_context(Indexes(tuple(indexes))),
             scan=scan or ScanPolicy(bandit="off"),

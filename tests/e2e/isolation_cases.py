@@ -313,6 +313,7 @@ async def test_a_blocked_worker_leaves_the_stack_that_blocked_it(host):
     [
         ("read", "/etc/shadow", "PermissionError"),
         ("read", "{var}/busbar.db", "PermissionError"),
+        ("read", "{var}/key-values.db", "PermissionError"),
         ("read", "{var}/keyring", "PermissionError"),
         ("list", "{var}/data", "PermissionError"),
         ("list", "{var}/data/bystander-1", "PermissionError"),

@@ -22,9 +22,8 @@ from plugin_projects import write_project
 from saboteur.modes import MODES
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "20"))
-DISK = "3g"
-"""Room for the log, the dead letters and a write-ahead log within their bounds, and for what a plugin writes beyond its
-quota before a busy machine gets to count it: that stays until somebody purges it."""
+DISK = "512m"
+"""Room for the log and the dead letters within their bounds, a write-ahead log under load, and the plugins' data."""
 DATA_QUOTA = "32MiB"
 WITNESSES = [f"witness-{number}" for number in range(3)]
 MORE_MEMORY = 96 * 2**20

@@ -220,3 +220,18 @@ def test_depth_counts_arrays_and_objects_and_no_scalars():
     assert too_deep([], 0)
     assert not too_deep([{}], 2)
     assert too_deep([{"a": [1]}], 2)
+
+
+@given(
+    before=st.integers(0, 3 * MAX_DIGITS),
+    digits=st.integers(MAX_DIGITS - 2, MAX_DIGITS + 2),
+    after=st.integers(0, 9000),
+)
+def test_an_integer_of_too_many_digits_is_found_wherever_it_stands(before, digits, after):
+    """Given text of any length before and after a number, then it is refused exactly where it has too many digits."""
+    text = '{"before":"' + "x" * before + '","number":' + "7" * digits + ',"after":"' + "y" * after + '"}'
+    if digits <= MAX_DIGITS:
+        assert loads(text)["number"] == int("7" * digits)
+    else:
+        with pytest.raises(StrictJsonError, match=f"{digits} digits"):
+            loads(text)

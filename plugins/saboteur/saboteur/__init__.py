@@ -63,6 +63,11 @@ class Saboteur(Plugin):
         await asyncio.sleep(1.5)
 
     @service
+    async def modes(self) -> list[str]:
+        """The names of all the ways to misbehave."""
+        return list(MODES)
+
+    @service
     async def bulky(self, lists: int) -> Any:
         """So many empty lists: an answer that takes many times its bytes in memory once it is read."""
         return msgspec.Raw(b"[" + b"[]," * lists + b"[]]")

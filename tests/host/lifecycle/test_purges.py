@@ -10,6 +10,7 @@ from host.port.key_values import KeyValues
 from host.registry.errors import PluginNotFoundError
 from host.runtime.data_removal import ASIDE
 from host.storage.database import Database
+from host.storage.key_value_store import KeyValueStore
 
 
 @pytest.fixture
@@ -22,8 +23,15 @@ def data(tmp_path):
 
 
 @pytest.fixture
-def purges(rig, data):
-    return Purges(rig.database, KeyValues(rig.database), data)
+async def values(tmp_path):
+    store = await KeyValueStore.open(tmp_path / "key-values.db")
+    yield KeyValues(store)
+    await store.close()
+
+
+@pytest.fixture
+def purges(rig, values, data):
+    return Purges(rig.database, values, data)
 
 
 def names(data):
@@ -43,8 +51,7 @@ async def test_a_purged_plugins_folder_is_out_of_reach_and_then_gone(rig, purges
     assert names(data) == ["other"]
 
 
-async def test_a_purged_plugins_keys_are_gone_when_the_next_of_its_id_is_started(rig, purges):
-    values = KeyValues(rig.database)
+async def test_a_purged_plugins_keys_are_gone_when_the_next_of_its_id_is_started(rig, purges, values):
     for plugin in ("shop", "other"):
         await values.set(plugin, "key", b"value")
     await purge(rig)
@@ -84,15 +91,24 @@ async def test_what_was_uninstalled_can_still_be_purged_and_then_no_more(rig, pu
         await rig.registry.remove("shop", purge=True)
 
 
-@pytest.mark.parametrize("stopped", ["before the folder was taken away", "before it was removed"])
-async def test_a_purge_that_a_kill_interrupted_is_finished_at_the_next_start(rig, purges, data, tmp_path, stopped):
+@pytest.mark.parametrize(
+    "stopped", ["before the keys were forgotten", "before the folder was taken away", "before it was removed"]
+)
+async def test_a_purge_that_a_kill_interrupted_is_finished_at_the_next_start(
+    rig, purges, values, data, tmp_path, stopped
+):
+    for plugin in ("shop", "other"):
+        await values.set(plugin, "key", b"value")
     await purge(rig)
+    if stopped == "before the folder was taken away":
+        await values.purge("shop")
     if stopped == "before it was removed":
         await purges.clear("shop")
     again = await Database.open(tmp_path / "busbar.db", clock=rig.clock)
     (data / ".examined" / "shop").mkdir(parents=True)
-    await Purges(again, KeyValues(again), data).resume()
+    await Purges(again, values, data).resume()
     assert names(data) == ["other"]
+    assert (await values.get("shop", "key"), await values.get("other", "key")) == (None, b"value")
     assert await again.read("SELECT * FROM purges") == []
     await again.close()
 

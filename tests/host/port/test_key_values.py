@@ -1,4 +1,4 @@
-import sqlite3
+import asyncio
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -6,19 +6,29 @@ from hypothesis import strategies as st
 
 from host.port.errors import KeyValueRefusedError
 from host.port.key_values import MAX_LIST, KeyValues
+from host.storage.key_value_store import KeyValueStore
 from plugin_sdk.context import MAX_KEY_BYTES, MAX_VALUE_BYTES
 
 QUOTA = 200
 
 
 @pytest.fixture
-def values(rig):
-    return KeyValues(rig.database)
+async def store(tmp_path):
+    one = await KeyValueStore.open(tmp_path / "key-values.db")
+    yield one
+    await one.close()
 
 
 @pytest.fixture
-def small(rig):
-    return KeyValues(rig.database, quota=QUOTA)
+def values(store):
+    return KeyValues(store)
+
+
+@pytest.fixture
+async def small(tmp_path):
+    one = await KeyValueStore.open(tmp_path / "small.db", quota=QUOTA)
+    yield KeyValues(one)
+    await one.close()
 
 
 async def test_what_is_set_is_got_back_and_another_plugin_does_not_see_it(values):
@@ -86,24 +96,20 @@ async def test_keys_come_in_order_with_their_prefix_a_page_at_a_time(values):
 
 
 @pytest.mark.parametrize(("limit", "found"), [(-1, 0), (0, 0), (1, 1), (MAX_LIST, MAX_LIST), (10**9, MAX_LIST)])
-async def test_a_page_has_a_bound_whatever_is_asked_for(rig, values, limit, found):
-    rows = [("p", f"{number:05}", b"") for number in range(MAX_LIST + 5)]
-
-    def fill(connection: sqlite3.Connection) -> None:
-        connection.executemany("INSERT INTO kv (plugin, key, value) VALUES (?, ?, ?)", rows)
-
-    await rig.database.write(fill)
+async def test_a_page_has_a_bound_whatever_is_asked_for(values, limit, found):
+    for begin in range(0, MAX_LIST + 50, 50):
+        await asyncio.gather(*(values.set("p", f"{begin + number:05}", b"") for number in range(50)))
     assert len(await values.keys("p", "", "", limit)) == found
 
 
-@pytest.mark.parametrize("prefix", ["%", "_", "*", "[a]", "'", '"', "?"])
+@pytest.mark.parametrize("prefix", ["%", "_", "*", "[a]", "'", '"', "?", "\ud7ff", "\U0010ffff", "a\U0010ffff", "\0"])
 async def test_a_prefix_is_text_and_no_pattern(values, prefix):
     await values.set("p", "plain", b"")
     await values.set("p", prefix + "1", b"")
     assert await values.keys("p", prefix, "", 10) == [prefix + "1"]
 
 
-async def test_purging_a_plugin_gives_its_quota_back_and_spares_the_others(rig, small):
+async def test_purging_a_plugin_gives_its_quota_back_and_spares_the_others(small):
     for plugin in ("p", "pp"):
         await small.set(plugin, "a", b"x" * (QUOTA - 1))
     await small.purge("p")
@@ -117,7 +123,7 @@ keys = st.sampled_from(["a", "ab", "é", "a:1"])
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(keys, st.none() | st.integers(0, 120)), max_size=25))
-async def test_the_quota_is_counted_as_if_all_were_added_up_anew(rig, small, steps):
+async def test_the_quota_is_counted_as_if_all_were_added_up_anew(small, steps):
     """Given any setting and deleting, then a value is refused exactly where all keys and values together would have
     more bytes than the quota."""
     await small.purge("p")
@@ -134,3 +140,17 @@ async def test_the_quota_is_counted_as_if_all_were_added_up_anew(rig, small, ste
             await small.set("p", key, b"x" * size)
             model = wanted
     assert {key: await small.get("p", key) for key in await small.keys("p", "", "", 99)} == model
+
+
+texts = st.text(st.sampled_from(["\0", "a", "\ud7ff", "\ue000", "\uffff", "\U00010000", "\U0010ffff"]), max_size=3)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sets(texts.filter(bool), max_size=12), texts, texts)
+async def test_a_page_has_the_keys_that_begin_so_as_if_each_were_looked_at(store, kept, prefix, after):
+    """Given any keys, then listing finds those with the prefix, in the order of their code points."""
+    await store.purge("p")
+    for key in kept:
+        await store.set("p", key, b"")
+    expected = sorted(key for key in kept if key.startswith(prefix) and key > after)
+    assert await store.keys("p", prefix, after, 99) == expected

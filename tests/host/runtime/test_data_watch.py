@@ -1,17 +1,25 @@
 """The watch over what plugins keep on the disk: it cuts who is over, and nobody's odd folder ends it for the others."""
 
 import asyncio
+import contextlib
 import errno
+import itertools
 import os
+import shutil
 import subprocess
 import sys
+import threading
+import time
+import uuid
+from pathlib import Path
 
 import pytest
 
 from host.runtime import data_watch
-from host.runtime.data_folder import FolderMovedError, Tally, UncountableError
+from host.runtime.data_folder import FolderMovedError, Tally, UncountableError, usage
 from host.runtime.data_watch import MOVES, DataWatch
 from host.runtime.held_files import HiddenError
+from host.runtime.writes import Writes, in_memory
 
 QUOTA = 2**20
 
@@ -24,8 +32,13 @@ class Watched:
         self.folder = folder
         self.cuts = []
         self.unseen = []
+        self.held = []
         self.told = asyncio.Event()
-        self.forget = watch.add(folder, quota, pid, -1, cut=self._cut, unseen=self._unseen)
+        self.forget = watch.add(folder, quota, pid, -1, cut=self._cut, unseen=self._unseen, held=self._held)
+
+    def _held(self, held):
+        self.held.append(held)
+        self.told.set()
 
     def _cut(self, why):
         self.cuts.append(why)
@@ -36,11 +49,14 @@ class Watched:
         self.told.set()
 
     async def cut(self):
-        async with asyncio.timeout(20):
-            while not self.cuts:
+        await self.until(lambda: self.cuts)
+        return self.cuts[0]
+
+    async def until(self, condition):
+        async with asyncio.timeout(30):
+            while not condition():
                 self.told.clear()
                 await self.told.wait()
-        return self.cuts[0]
 
     def fill(self, size=2 * QUOTA):
         (self.folder / "file").write_bytes(bytes(size))
@@ -252,7 +268,7 @@ async def test_a_count_is_made_at_once_where_more_was_written_than_there_was_roo
     # Without a hurry the next count would be after the test.
     monkeypatch.setattr(data_watch, "COUNT_SECONDS", 1000.0)
     monkeypatch.setattr(data_watch, "LONGEST_SECONDS", 1000.0)
-    monkeypatch.setattr(data_watch, "written", lambda _pid: written["bytes"])
+    monkeypatch.setattr(Writes, "bytes", lambda _writes: written["bytes"])
     monkeypatch.setattr(Tally, "go_on", counting)
     one = watched()
     async with asyncio.timeout(20):
@@ -273,3 +289,122 @@ async def test_a_large_folder_is_counted_in_turns_and_delays_no_other(watched, m
     await other.cut()
     large.fill()
     assert (await large.cut()).startswith("disk quota: ")
+
+
+WRITING = """
+import os, sys
+print("ready", flush=True)
+step = int(sys.argv[2])
+for line in sys.stdin:
+    os.makedirs(sys.argv[1], exist_ok=True)
+    for number in range(int(line)):
+        with open(os.path.join(sys.argv[1], str(number)), "wb") as file:
+            file.write(bytes(step))
+    print("written", flush=True)
+"""
+
+
+@pytest.fixture
+def writing(tmp_path):
+    """Starts a process that writes so many files, each of so many bytes, when it is told to."""
+    with contextlib.ExitStack() as stack:
+
+        def start(step, folder=None):
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", WRITING, folder or tmp_path / "p", str(step)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                )
+            )
+            stack.callback(process.kill)
+            assert process.stdout.readline() == b"ready\n"
+            return process
+
+        yield start
+
+
+def tell(process, count):
+    process.stdin.write(b"%d\n" % count)
+    process.stdin.flush()
+
+
+async def test_who_wrote_more_than_there_was_room_for_stands_still_until_it_is_counted(watched, writing, monkeypatch):
+    go_on, may_count, counts = Tally.go_on, threading.Event(), []
+
+    def waiting(tally, most):
+        counts.append(tally)
+        if len(counts) > 1:
+            may_count.wait(30)
+        return go_on(tally, most)
+
+    # Without a hurry the next count would be after the test.
+    monkeypatch.setattr(data_watch, "COUNT_SECONDS", 1000.0)
+    monkeypatch.setattr(data_watch, "LONGEST_SECONDS", 1000.0)
+    monkeypatch.setattr(Tally, "go_on", waiting)
+    process = writing(QUOTA // 4)
+    one = watched(pid=process.pid)
+    async with asyncio.timeout(30):
+        while not counts:
+            await asyncio.sleep(0.01)
+    tell(process, 1000)
+    await one.until(lambda: one.held == [True])
+    await asyncio.to_thread(os.waitid, os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+    assert (one.cuts, len(counts) <= 2) == ([], True)
+    may_count.set()
+    assert (await one.cut()).startswith("disk quota: ")
+
+
+async def test_who_only_writes_the_same_again_is_let_go_on_after_each_count(watched, writing):
+    process = writing(QUOTA // 2)
+    one = watched(pid=process.pid)
+    for _ in range(8):
+        tell(process, 1)
+        assert await asyncio.to_thread(process.stdout.readline) == b"written\n"
+        await asyncio.sleep(0.03)
+    await one.until(lambda: False in one.held)
+    assert one.held[: 2 * (len(one.held) // 2)] == [True, False] * (len(one.held) // 2)
+    assert one.cuts == []
+    tell(process, 1)
+    assert await asyncio.to_thread(process.stdout.readline) == b"written\n"
+
+
+async def test_a_count_that_the_machine_does_not_allow_lets_a_worker_go_on_until_the_next_can_be_tried(
+    watched, writing, monkeypatch
+):
+    failed, step = [], data_watch.COUNT_SECONDS
+
+    def short(_tally, _most):
+        failed.append(time.monotonic())
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    process = writing(QUOTA)
+    one = watched(pid=process.pid)
+    monkeypatch.setattr(Tally, "go_on", short)
+    for times in (1, 2):
+        tell(process, 3)
+        await one.until(lambda times=times: one.held.count(False) >= times)
+        assert await asyncio.to_thread(process.stdout.readline) == b"written\n"
+    assert one.cuts == []
+    assert min(after - before for before, after in itertools.pairwise(failed)) >= step
+
+
+@pytest.mark.parametrize("where", ["on a disk", "in memory"])
+async def test_who_is_over_its_quota_stands_still_long_before_the_next_count(watch, writing, tmp_path, where):
+    folder = tmp_path / "p" if where == "on a disk" else Path("/dev/shm", f"busbar-{uuid.uuid4().hex}")  # noqa: S108
+    if where == "in memory" and not in_memory(folder.parent):
+        pytest.skip("this machine has no file system in memory")
+    process = writing(2**20, folder)
+    try:
+        one = Watched(watch, folder, process.pid, quota=8 * QUOTA)
+        tell(process, 100_000)
+        await one.until(lambda: one.cuts or True in one.held)
+        if not one.cuts:
+            await asyncio.to_thread(os.waitid, os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        written = usage(folder)
+        await one.cut()
+        process.kill()
+        process.wait()
+        assert written < 512 * 2**20  # of the 98 GiB that it would write
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

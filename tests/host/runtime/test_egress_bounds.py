@@ -402,3 +402,36 @@ async def test_a_door_that_fails_in_a_way_that_nobody_foresaw_is_opened_anew(doo
             assert (await reader.readline()).startswith(b"HTTP/1.1 200")
             writer.close()
     assert [line["event"] for line in logged if line["log_level"] == "error"] == ["door_opened_anew"]
+
+
+async def test_however_many_connections_are_full_a_plugin_has_one_chunk_of_each_turn_of_the_loop(
+    doors, echo, monkeypatch
+):
+    turns, at, write = [], 0, egress._write
+
+    def tick():
+        nonlocal at
+        at += 1
+        asyncio.get_running_loop().call_soon(tick)
+
+    def written(writer, data):
+        if len(data) > 1000:
+            turns.append(at)
+        write(writer, data)
+
+    way = doors("greedy", f"localhost:{echo}")
+    connections = [await way.send(f"CONNECT localhost:{echo} HTTP/1.1\r\n\r\n".encode()) for _ in range(8)]
+    for reader, _ in connections:
+        await reader.readuntil(b"\r\n\r\n")
+    monkeypatch.setattr(egress, "_write", written)
+    tick()
+
+    async def exchange(reader, writer):
+        writer.write(bytes(2**20))
+        await reader.readexactly(2**20)
+        writer.close()
+
+    async with asyncio.timeout(PROMPT):
+        await asyncio.gather(*(exchange(*one) for one in connections))
+    assert len(turns) >= 8 * 2 * 2**20 // egress.CHUNK
+    assert len(set(turns)) == len(turns)

@@ -12,7 +12,7 @@ import pytest
 
 from host.runtime import held_files
 from host.runtime.data_folder import UncountableError
-from host.runtime.held_files import HiddenError, held_bytes, written
+from host.runtime.held_files import HiddenError, held_bytes
 
 SIZE = 2**20
 
@@ -148,7 +148,6 @@ def test_who_has_ended_holds_nothing(folder):
     assert held_bytes(ended.pid, folder, -1, thorough=True) == 0  # not reaped yet
     ended.wait()
     assert held_bytes(ended.pid, folder, -1, thorough=True) == 0
-    assert written(ended.pid) is None
 
 
 def test_who_hides_is_said_to(folder, monkeypatch):
@@ -158,12 +157,3 @@ def test_who_hides_is_said_to(folder, monkeypatch):
     monkeypatch.setattr(held_files.os, "scandir", refused)
     with pytest.raises(HiddenError, match="hidden from the host"):
         held(folder)
-
-
-def test_what_a_process_writes_is_seen_before_it_is_on_the_disk(folder):
-    before = written(os.getpid())
-    if before is None:
-        pytest.skip("this kernel does not count what a process writes")
-    with (folder / "file").open("wb") as file:
-        file.write(bytes(4 * SIZE))
-    assert written(os.getpid()) >= before + 4 * SIZE

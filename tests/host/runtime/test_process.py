@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from flights import Heard, flight_of
 
+from host.runtime.data_watch import DataWatch
 from host.runtime.errors import NotRunningError, StartFailedError, WorkerDiedError
 from host.runtime.examiner import WorkerExaminer
 from host.runtime.process import WorkerRuntime
@@ -298,3 +299,46 @@ async def test_a_call_that_cannot_be_carried_is_refused_and_costs_the_worker_not
     with pytest.raises(DeadLetter, match="cannot be handed"):
         one.fly(*flight_of(b"x" * MAX_FRAME), Heard())
     assert await one.call(ServiceCall("echo", {"value": 1})) == 1
+
+
+class Watching(DataWatch):
+    """A watch that stops a worker, and lets it go on, when the test says so."""
+
+    def add(self, folder, quota, pid, inbox, *, cut, unseen, held):
+        self.pid, self.tell = pid, held
+        return lambda: None
+
+    def hold(self):
+        os.kill(self.pid, signal.SIGSTOP)
+        self.tell(True)  # noqa: FBT003 - as the watch does
+
+    def go_on(self):
+        os.kill(self.pid, signal.SIGCONT)
+        self.tell(False)  # noqa: FBT003 - as above
+
+
+async def test_a_worker_that_stands_still_to_be_counted_is_not_taken_for_a_silent_one(launch, host, workshop):
+    watch = Watching()
+    one = WorkerRuntime(launch(), host, replace(workshop, data_watch=watch), lambda *_: None)
+    await one.start()
+    watch.hold()
+    calling = asyncio.create_task(one.call(event_call()))
+    await asyncio.sleep(0.3)
+    assert (one.snapshot().silent_for, calling.done()) == (0.0, False)
+    watch.go_on()
+    async with asyncio.timeout(30):
+        await calling
+    await one.stop(1.0, 1.0)
+
+
+async def test_who_sends_more_bytes_than_may_arrive_is_read_more_slowly_and_loses_nothing(launch, host, workshop):
+    limits = replace(workshop.limits, arriving=200_000.0)
+    one = WorkerRuntime(launch(), host, replace(workshop, limits=limits), lambda *_: None)
+    loop = asyncio.get_running_loop()
+    await one.start()
+    began = loop.time()
+    for _ in range(4):
+        assert len(await one.call(ServiceCall("echo", {"value": "x" * 45_000}))) == 45_000
+    assert loop.time() - began >= (4 * 45_000 - 50_000) / 200_000 * 0.9
+    assert one.snapshot().pid is not None
+    await one.stop(1.0, 1.0)

@@ -1,12 +1,13 @@
 """What one worker may ask of its host, in bytes: a second, at once, and while it does not read its answers."""
 
 import asyncio
+import itertools
 
 import msgspec
 import pytest
 
 from host.errors import MAX_SENTENCE
-from host.runtime.requests import MAX_CALLS, MAX_SERVED, RequestRates, Requests
+from host.runtime.requests import AT_ONCE_SECONDS, MAX_CALLS, MAX_SERVED, SERVED_BYTES, RequestRates, Requests
 from plugin_sdk.errors import HostError
 from plugin_sdk.worker.wire import MAX_PAYLOAD, Ask
 
@@ -54,7 +55,7 @@ class Bench:
         self.requests.take(Ask(self._number, operation, msgspec.Raw(msgspec.msgpack.encode(arguments))))
 
     async def answered(self, count):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(self.answers) < count:
                 await asyncio.sleep(0.001)
         return self.answers
@@ -132,3 +133,43 @@ async def test_a_refusal_that_quotes_megabytes_is_answered_in_a_sentence():
     bench.ask("kv_get", "key")
     (answer,) = await bench.answered(1)
     assert (len(answer.error), answer.word) == (MAX_SENTENCE, "odd")
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """When requests were begun to be served, in the loop's time."""
+    times, begin = [], Requests._begin
+
+    def beginning(requests, request, tasks):
+        times.append(asyncio.get_running_loop().time())
+        begin(requests, request, tasks)
+
+    monkeypatch.setattr(Requests, "_begin", beginning)
+    return times
+
+
+async def test_a_large_request_is_followed_by_the_next_once_the_loop_has_had_time_for_others(begun):
+    bench = Bench()
+    for _ in range(3):
+        bench.ask("emit", b"x" * 2**20)
+    await bench.answered(3)
+    gaps = [after - before for before, after in itertools.pairwise(begun)]
+    assert min(gaps) >= 0.9 * 2**20 / SERVED_BYTES
+
+
+@pytest.mark.parametrize(("operation", "arguments"), [("emit", (b"{}",)), ("kv_set", ("key", b"1"))])
+async def test_a_flood_of_small_writes_is_served_in_groups_with_time_for_others_between(begun, operation, arguments):
+    bench = Bench(emits=500.0, writes=500.0)
+    for _ in range(60):
+        bench.ask(operation, *arguments)
+    await bench.answered(60)
+    assert max(after - before for before, after in itertools.pairwise(begun)) >= AT_ONCE_SECONDS / 2
+    assert begun[-1] - begun[0] >= 0.9 * (60 - 2 * MAX_SERVED) * 0.001
+
+
+async def test_small_requests_wait_for_no_bytes(begun):
+    bench = Bench()
+    for _ in range(MAX_SERVED):
+        bench.ask("kv_get", "key")
+    assert len(begun) == MAX_SERVED
+    await bench.answered(MAX_SERVED)

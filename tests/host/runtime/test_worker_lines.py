@@ -56,3 +56,14 @@ async def test_what_was_handed_on_makes_room_for_more():
         bench.lines.keep([LogLine(0.0, "info", "x" * MAX_LINE)] * 100, 0)
         await bench.all_of(100 * round_)
     assert (len(bench.taken), bench.dropped) == (300, 0)
+
+
+@pytest.mark.parametrize("size", [MAX_LINE, MAX_LINE // 2 + 1])
+async def test_long_lines_are_handed_on_one_at_a_time(size):
+    at_once = []
+    lines = WorkerLines(lambda found, _dropped: at_once.append(len(found)), 1000.0, lambda _why: None)
+    lines.keep([LogLine(0.0, "info", "x" * size)] * 6, 0)
+    async with asyncio.timeout(30):
+        while sum(at_once) < 6:
+            await asyncio.sleep(0.001)
+    assert set(at_once) == {1}

@@ -83,7 +83,7 @@ async def test_a_database_of_a_newer_host_is_refused_and_untouched(tmp_path):
 async def test_a_migration_that_fails_is_undone_as_a_whole(tmp_path, monkeypatch):
     path = tmp_path / "busbar.db"
     broken = "CREATE TABLE first (a INTEGER) STRICT; CREATE TABLE second (a NOTATYPE) STRICT;"
-    monkeypatch.setattr(storage, "_scripts", lambda: {1: broken})
+    monkeypatch.setattr(storage, "_scripts", lambda _folder: {1: broken})
     with pytest.raises(SchemaError, match=r"migration 1 .* undone"):
         await Database.open(path)
     assert rows(path, "SELECT name FROM sqlite_schema WHERE name IN ('first', 'second')") == []

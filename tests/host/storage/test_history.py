@@ -6,11 +6,13 @@ import shutil
 import sqlite3
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 
 from host.storage.database import Database
 from host.storage.errors import HistoryLostError, KeyringError
-from host.storage.history import History, needs_keyring
+from host.storage.history import History, Mark, needs_keyring
+from host.storage.key_value_store import KeyValueStore
 from host.storage.keyring import Keyring
 from host.storage.state_folder import StateFolder
 
@@ -28,12 +30,14 @@ async def started(path, *, head=0, told=None, key=KEY, clean=True):
     try:
         history = History.look(state, Keyring(key))
         database = await Database.open(path / "busbar.db")
+        key_values = await KeyValueStore.open(path / "key-values.db")
         try:
-            await history.begin(database, head, tell)
+            await history.begin(database, key_values, head, tell)
             yield history, database
             if clean:
                 await history.end(head)
         finally:
+            await key_values.close()
             await database.close()
     finally:
         state.close()
@@ -201,6 +205,40 @@ async def test_a_write_ahead_log_is_not_missed_after_a_start_that_failed_had_mov
     assert not (left / "busbar.db-wal").exists()
     async with started(left, head=7) as (history, _):
         assert history.losses == ()
+
+
+@pytest.mark.parametrize("how", ["gone", "older"])
+async def test_keys_and_values_that_are_gone_or_older_than_the_host_are_told_once(lived, tmp_path, how):
+    file = lived / "key-values.db"
+    old = shutil.copy(file, tmp_path / "old.db")
+    async with started(lived, head=7):
+        pass
+    file.unlink()
+    if how == "older":
+        shutil.copy(old, file)
+    told = []
+    async with started(lived, head=7, told=told) as (history, _):
+        assert [loss.certain for loss in history.losses] == [True]
+        assert f"they have had {1 if how == 'older' else 0} starts of 2" in told[0].message
+    async with started(lived, head=7) as (history, _):
+        assert history.losses == ()
+
+
+async def test_a_host_whose_keys_and_values_had_no_file_of_their_own_misses_none(lived, tmp_path):
+    mark = msgspec.json.decode(Keyring(KEY).open((lived / "seals" / "history").read_bytes(), "history"), type=Mark)
+    before = msgspec.structs.replace(mark, key_values=False, clean=False)
+    (lived / "seals" / "history").write_bytes(Keyring(KEY).seal(msgspec.json.encode(before).decode(), "history"))
+    (lived / "key-values.db").unlink()
+    (lived / "busbar.db-wal").write_bytes(b"of the host that was killed")
+    async with started(lived, head=7) as (history, _):
+        assert history.losses == ()
+
+
+async def test_the_write_ahead_log_of_keys_and_values_that_is_gone_after_a_kill_is_told(lived, tmp_path):
+    async with started(lived, head=7):
+        left = killed(lived, tmp_path / "killed", without=["key-values.db-wal", "key-values.db-shm"])
+    async with started(left, head=7) as (history, _):
+        assert ["key-values.db" in loss.message for loss in history.losses] == [True]
 
 
 @pytest.mark.parametrize("change", ["removed", "of another key", "a link", "a pipe"])

@@ -8,7 +8,13 @@ import pytest
 from host.storage.errors import OddFileError, StateBusyError, StateFolderError
 from host.storage.state_folder import StateFolder, give_up
 
-FILES = ["busbar.db", "busbar.db-wal", "busbar.db-shm", "busbar.db-journal", "busbar.db.writer", "keyring", "lock"]
+DATABASES = ["busbar.db", "key-values.db"]
+FILES = [
+    *(f"{name}{end}" for name in DATABASES for end in ("", "-wal", "-shm", "-journal")),
+    "busbar.db.writer",
+    "keyring",
+    "lock",
+]
 FOLDERS = ["seals", "releases", "staging", "data", "sdk"]
 
 
@@ -111,21 +117,24 @@ def test_a_start_that_is_refused_leaves_no_lock(path):
 
 
 def test_files_that_are_taken_away_or_replaced_are_missed(path):
-    (path / "busbar.db").touch()
-    (path / "busbar.db-wal").touch()
+    for name in DATABASES:
+        (path / name).touch()
+        (path / f"{name}-wal").touch()
     state = StateFolder.open(path)
-    state.watch_database()
+    state.watch_databases()
     assert state.missing() == ()
     (path / "busbar.db-wal").unlink()
+    (path / "key-values.db").unlink()
     (path / "lock").rename(path / "lock.old")
     (path / "lock").touch()
-    assert set(state.missing()) == {"busbar.db-wal", "lock"}
+    assert set(state.missing()) == {"busbar.db-wal", "key-values.db", "lock"}
     state.close()
 
 
 def test_a_history_is_given_up_by_moving_it_aside_and_the_keyring_stays(path):
     (path / "keyring").write_bytes(b"k" * 32)
     (path / "busbar.db").write_text("events")
+    (path / "key-values.db").write_text("keys and values")
     for name in FOLDERS:
         (path / name).mkdir()
         (path / name / "one").write_text(name)
@@ -133,7 +142,7 @@ def test_a_history_is_given_up_by_moving_it_aside_and_the_keyring_stays(path):
     state = StateFolder.open(path)
     moved = give_up(state, "given-up")
     state.close()
-    assert set(moved) == {"busbar.db", "seals", "releases", "data"}
+    assert set(moved) == {"busbar.db", "key-values.db", "seals", "releases", "data"}
     assert (path / "given-up" / "busbar.db").read_text() == "events"
     assert (path / "given-up" / "releases" / "one").read_text() == "releases"
     assert {one.name for one in path.iterdir()} == {"keyring", "lock", "given-up", "staging", "sdk"}

@@ -14,6 +14,7 @@ from plugin_sdk.calls import Delivery, EventCall, ServiceCall
 from plugin_sdk.events import Event, new_event
 from plugin_sdk.worker.wide_numbers import CODE, narrowed, widened
 from plugin_sdk.worker.wire import (
+    GROUPED,
     LAST_INSTANT,
     MAX_FRAME,
     MAX_MESSAGES,
@@ -168,3 +169,38 @@ async def test_what_cannot_be_decoded_ends_the_connection_and_nothing_else(paylo
 def test_an_integer_is_an_extension_only_where_it_must_be():
     assert narrowed([2**63, -(2**63), 2**64 - 1, True]) == [2**63, -(2**63), 2**64 - 1, True]
     assert narrowed({"a": 2**64}) == {"a": msgspec.msgpack.Ext(CODE, b"18446744073709551616")}
+
+
+class Written:
+    """A transport that keeps what is written into it."""
+
+    def __init__(self):
+        self.frames = []
+
+    def write(self, frame):
+        self.frames.append(len(frame))
+
+    def get_write_buffer_size(self):
+        return 0
+
+
+async def test_what_is_sent_in_one_turn_leaves_in_frames_that_are_each_decoded_in_little_time():
+    wire, transport = Wire(FromWorker, lambda _: None, lambda _: None), Written()
+    wire.connection_made(transport)
+    wire.send(Call(0, ServiceCall("m", {"x": "x" * (2 * GROUPED)})))
+    for number in range(1, 40):
+        wire.send(Call(number, ServiceCall("m", {"x": "x" * 50_000})))
+    wire.flush()
+    alone, *together = transport.frames
+    assert alone > 2 * GROUPED
+    assert max(together) <= GROUPED + 100
+    assert len(together) == -(-39 // (GROUPED // 50_100))
+
+
+async def test_how_much_has_come_is_told_before_it_is_looked_at():
+    arrived, received = [], []
+    wire = Wire(ToWorker, received.append, lambda _: None, arrived=lambda count: arrived.append((count, len(received))))
+    sent = b"\x00\x00\x00\x03\x91\x91\x07"
+    wire.get_buffer(-1)[: len(sent)] = sent
+    wire.buffer_updated(len(sent))
+    assert (arrived, len(received)) == ([(len(sent), 0)], 1)
