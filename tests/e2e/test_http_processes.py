@@ -86,9 +86,9 @@ async def test_a_process_that_is_killed_under_load_loses_no_event_that_it_answer
     assert len(set(stored.values())) == len(stored)
 
     _, health = await host.ask("GET", "/api/v1/system/health")
-    assert "HTTP process 1 died" in health["data"]["checks"]["background"]["output"]
+    assert re.search("HTTP process [12] died", health["data"]["checks"]["background"]["output"])
     _, alerts = await host.ask("GET", "/api/v1/alerts")
-    assert [one["subject"] for one in alerts["data"]] == ["HTTP process 1"]
+    assert [one["subject"] in {"HTTP process 1", "HTTP process 2"} for one in alerts["data"]] == [True]
 
 
 async def _true(found):
