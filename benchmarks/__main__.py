@@ -7,7 +7,7 @@ import importlib
 from typing import Final
 
 NAMES: Final = (
-    *("inline-call", "worker-call", "worker-call-grpc", "ingest", "append"),
+    *("inline-call", "worker-call", "worker-call-grpc", "ingest", "ingest-processes", "append"),
     *("start-100", "memory-100", "noise"),
     *("end-to-end", "fan-out", "match", "backlog", "log-10m"),
 )

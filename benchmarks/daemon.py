@@ -102,14 +102,22 @@ class Daemon:
         except HTTPError as error:
             raise AssertionError(f"{path}: {error.read().decode()}") from error
 
+    def metric(self, name: str) -> float:
+        """A metric without labels, as it is now."""
+        request = Request(f"http://127.0.0.1:{self.port}/metrics", headers={"Authorization": f"Bearer {self.token}"})
+        with urlopen(request, timeout=60) as response:  # noqa: S310 - the daemon on this machine
+            found = re.search(rf"^{name} (\S+)$", response.read().decode(), re.MULTILINE)
+        assert found, name
+        return float(found[1])
+
 
 @contextmanager
-def daemon(folder: Path, settings: str = "") -> Iterator[Daemon]:
-    """A daemon with everything in `folder`; `settings` are more of its TOML."""
+def daemon(folder: Path, settings: str = "", *, server: str = "") -> Iterator[Daemon]:
+    """A daemon with everything in `folder`; `settings` are more of its TOML, `server` more of that section."""
     port = free_port()
     config = folder / "busbar.toml"
     config.write_text(
-        f'[server]\nport = {port}\n[storage]\ndirectory = "{folder / "var"}"\n'
+        f'[server]\nport = {port}\n{server}\n[storage]\ndirectory = "{folder / "var"}"\n'
         # As root, in whatever folder: what is measured is not where it lies. What misbehaves is no release to refuse.
         "[sandbox]\nplugins_as_root = true\n"
         f'[scan]\nbandit = "off"\n[log]\nlevel = "warning"\nformat = "json"\n{settings}'

@@ -40,7 +40,7 @@ app = web.Application()
 app.router.add_post("/api/v1/events", handle)
 web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), access_log=None, print=None, loop=uvloop.new_event_loop())
 """
-_MODULE: Final = '''"""Takes every event of the benchmark."""
+MODULE: Final = '''"""Takes every event of the benchmark."""
 from plugin_sdk import Plugin, on_event
 
 
@@ -49,7 +49,7 @@ class Taker(Plugin):
     async def take(self, event):
         pass
 '''
-_MANIFEST: Final = '[plugin]\nid = "taker"\ntitle = "Taker"\n\n[permissions]\nsubscribe = ["benchmark.*"]\n'
+MANIFEST: Final = '[plugin]\nid = "taker"\ntitle = "Taker"\n\n[permissions]\nsubscribe = ["benchmark.*"]\n'
 
 
 def run() -> Iterable[Figure]:
@@ -60,7 +60,7 @@ def run() -> Iterable[Figure]:
         daemon(Path(name)) as host,
     ):
         host.trust("taker")
-        host.install_module("taker", "Taker", _MODULE, _MANIFEST)
+        host.install_module("taker", "Taker", MODULE, MANIFEST)
         ours: list[float] = []
         theirs: list[float] = []
         batches: list[float] = []

@@ -22,7 +22,10 @@ from host.administration.policies import Policies
 from host.administration.replays import Replays
 from host.administration.skips import Skips
 from host.administration.watch_files import watch_publishers, watch_releases
-from host.api.app import Routes, Server
+from host.api.app import SHUTDOWN_SECONDS, Routes, Server
+from host.api.bodies import KNOWN_BYTES
+from host.api.processes.http_processes import HttpProcesses
+from host.api.processes.wire import Begin
 from host.api.refusals import Refusals
 from host.api.table import Behind, endpoints
 from host.identity.access import Tokens
@@ -44,6 +47,7 @@ from host.observe.descriptors import Descriptors, raise_limit
 from host.observe.health import HealthChecks, background_check, log_writer_check
 from host.observe.logging import PluginLogs
 from host.observe.metrics import Metrics, RequestCounts
+from host.observe.processors import usable_processors
 from host.port.key_values import KeyValues
 from host.port.services import Services
 from host.registry.endpoints import endpoint_of
@@ -471,8 +475,36 @@ class _Builder:
         metrics.register(server.connections.counts.metrics)
         self._stack.push_async_callback(server.stop)
         await server.start()
+        processes = self._http_processes(core, server, refusals, counts)
+        if processes is not None:
+            metrics.register(processes.metrics)
+        self._stack.callback(server.listen_no_more)
         self._stack.callback(self._drain, core.bus)
         return Daemon(server.address, secret, self._life.parts.trouble)
+
+    def _http_processes(
+        self, core: _Core, server: Server, refusals: Refusals, counts: RequestCounts
+    ) -> HttpProcesses | None:
+        """What serves HTTP beside the host, where the machine has processors for it; it starts in the background."""
+        settings = self._settings.server
+        count = settings.http_processes(usable_processors())
+        if not count:
+            return None
+        begin = Begin(
+            max_event=settings.event_body,
+            body_bytes=KNOWN_BYTES // count,
+            head=settings.head_within,
+            body=settings.body_within,
+            idle=settings.idle_for,
+            answer=settings.answer_within,
+            log_level=self._settings.log.level,
+            log_format=self._settings.log.format,
+        )
+        processes = HttpProcesses(begin, server.connections, core.tokens, core.bus, refusals, counts)
+        for number in range(1, count + 1):
+            self._life.background(processes.live, f"HTTP process {number}")
+        self._stack.push_async_callback(processes.stop, SHUTDOWN_SECONDS)
+        return processes
 
     def _drain(self, bus: Bus) -> None:
         """The first step of stopping: not ready any more, and no more events."""

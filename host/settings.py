@@ -37,6 +37,11 @@ MAX_EVENT_BODY: Final = 3 * 2**20
 """What an event may have as JSON at most: as MessagePack it may take more than twice as much, and a frame has 8 MiB."""
 
 
+MOST_PROCESSES: Final = 16
+"""Processes for HTTP that may be asked for, and `USUAL_PROCESSES`, how many there are at most unasked."""
+USUAL_PROCESSES: Final = 3
+
+
 class SettingsError(BusbarError):
     """The settings cannot be used; the sentence names the option and how to write it."""
 
@@ -70,8 +75,16 @@ def _listed(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
+def _unless_auto(value: Any) -> Any:
+    """A value, or None for "auto": what suits the machine."""
+    return None if value == "auto" else value
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Processes = Annotated[int, Field(ge=0, le=MOST_PROCESSES)]
 
 
 class Server(_Section):
@@ -88,6 +101,17 @@ class Server(_Section):
     body_within: Duration = 30.0
     answer_within: Duration = 30.0
     idle_for: Duration = 75.0
+    processes: Annotated[Processes | None, BeforeValidator(_unless_auto)] = None
+
+    def http_processes(self, processors: int) -> int:
+        """How many processes for HTTP there are, where the host may use so many processors.
+
+        Where the settings do not say: none on one or two, which the host, its workers and its disk use up; of those
+        beyond, every second one, and few, for what the host itself does for each event bounds what they are of use for.
+        """
+        if self.processes is not None:
+            return self.processes
+        return min(max(0, processors - 1) // 2, USUAL_PROCESSES)
 
 
 class Storage(_Section):
@@ -369,6 +393,8 @@ def _range(where: tuple[str, ...]) -> str:
     """How a number is written that the option takes: from where to where."""
     *parents, option = where
     field = _section(parents).model_fields[option]
+    if field.annotation == Processes | None:
+        return f"write a whole number from 0 to {MOST_PROCESSES}, or 'auto'"
     bounds = {name: getattr(one, name) for one in field.metadata for name in ("gt", "ge", "le") if hasattr(one, name)}
     written: Callable[[Any], str] = "{:.9g}".format
     kind = "a number"

@@ -106,9 +106,13 @@ class Server:
         self.connections.start()
         self.address = await self._listener.start()
 
+    def listen_no_more(self) -> None:
+        """Take no more connections."""
+        self._listener.stop()
+
     async def stop(self) -> None:
         """Listen no more, and let requests that are being served end."""
-        self._listener.stop()
+        self.listen_no_more()
         await self.connections.stop(SHUTDOWN_SECONDS)
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from host.api.bodies import BODIES, TOKEN
+from host.api.bodies import BODIES, FREE, TOKEN
 from host.api.errors import BadRequestError, BodyTooLargeError, UnsupportedCodingError
 
 ACCEPTED: Final = "gzip, deflate"
@@ -57,11 +57,14 @@ def content_coding(request: web.BaseRequest) -> str:
 
 
 async def _received(request: web.BaseRequest, limit: int) -> bytes:
+    content = request.content
+    if content.is_eof() and content.exception() is None and content.total_bytes <= min(limit, FREE):
+        return content.read_nowait()  # it is all here, and too little to be counted
     if (request.content_length or 0) <= limit:
         body = bytearray()
         try:
             with request[BODIES].receiving(known=TOKEN in request) as received:
-                while chunk := await request.content.readany():
+                while chunk := await content.readany():
                     body += chunk
                     if len(body) > limit:
                         break

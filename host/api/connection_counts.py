@@ -62,9 +62,9 @@ class ConnectionCounts:
         self._refused[why] += 1
         self._address = address
 
-    def cut(self, why: Cut, address: str) -> None:
-        """Count one that was ended."""
-        self._cut[why] += 1
+    def cut(self, why: Cut, address: str, count: int = 1) -> None:
+        """Count one that was ended, or several."""
+        self._cut[why] += count
         self._address = address
 
     def say(self) -> None:

@@ -8,12 +8,14 @@ own, so a request costs nothing more than a few assignments.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
+import structlog
 from aiohttp import web
-from aiohttp.streams import StreamReader
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from host.api.bodies import TOKEN
 from host.api.connection_counts import ConnectionCounts, Cut, Refusal
@@ -29,8 +31,14 @@ MAX_UNREAD: Final = 64 * 2**20
 """Bytes of answers that clients have not read yet, all together; beyond, whoever lets the host wait longest is cut."""
 LEAST_RATE: Final = 4 * 1024
 """Bytes a second that a body must come with, and an answer be read with, once its time is up."""
+MAX_MOVES: Final = 8
+"""Changes of sides of one connection, after which it stays: it is not one that mostly publishes."""
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks at the connections, where no deadline is shorter than two of them."""
+
+_END: Final = b"\r\n\r\n"
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +67,51 @@ class Caps:
     ceiling: int
 
 
+class Mover(Protocol):
+    """Hands connections over to be served elsewhere."""
+
+    def offer(self, connection: Connection, came: bytes) -> bool:
+        """Take a connection, which is between two requests, with what has come of the next one; whether it was."""
+        ...
+
+    def whole(self, came: bytes) -> bool:
+        """Whether this is one request, with a body that it says the length of, to its last byte and nothing more."""
+        ...
+
+
+class Held(Protocol):
+    """A connection as those who count see it: served here, or elsewhere."""
+
+    address: str
+    known: bool
+    waits_from: float
+
+    @property
+    def makes_room(self) -> bool:
+        """Whether it waits for its client and not for the host, so that ending it breaks no work off."""
+        ...
+
+    @property
+    def here(self) -> bool:
+        """Whether it is served here."""
+        ...
+
+    def end(self, why: Cut) -> None:
+        """End it."""
+        ...
+
+
 class Connection(web.RequestHandler):
-    """One connection, and what is needed to say whether it keeps the host waiting."""
+    """One connection, and what is needed to say whether it keeps the host waiting.
+
+    `came` is what was read from it before, elsewhere; `moves`, how often it has changed sides.
+    """
 
     __slots__ = (
         "_answered",
+        "_between",
         "_body_from",
+        "_came",
         "_closing_from",
         "_content",
         "_head_from",
@@ -75,12 +122,24 @@ class Connection(web.RequestHandler):
         "_within",
         "address",
         "known",
+        "moves",
         "received",
         "waits_from",
         "wire",
     )
 
-    def __init__(self, within: Connections, address: str, server: web.Server, **options: Any) -> None:
+    here = True
+
+    def __init__(
+        self,
+        within: Connections,
+        address: str,
+        server: web.Server,
+        *,
+        came: bytes = b"",
+        moves: int = 0,
+        **options: Any,
+    ) -> None:
         # Whoever reads a body undoes its coding, within the bound of its endpoint: see `host.api.body`.
         super().__init__(server, loop=asyncio.get_running_loop(), auto_decompress=False, **options)
         self._within = within
@@ -100,11 +159,20 @@ class Connection(web.RequestHandler):
         self._queued = 0
         self._stalled: tuple[float, int] | None = None
         self._closing_from: float | None = None
+        self._came = came
+        self.moves = moves
+        """How often it has changed sides."""
+        self._between = within.mover is not None and moves < MAX_MOVES
+        """Whether all that was read is of whole requests, so that the connection may be moved. Once it cannot be told,
+        it is never known again."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
         super().connection_made(transport)
         self.wire = self.transport
+        if self._came:
+            came, self._came = self._came, b""
+            self._read(came)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Called by the loop."""
@@ -114,19 +182,41 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop, and by aiohttp itself without data."""
+        mover = self._within.mover
+        if self._between and data and mover is not None and self._idle and mover.offer(self, data):
+            return
+        self._read(data)
+
+    def _read(self, data: bytes) -> None:
         known = self._request_count
         of_body = self._content is not None and not self._content.is_eof()
         super().data_received(data)
         self.received += len(data)
         if self._request_count == known:
+            if data:
+                self._between = False
             if not of_body:
                 self._more(len(data))
             return
         self._unparsed = 0
         self._content = self._messages[-1][1]
+        if self._between:
+            self._between = self._request_count == known + 1 and self._whole(data)
         self._queued = self._queued + len(data) if len(self._messages) > 1 else 0
         if self._queued > MAX_QUEUED and not self._buffer_paused:
             self._pause_reading_for_buffer()
+
+    def _whole(self, data: bytes) -> bool:
+        """Whether one request ended with this, so that nothing of another one is in the parser."""
+        content, mover = self._content, self._within.mover
+        if content is EMPTY_PAYLOAD:
+            return data.find(_END) == len(data) - len(_END)
+        return content is not None and content.is_eof() and mover is not None and mover.whole(data)
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Called by aiohttp at every body that was read; where nothing was paused, nothing waits in its parser."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
 
     def pause_writing(self) -> None:
         """Called by the loop: the client does not read as fast as it asks."""
@@ -154,6 +244,37 @@ class Connection(web.RequestHandler):
         self.known = self.known or TOKEN in request
         self.waits_from = self._within.now
         return super().finish_response(request, resp, start_time)
+
+    @property
+    def _idle(self) -> bool:
+        """Whether no request is served on it, and the answers to all before are on their way."""
+        return (
+            (self._waiter is not None or not self._request_count)
+            and not (self._messages or self._upgraded or self._close or self._force_close)
+            and self._request is None
+            and self.wire is not None
+            and not self.wire.get_write_buffer_size()
+        )
+
+    def leave(self) -> int:
+        """Read no more, for it goes elsewhere: the descriptor of its socket, which is good until `let_go`.
+
+        Raises:
+            ConnectionResetError: it is gone, or about to be.
+        """
+        wire = self.wire
+        if wire is None or wire.is_closing():
+            raise ConnectionResetError("the connection is gone")
+        wire.pause_reading()
+        number = wire.get_extra_info("socket").fileno()
+        if not isinstance(number, int) or number < 0:
+            raise ConnectionResetError("the connection is gone")
+        return number
+
+    def let_go(self) -> None:
+        """It is elsewhere: close this end of it, which nobody at the other hears of."""
+        if self.wire is not None:
+            self.wire.abort()
 
     @property
     def makes_room(self) -> bool:
@@ -219,30 +340,38 @@ class Connection(web.RequestHandler):
 class _Group:
     """Connections that share a cap, the oldest first; `fresh` are those on which no request has come yet."""
 
-    every: dict[Connection, None] = field(default_factory=dict)
-    fresh: dict[Connection, None] = field(default_factory=dict)
+    every: dict[Held, None] = field(default_factory=dict)
+    fresh: dict[Held, None] = field(default_factory=dict)
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: Held) -> None:
         self.every.pop(connection, None)
         self.fresh.pop(connection, None)
 
-    def least_needed(self) -> Connection | None:
-        """The one that makes room: without a request before with one, without a token before with one, the oldest."""
+    def least_needed(self) -> Held | None:
+        """The one that makes room: without a request before with one, without a token before with one, the oldest.
+
+        Those that are served elsewhere publish, and come last.
+        """
         for connection in self.fresh:
             if connection.makes_room:
                 return connection
         waiting = [connection for connection in self.every if connection.makes_room]
-        return min(waiting, key=lambda one: (one.known, one.waits_from), default=None)
+        return min(waiting, key=lambda one: (one.known, not one.here, one.waits_from), default=None)
 
 
 class Connections:
     """All connections there are.
+
+    Attributes:
+        kind: What each is made of.
 
     Args:
         handler: Serves requests.
         caps: How many there may be.
         deadlines: How long they may keep the host waiting.
     """
+
+    kind: type[Connection] = Connection
 
     def __init__(self, handler: Handler, caps: Caps, deadlines: Deadlines) -> None:
         self._handler = handler
@@ -254,7 +383,11 @@ class Connections:
         self._all = _Group()
         self._groups: dict[str, _Group] = {}
         self._unread: dict[Connection, int] = {}
+        self._making: set[asyncio.Task[None]] = set()
         self._look: asyncio.TimerHandle | None = None
+        self._stopped = False
+        self.mover: Mover | None = None
+        """Takes connections to where they are served elsewhere; None where there is no such place."""
         self.now = self._loop.time()
         """The time at the last look: good enough for deadlines, and free."""
         self.counts = ConnectionCounts(lambda: self.count, self._loop.time)
@@ -265,6 +398,8 @@ class Connections:
 
     async def stop(self, grace: float) -> None:
         """Let requests that are being served end for `grace` seconds, then end all connections."""
+        self._stopped = True
+        self.mover = None
         await asyncio.sleep(0)  # so that what came before is being served
         self._server.pre_shutdown()
         await self._server.shutdown(grace)
@@ -272,6 +407,8 @@ class Connections:
             self._look.cancel()
         for connection in tuple(self._all.every):
             connection.end(Cut.CLOSE)
+        for task in tuple(self._making):
+            task.cancel()
 
     def admit(self, address: str, number: int) -> Connection | Refusal:
         """A connection for a socket that was accepted, or why there is none.
@@ -291,13 +428,56 @@ class Connections:
         if number >= self._caps.ceiling:
             self.make_room()
             return self.refuse(Refusal.DESCRIPTORS, address)
-        # aiohttp ends what is idle between two requests; its other deadlines are ours.
-        connection = Connection(self, address, self._server, access_log=None, keepalive_timeout=self._deadlines.idle)
-        self._groups[address] = group
-        for each in (group, self._all):
-            each.every[connection] = each.fresh[connection] = None
+        connection = self._connection(address)
+        self.hold(connection)
+        for each in (self._groups[address], self._all):
+            each.fresh[connection] = None
         self.counts.accepted()
         return connection
+
+    def hold(self, connection: Held) -> None:
+        """Count a connection from here on, whatever the caps."""
+        group = self._groups.setdefault(connection.address, _Group())
+        for each in (group, self._all):
+            each.every[connection] = None
+
+    def adopt(self, address: str, accepted: socket.socket, came: bytes, moves: int = 0) -> Connection:
+        """Serve a connection that was let in elsewhere, and from which this was read."""
+        connection = self._connection(address, came, moves)
+        connection.known = True
+        self.hold(connection)
+        self.serve(connection, accepted)
+        return connection
+
+    def _connection(self, address: str, came: bytes = b"", moves: int = 0) -> Connection:
+        # aiohttp ends what is idle between two requests; its other deadlines are ours.
+        return self.kind(
+            self,
+            address,
+            self._server,
+            came=came,
+            moves=moves,
+            access_log=None,
+            keepalive_timeout=self._deadlines.idle,
+        )
+
+    def serve(self, connection: Connection, accepted: socket.socket) -> None:
+        """Serve a connection on the socket that it was made for."""
+        if self._stopped:
+            accepted.close()
+            self.forget(connection)
+            return
+        task = self._loop.create_task(self._make(connection, accepted))
+        self._making.add(task)
+        task.add_done_callback(self._making.discard)
+
+    async def _make(self, connection: Connection, accepted: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(lambda: connection, accepted)
+        except OSError as error:  # the client is gone already
+            _log.debug("connection_not_made", address=connection.address, error=str(error))
+            accepted.close()
+            self.forget(connection)
 
     def refuse(self, why: Refusal, address: str) -> Refusal:
         """Count a connection that is not taken."""
@@ -309,12 +489,12 @@ class Connections:
         """How many there are."""
         return len(self._all.every)
 
-    def cut(self, connection: Connection, why: Cut) -> None:
+    def cut(self, connection: Held, why: Cut) -> None:
         """End a connection, and count it."""
         connection.end(why)
         self.counts.cut(why, connection.address)
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: Held) -> None:
         """A connection is gone; said twice, it is gone once."""
         self._all.forget(connection)
         group = self._groups.get(connection.address)
@@ -322,7 +502,8 @@ class Connections:
             group.forget(connection)
             if not group.every:
                 del self._groups[connection.address]
-        self._unread.pop(connection, None)
+        if isinstance(connection, Connection):
+            self._unread.pop(connection, None)
 
     def stalled(self, connection: Connection, size: int) -> None:
         """A client has `size` bytes to read, more than one may leave lying."""
@@ -345,10 +526,9 @@ class Connections:
             self.cut(connection, why)
         self.counts.say()
 
-    def _overdue(self, connections: Iterable[Connection], now: float) -> Iterable[tuple[Connection, Cut]]:
+    def _overdue(self, connections: Iterable[Held], now: float) -> Iterable[tuple[Connection, Cut]]:
         for connection in connections:
-            why = connection.overdue(now, self._deadlines)
-            if why is not None:
+            if isinstance(connection, Connection) and (why := connection.overdue(now, self._deadlines)) is not None:
                 yield connection, why
 
     def _serve(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:

@@ -16,7 +16,6 @@ from host.api.errors import UnsupportedCodingError
 from host.api.rendered import RenderedResponse
 from host.errors import BusbarError
 
-JSON: Final = "application/json; charset=utf-8"
 _EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
 _LATEST: Final = datetime.max.replace(tzinfo=UTC)
 
@@ -93,9 +92,7 @@ def _response(body: dict[str, Any], trace_id: str, status: int, headers: Mapping
         encoded = _encode(body)
     except UnicodeEncodeError:  # half of a surrogate pair, in what was kept before texts were looked at
         encoded = _encode(_shown(body))
-    response = RenderedResponse(body=encoded, status=status, headers=headers)
-    response.headers["Content-Type"] = JSON
-    return response
+    return RenderedResponse(encoded, status, headers)
 
 
 def _shown(value: Any) -> Any:

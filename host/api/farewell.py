@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
-from host.api.envelope import JSON, failure
+from host.api.envelope import failure
+from host.api.rendered import JSON
 from host.api.trace import new_trace
 
 

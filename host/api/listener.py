@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from host.api.connection_counts import Refusal
-from host.api.connections import Connection, Connections
+from host.api.connections import Connections
 from host.api.farewell import FULL, farewell
 from host.identity.peers import UNKNOWN, counted_as
 
@@ -45,7 +45,6 @@ class Listener:
         self._port = port
         self._loop = asyncio.get_running_loop()
         self._listening: list[socket.socket] = []
-        self._making: set[asyncio.Task[None]] = set()
         self._spare = -1
         self._resume: asyncio.TimerHandle | None = None
 
@@ -107,17 +106,7 @@ class Listener:
                 _log.debug("farewell_not_sent", address=address, error=str(error))
             accepted.close()
             return
-        task = self._loop.create_task(self._make(admitted, accepted))
-        self._making.add(task)
-        task.add_done_callback(self._making.discard)
-
-    async def _make(self, connection: Connection, accepted: socket.socket) -> None:
-        try:
-            await self._loop.connect_accepted_socket(lambda: connection, accepted)
-        except OSError as error:  # the client is gone already
-            _log.debug("connection_not_made", address=connection.address, error=str(error))
-            accepted.close()
-            self._connections.forget(connection)
+        self._connections.serve(admitted, accepted)
 
     def _shed(self, listening: socket.socket) -> None:
         """Refuse a connection for which there is no descriptor, with the one that is kept for this.

@@ -15,7 +15,8 @@ from aiohttp import web
 from host.api.bodies import TOKEN
 from host.api.endpoint import TRACE
 from host.api.envelope import failure, refusal
-from host.api.refusals import Refusals, Refused
+from host.api.refusals import Notes, Refused
+from host.api.rendered import stamp
 from host.api.trace import trace_of
 from host.errors import BusbarError, ErrorKind
 from host.identity.guesses import TooManyAttemptsError
@@ -41,7 +42,7 @@ def edge(
     *,
     quiet: bool,
     route: str = "",
-    refusals: Refusals | None = None,
+    refusals: Notes | None = None,
 ) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
     """The handler with the edge around it.
 
@@ -66,14 +67,14 @@ def edge(
                 userAgent=request.headers.get("User-Agent", "")[:200],
                 ip=request.remote,
             )
-        response = await _answer(request, handler, trace, route, refusals)
+        try:
+            response = await handler(request)
+        except Exception as error:  # noqa: BLE001 - the last stop: it has an answer for each
+            response = await _failed(error, request, trace, route, refusals)
         duration = time.perf_counter() - started
         counts.count(request.method, response.status, duration)
         if not response.prepared:
-            headers = response.headers
-            headers["X-Trace-ID"] = trace
-            headers["X-Content-Type-Options"] = "nosniff"
-            headers["Cache-Control"] = "no-store"
+            stamp(response, trace)
         if response.status >= 500:  # noqa: PLR2004 - the server's own failures
             _log.warning("Request failed", traceId=trace, url=request.path, status=response.status)
         elif not quiet:
@@ -90,16 +91,11 @@ def edge(
     return edged
 
 
-async def _answer(
-    request: web.BaseRequest,
-    handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
-    trace: str,
-    route: str,
-    refusals: Refusals | None,
+async def _failed(
+    error: Exception, request: web.BaseRequest, trace: str, route: str, refusals: Notes | None
 ) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except BusbarError as error:
+    """The answer to a request that failed; what is nobody's mistake is logged with its traceback, and never shown."""
+    if isinstance(error, BusbarError):
         response = refusal(error, trace)
         guessed = isinstance(error, TooManyAttemptsError)
         if guessed:
@@ -107,26 +103,25 @@ async def _answer(
         if refusals is not None and (guessed or error.kind in _REFUSED):
             await refusals.note(_refused(request, error, route))
         return response
-    except InvalidEventError as error:
+    if isinstance(error, InvalidEventError):
         return failure(error.code, str(error), trace, status=400, errors=(error.attribute,))
-    except DescriptionError as error:
+    if isinstance(error, DescriptionError):
         return failure(error.code, str(error), trace, status=400)
-    except web.HTTPException as error:
+    if isinstance(error, web.HTTPException):
         code, message = _CODES.get(error.status, ("http_error", error.reason))
         kept = {name: value for name, value in error.headers.items() if name in {"Allow", "Location"}}
         return failure(code, message, trace, status=error.status, headers=kept)
-    except Exception as error:  # noqa: BLE001 - the last stop: logged with its traceback, never shown
-        full = disk_failure(error) if isinstance(error, OSError) else None
-        if full is not None:
-            _log.warning("disk_refused", traceId=trace, url=request.path, reason=str(error))
-            return refusal(full, trace)
-        _log.exception("request_crashed", traceId=trace, method=request.method, url=request.path)
-        return failure(
-            "internal_error",
-            f"the host failed at this request; its log has the cause under trace id {trace}",
-            trace,
-            status=500,
-        )
+    full = disk_failure(error) if isinstance(error, OSError) else None
+    if full is not None:
+        _log.warning("disk_refused", traceId=trace, url=request.path, reason=str(error))
+        return refusal(full, trace)
+    _log.error("request_crashed", traceId=trace, method=request.method, url=request.path, exc_info=error)
+    return failure(
+        "internal_error",
+        f"the host failed at this request; its log has the cause under trace id {trace}",
+        trace,
+        status=500,
+    )
 
 
 def _refused(request: web.BaseRequest, error: BusbarError, route: str) -> Refused:

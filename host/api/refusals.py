@@ -11,7 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 from prometheus_client.core import Metric
@@ -61,6 +61,14 @@ class Refused:
     status: int
     code: str
     token: str = ""
+
+
+class Notes(Protocol):
+    """Whoever is told of refusals."""
+
+    async def note(self, refused: Refused) -> None:
+        """As `Refusals.note`."""
+        ...
 
 
 @dataclass(slots=True)

@@ -25,6 +25,7 @@ from host.api.resources.plugin_releases import PluginReleases
 from host.api.resources.plugin_routes import PluginRoutes
 from host.api.resources.plugins import Plugins
 from host.api.resources.publishers import Publishers
+from host.api.resources.publishing import Publishing
 from host.api.resources.replays import ReplayResource
 from host.api.resources.schedules import Schedules
 from host.api.resources.skips import PluginSkips
@@ -110,7 +111,7 @@ def endpoints(behind: Behind) -> tuple[Endpoint, ...]:
         *plugins.endpoints(),
         *releases.endpoints(),
         *PluginHealth(behind.administration, behind.registry, behind.reconciler, behind.logs).endpoints(),
-        *Events(behind.bus, behind.log, behind.max_event).endpoints(),
+        *Events(Publishing(behind.bus, behind.max_event), behind.log).endpoints(),
         *DeadLetterResource(behind.dead_letters).endpoints(),
         *PluginDeliveries(behind.registry, behind.policies, behind.log).endpoints(),
         *PluginSkips(behind.skips).endpoints(),

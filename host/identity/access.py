@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import secrets
 import sqlite3
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -73,14 +74,46 @@ class Token:
     expires_at: float | None
 
 
+class TokenTable:
+    """Tokens by the hashes of their secrets, for the look-up at every request. It holds no secret.
+
+    Args:
+        clock: Says which have expired.
+
+    Attributes:
+        by_hash: The tokens; whoever holds the table changes it here.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.by_hash: dict[bytes, Token] = {}
+
+    def find(self, secret: str) -> Token | None:
+        """The token with this secret, unless it has expired.
+
+        The look-up is by the hash of what was sent, so its timing says nothing about any secret.
+        """
+        # What no header may hold comes as surrogates (PEP 383), and is no secret either.
+        token = self.by_hash.get(hashlib.sha256(secret.encode(errors="surrogatepass")).digest())
+        if token is None or token.expires_at is None:
+            return token
+        return token if self._clock.now().timestamp() < token.expires_at else None
+
+
 class Tokens:
-    """The tokens of one host, in memory for the look-up at every request, in the database for good."""
+    """The tokens of one host, in memory for the look-up at every request, in the database for good.
+
+    Attributes:
+        table: The tokens that there are now.
+    """
 
     def __init__(self, database: Database, keyring: Keyring, clock: Clock) -> None:
         self._database = database
         self._keyring = keyring
         self._clock = clock
-        self._by_hash: dict[bytes, Token] = {}
+        self.table = TokenTable(clock)
+        self._by_hash = self.table.by_hash
+        self._listeners: list[Callable[[], Awaitable[None]]] = []
         self.guesses = Guesses(clock.monotonic)
         """Counts the wrong tokens that come."""
 
@@ -98,16 +131,13 @@ class Tokens:
             else:
                 _log.error("token_not_believed", token=token.id, reason="this host did not write it as it is")
 
-    def find(self, secret: str) -> Token | None:
-        """The token with this secret, unless it has expired.
+    def listen(self, listener: Callable[[], Awaitable[None]]) -> None:
+        """Have `listener` know of every change; a change is answered once it is in force there, too."""
+        self._listeners.append(listener)
 
-        The look-up is by the hash of what was sent, so its timing says nothing about any secret.
-        """
-        # What no header may hold comes as surrogates (PEP 383), and is no secret either.
-        token = self._by_hash.get(hashlib.sha256(secret.encode(errors="surrogatepass")).digest())
-        if token is None or token.expires_at is None:
-            return token
-        return token if self._clock.now().timestamp() < token.expires_at else None
+    def find(self, secret: str) -> Token | None:
+        """As `TokenTable.find`."""
+        return self.table.find(secret)
 
     def all(self) -> tuple[Token, ...]:
         """Every token, the oldest first."""
@@ -134,6 +164,7 @@ class Tokens:
         row = self._row(token, hashed)
         await self._database.write(lambda connection: _insert(connection, row))
         self._by_hash[hashed] = token
+        await self._tell()
         return token, secret
 
     async def bootstrap(self, *, again: bool = False) -> str | None:
@@ -172,6 +203,11 @@ class Tokens:
             raise TokenNotFoundError(f"token {token_id} not found: GET /api/v1/tokens lists them")
         await self._database.write(lambda connection: _delete(connection, token_id))
         self._by_hash.pop(hashed, None)
+        await self._tell()
+
+    async def _tell(self) -> None:
+        for listener in self._listeners:
+            await listener()
 
     def _mac(self, token: Token, hashed: bytes) -> bytes:
         about = (token.id, token.name, token.role.value, hashed.hex(), token.created_at, token.expires_at)

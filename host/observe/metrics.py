@@ -26,6 +26,18 @@ class RequestCounts:
         self._counts[key] = self._counts.get(key, 0) + 1
         self._seconds += seconds
 
+    def take(self) -> tuple[list[tuple[str, int, int]], float]:
+        """What was counted, as method, status and number, and the seconds; from here on it is counted anew."""
+        counts, seconds = self._counts, self._seconds
+        self._counts, self._seconds = {}, 0.0
+        return [(method, status, count) for (method, status), count in counts.items()], seconds
+
+    def add(self, counted: Iterable[tuple[str, int, int]], seconds: float) -> None:
+        """Add what was counted elsewhere, as `take` has it."""
+        for method, status, count in counted:
+            self._counts[method, status] = self._counts.get((method, status), 0) + count
+        self._seconds += seconds
+
     def metrics(self) -> Iterator[Metric]:
         """As metrics."""
         requests = CounterMetricFamily("busbar_http_requests", "HTTP requests answered.", labels=("method", "status"))

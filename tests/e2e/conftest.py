@@ -100,8 +100,9 @@ class Daemon:
         self.process = None
         self.output = folder / "output.log"
         self.config = folder / "busbar.toml"
+        self.http_processes = options.get("server", {}).get("processes", 0)
         sections = {
-            "server": {"port": self.port},
+            "server": {"port": self.port, "processes": 0},
             "storage": {"directory": str(folder / "var")},
             "log": {"format": "json"},
             "scan": {"bandit": "off"},  # a second for each install, and tested where it is the subject
@@ -120,7 +121,8 @@ class Daemon:
     def start(self, *, cold=False):
         self.process = self._command() if cold else Forked(self.config, self.folder, self.output, self.footing)
         deadline = time.monotonic() + 60
-        while not self._ready():
+        served = len(self.logged("http_process_ready")) if self.output.exists() else 0
+        while not self._ready() or len(self.logged("http_process_ready")) - served < self.http_processes:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"the daemon did not get ready:\n{self.output.read_text()[-6000:]}")
             time.sleep(0.05)

@@ -11,14 +11,10 @@ EVENT = {"specversion": "1.0", "id": "1", "source": "/tests", "type": "a.b"}
 STRUCTURED = {"Content-Type": "application/cloudevents+json"}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("api")
-
-
-@pytest.fixture(scope="module")
-def host(folder, daemon_class):
-    one = daemon_class(folder, breaker={"open_for": "1s"}).start()
+@pytest.fixture(scope="module", params=[0, 2], ids=["one process", "HTTP in processes"])
+def host(request, tmp_path_factory, daemon_class):
+    folder = tmp_path_factory.mktemp("api")
+    one = daemon_class(folder, server={"processes": request.param}, breaker={"open_for": "1s"}).start()
     yield one
     assert one.stop() == 0
 

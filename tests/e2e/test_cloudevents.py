@@ -39,9 +39,10 @@ const messages = {
 """
 
 
-@pytest.fixture(scope="module")
-def host(tmp_path_factory, daemon_class):
-    one = daemon_class(tmp_path_factory.mktemp("cloudevents"), server={"event_body": LIMIT}).start()
+@pytest.fixture(scope="module", params=[0, 2], ids=["one process", "HTTP in processes"])
+def host(request, tmp_path_factory, daemon_class):
+    folder = tmp_path_factory.mktemp("cloudevents")
+    one = daemon_class(folder, server={"event_body": LIMIT, "processes": request.param}).start()
     yield one
     assert one.stop() == 0
 

@@ -34,11 +34,10 @@ class FewDescriptors(Daemon):
             )
 
 
-@pytest.fixture(scope="module")
-def host(tmp_path_factory, signed, wheels):
-    one = FewDescriptors(tmp_path_factory.mktemp("strangers"), server={"head_within": "2s", "body_within": "2s"}).start(
-        cold=True
-    )
+@pytest.fixture(scope="module", params=[0, 2], ids=["one process", "HTTP in processes"])
+def host(request, tmp_path_factory, signed, wheels):
+    server = {"head_within": "2s", "body_within": "2s", "processes": request.param}
+    one = FewDescriptors(tmp_path_factory.mktemp("strangers"), server=server).start(cold=True)
 
     async def install():
         await one.trust(signed.public, ["saboteur"])

@@ -44,6 +44,17 @@ def test_the_sample_file_names_every_option_with_its_default() -> None:
     assert loaded.model_copy(update={"supply": Settings().supply}) == Settings()
 
 
+@pytest.mark.parametrize(
+    ("processes", "processors", "expected"),
+    [("auto", 1, 0), ("auto", 2, 0), ("auto", 3, 1), ("auto", 6, 2), ("auto", 64, 3), ("0", 64, 0), ("2", 1, 2)],
+)
+def test_http_has_processes_of_its_own_where_there_are_processors_for_them_or_somebody_says_so(
+    processes: str, processors: int, expected: int
+) -> None:
+    settings = Settings.load(None, {"BUSBAR_SERVER__PROCESSES": processes})
+    assert settings.server.http_processes(processors) == expected
+
+
 def test_an_option_in_the_file_replaces_its_default_and_no_other(load: Callable[..., Settings]) -> None:
     settings = load('[server]\nport = 9000\n[log]\nlevel = "debug"')
     assert settings.server == Settings().server.model_copy(update={"port": 9000})
@@ -156,7 +167,7 @@ def test_a_wrong_value_is_refused_with_its_line_its_option_and_how_to_write_it(
 
 SERVER = (
     "answer_within, body_within, connections, connections_per_address, drain, event_body, head_within, host, idle_for, "
-    "port, wheel"
+    "port, processes, wheel"
 )
 SECTIONS = "auth, breaker, events, limits, log, runtime, sandbox, scan, server, storage, supply"
 
@@ -214,6 +225,7 @@ FROM_ENVIRONMENT: list[tuple[str, str, str]] = [
     ),
     ("BUSBAR_SERVER__DRAIN", "30", f"server.drain: {TIME}"),
     ("BUSBAR_SERVER__WHEEL", "67108864", f"server.wheel: {SIZE}"),
+    ("BUSBAR_SERVER__PROCESSES", "17", "server.processes: write a whole number from 0 to 16, or 'auto'"),
     ("BUSBAR_SERVER__PROT", "1", "unknown option 'server.prot': did you mean 'port'?"),
     ("BUSBAR_SERVER__PORT__X", "1", "unknown option 'server.port__x': did you mean 'port'?"),
     ("BUSBAR_SERVER__", "1", f"unknown option 'server.': known: {SERVER}"),

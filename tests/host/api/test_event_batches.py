@@ -9,7 +9,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from host.api.bodies import BODIES, Bodies
 from host.api.middlewares import edge
-from host.api.resources.events import BASE, Events
+from host.api.resources.publishing import BASE, Publishing
 from host.observe.metrics import RequestCounts
 from host.routing.bus import Bus
 from host.routing.errors import EventConflictError, LogFullError, PublishRateError
@@ -38,7 +38,7 @@ class ScriptedLog:
 
 async def send(*answers):
     """A batch of as many events as there are answers of the log; the response and its body."""
-    events = Events(Bus(ScriptedLog(*answers), max_body=2**20), None, 2**20)
+    events = Publishing(Bus(ScriptedLog(*answers), max_body=2**20), 2**20)
     publish = edge(RequestCounts(), events.publish, quiet=True)
 
     async def served(request):
