@@ -205,6 +205,7 @@ class _Builder:
         self._life.background(database.log.run, "log writer")
         key_values = await KeyValueStore.open(state.path / KEY_VALUES, clock=clock)
         stack.push_async_callback(key_values.close)
+        self._life.background(key_values.lives, "key-value writer", again=False)
         audit = Audit(database, clock)
         log = await SQLiteLog.open(database, clock)
         await history.begin(database, key_values, log.head(), lambda loss: _tell_of_loss(audit, loss))

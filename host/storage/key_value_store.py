@@ -107,6 +107,10 @@ class KeyValueStore:
         """Open or create the file; `quota` is in bytes, for each plugin. Errors as `Database.open`."""
         return cls(await Database.open(path, clock=clock, migrations=_MIGRATIONS, logged=False), quota)
 
+    async def lives(self) -> None:
+        """Return when its writer was closed; errors as of `Writer.lives`."""
+        await self._database.writer.lives()
+
     async def close(self) -> None:
         """Write what waits and close the file; closing again does nothing."""
         await self._groups.close()

@@ -24,15 +24,17 @@ class Turns:
 
     def __init__(self) -> None:
         self._holder: Party | None = None
+        self._fresh = False  # the holder has not begun to use its turn
         self._waiting: deque[Party] = deque()
 
     def take(self, party: Party) -> bool:
         """Whether the party may begin to write now. Where it may not, its `go` is called when it may.
 
-        Whoever has the turn may go on with it as long as nobody waits.
+        Whoever is given the turn may begin once, whoever else waits, and go on as long as nobody does.
         """
-        if self._holder is None or (self._holder is party and not self._waiting):
+        if self._holder is None or (self._holder is party and (self._fresh or not self._waiting)):
             self._holder = party
+            self._fresh = False
             return True
         if party not in self._waiting:
             self._waiting.append(party)
@@ -44,4 +46,5 @@ class Turns:
             return
         self._holder = self._waiting.popleft() if self._waiting else None
         if self._holder is not None:
+            self._fresh = True
             self._holder.go()
