@@ -24,6 +24,8 @@ NAME: Final = "end-to-end"
 CONNECTIONS: Final = 64
 SECONDS: Final = 4.0
 ROUNDS: Final = 5
+STEADY: Final = 1000.0
+"""Events a second of the steady figure."""
 
 MODULE: Final = '''"""Measures how long events took to come."""
 import statistics
@@ -53,23 +55,26 @@ MANIFEST: Final = '[plugin]\nid = "measurer"\ntitle = "Measurer"\n\n[permissions
 
 
 def run() -> Iterable[Figure]:
-    """Measure; the medians of rounds that alternate between the sides."""
+    """Measure at half of the maximum, and at a steady rate that any host should bear."""
     with tempfile.TemporaryDirectory(prefix="busbar-e2e-") as name, bare_handler() as bare, daemon(Path(name)) as host:
         host.trust("measurer")
         host.install_module("measurer", "Measurer", MODULE, MANIFEST)
         rate = load(host.port, host.token) / 2
         host.drained("measurer")
         measured(host)
-        ours: list[float] = []
-        theirs: list[float] = []
-        for _ in range(ROUNDS):
-            theirs.append(paced(bare, "none", rate)["p99"])
-            paced(host.port, host.token, rate)
-            host.drained("measurer")
-            ours.append(measured(host)["p99"])
-    return [
-        Figure(NAME, statistics.median(ours) * 1000, "ms", "bare aiohttp handler", statistics.median(theirs) * 1000)
-    ]
+        return [_at(NAME, rate, host, bare), _at(f"{NAME}-steady", STEADY, host, bare)]
+
+
+def _at(name: str, rate: float, host: Daemon, bare: int) -> Figure:
+    """The medians of rounds that alternate between the sides."""
+    ours: list[float] = []
+    theirs: list[float] = []
+    for _ in range(ROUNDS):
+        theirs.append(paced(bare, "none", rate)["p99"])
+        paced(host.port, host.token, rate)
+        host.drained("measurer")
+        ours.append(measured(host)["p99"])
+    return Figure(name, statistics.median(ours) * 1000, "ms", "bare aiohttp handler", statistics.median(theirs) * 1000)
 
 
 def measured(host: Daemon) -> Any:

@@ -24,7 +24,7 @@ from host.administration.skips import Skips
 from host.administration.watch_files import watch_publishers, watch_releases
 from host.api.app import SHUTDOWN_SECONDS, Routes, Server
 from host.api.bodies import KNOWN_BYTES
-from host.api.processes.http_processes import HttpProcesses
+from host.api.processes.http_processes import HttpProcesses, figures
 from host.api.processes.wire import Begin
 from host.api.refusals import Refusals
 from host.api.table import Behind, endpoints
@@ -477,8 +477,7 @@ class _Builder:
         self._stack.push_async_callback(server.stop)
         await server.start()
         processes = self._http_processes(core, server, refusals, counts)
-        if processes is not None:
-            metrics.register(processes.metrics)
+        metrics.register(partial(figures, 0, 0) if processes is None else processes.metrics)
         self._stack.callback(server.listen_no_more)
         self._stack.callback(self._drain, core.bus)
         return Daemon(server.address, secret, self._life.parts.trouble)

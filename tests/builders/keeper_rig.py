@@ -38,6 +38,7 @@ from host.runtime.exits import ExitReason
 from host.runtime.runtime import Launch, RuntimeSnapshot
 from host.runtime.supervisor import SupervisionLimits
 from host.storage.database import Database
+from host.storage.key_value_store import KeyValueStore
 from host.storage.keyring import Keyring
 from host.supply.installer import Release
 from plugin_sdk.calls import ConfigCall, Flight, Health, HealthCall, delivery_call
@@ -153,7 +154,15 @@ class KeeperRig:
     """Keepers over real parts. `releases` has what verification finds, by hash."""
 
     def __init__(
-        self, database: Database, log: SQLiteLog, path: EventPath, clock: Clock, folder: Path, *, restarts: int
+        self,
+        database: Database,
+        key_values: KeyValueStore,
+        log: SQLiteLog,
+        path: EventPath,
+        clock: Clock,
+        folder: Path,
+        *,
+        restarts: int,
     ) -> None:
         self.clock = clock
         self.database = database
@@ -188,7 +197,7 @@ class KeeperRig:
             breaker=BreakerPolicy(),
             supervision=SupervisionLimits(first_restart=0.001, longest_restart=0.002, restarts=restarts),
         )
-        purges = Purges(database, KeyValues(database), folder / "data")
+        purges = Purges(database, KeyValues(key_values), folder / "data")
         self.parts = KeeperParts(
             registry=self.registry,
             verify=self._verify,
@@ -332,7 +341,9 @@ async def keeper_rig(folder: Path, clock: Clock | None = None, *, restarts: int 
         stack.push_async_callback(database.close)
         log = await SQLiteLog.open(database, clock)
         path = await event_path(life, log, database, clock)
-        rig = KeeperRig(database, log, path, clock, folder, restarts=restarts)
+        key_values = await KeyValueStore.open(folder / "key-values.db", clock=clock)
+        stack.push_async_callback(key_values.close)
+        rig = KeeperRig(database, key_values, log, path, clock, folder, restarts=restarts)
         await rig.registry.load()
         stack.push_async_callback(rig.reconciler.stop)
         yield rig

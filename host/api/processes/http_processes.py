@@ -147,9 +147,7 @@ class HttpProcesses:
     def metrics(self) -> Iterator[Metric]:
         """As metrics."""
         ready = sum(process.ready for process in self._running)
-        yield GaugeMetricFamily("busbar_http_processes", "HTTP processes that serve requests.", value=ready)
-        away = sum(len(process.away) for process in self._running)
-        yield GaugeMetricFamily("busbar_http_processes_connections", "Connections that they have.", value=away)
+        return figures(ready, sum(len(process.away) for process in self._running))
 
     def _known(self) -> KnownTokens:
         return KnownTokens(self._change, self._tokens.table.by_hash)
@@ -218,3 +216,9 @@ def _failure(error: Exception) -> Denied | Failed:
         return Denied(full.word, full.message, full.kind.value, full.retry_after, full.errors)
     _log.exception("publishing_failed", exc_info=error)
     return Failed()
+
+
+def figures(ready: int, connections: int) -> Iterator[Metric]:
+    """So many HTTP processes that serve, and connections that they have, as metrics; zeros where there are none."""
+    yield GaugeMetricFamily("busbar_http_processes", "HTTP processes that serve requests.", value=ready)
+    yield GaugeMetricFamily("busbar_http_processes_connections", "Connections that they have.", value=connections)

@@ -13,6 +13,7 @@ from host.administration.errors import (
     GrantsRefusedError,
     PluginStartFailedError,
 )
+from host.lifecycle.purges import Purges
 from host.port.errors import PluginNotRunningError
 from host.registry.errors import PluginLeavingError, PluginNotFoundError
 from host.registry.states import STEADY, PluginState
@@ -210,11 +211,19 @@ async def test_an_uninstalled_plugin_is_stopped_and_holds_the_log_no_more(plugin
     assert await trail(plugin) == [("alice", "plugin.uninstall", "p")]
 
 
-async def test_nobody_comes_under_the_id_while_it_is_being_uninstalled(plugin):
+async def test_nobody_comes_under_the_id_while_it_is_being_uninstalled(plugin, monkeypatch):
+    sweep, may_end = Purges.sweep, asyncio.Event()
+
+    async def held(purges):
+        await may_end.wait()
+        await sweep(purges)
+
+    monkeypatch.setattr(Purges, "sweep", held)
     leaving = asyncio.create_task(plugin.administration.uninstall("p", purge=True, actor="alice"))
     await plugin.until(lambda: plugin.registry.find("p") is None)
     with pytest.raises(PluginLeavingError):
         await plugin.install("p")
+    may_end.set()
     await leaving
     await plugin.install("p")
     await plugin.until_running("p")
