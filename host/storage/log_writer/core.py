@@ -121,6 +121,12 @@ class Core:
         self.notes.append(f"batch not written: {_said(failure)}")
         return encode([Answer(frame.number, _said(failure)) for frame in frames])
 
+    def taken_notes(self) -> list[str]:
+        """What is to be told since the last time."""
+        taken = self.notes[:]
+        del self.notes[: len(taken)]  # another thread may have added some meanwhile
+        return taken
+
     def checkpoint(self, *, may_wait: bool = False) -> None:
         """Move the write-ahead log into the database, as `connection.checkpoint` does."""
         try:

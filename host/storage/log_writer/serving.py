@@ -9,13 +9,12 @@ from typing import Final, Protocol
 
 import msgspec
 
+from host.storage.log_writer.checkpoints import EVERY_COMMITS, Checkpoints
 from host.storage.log_writer.core import Core
 from host.storage.log_writer.frames import Answers, Frame, FrameError, Open, Opened, Said, order
 
 IDLE_SECONDS: Final = 1.0
 """How long a core sits idle before it moves the write-ahead log into the database."""
-CHECKED_COMMITS: Final = 512
-"""Commits between two looks at the size of the write-ahead log."""
 MERGED_BYTES: Final = 4 * 2**20
 """Bytes of frames above which no further one is taken into a transaction."""
 
@@ -50,12 +49,14 @@ def serve(inbox: Inbox, say: Callable[[Said], None], connect: Callable[[], sqlit
     if not isinstance(opening, Open):
         raise FrameError("a frame came before the database was open")
     with contextlib.closing(connect()) as connection:
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
         core = Core(connection, opening.life)
-        say(Opened(msgspec.Raw(core.last_answers())))
-        _execute(inbox, say, core)
+        with contextlib.closing(Checkpoints(connect, core.notes.append)) as checkpoints:
+            say(Opened(msgspec.Raw(core.last_answers())))
+            _execute(inbox, say, core, checkpoints)
 
 
-def _execute(inbox: Inbox, say: Callable[[Said], None], core: Core) -> None:
+def _execute(inbox: Inbox, say: Callable[[Said], None], core: Core, checkpoints: Checkpoints) -> None:
     commits = 0
     idle = True
     while True:
@@ -74,10 +75,12 @@ def _execute(inbox: Inbox, say: Callable[[Said], None], core: Core) -> None:
             idle = False
             answers = core.write(frames)
             commits += 1
-            if commits % CHECKED_COMMITS == 0:
+            if checkpoints.large:
                 # Before it is answered: until then nobody else writes, whom a wait for readers would keep out.
                 core.checkpoint(may_wait=True)
-            notes, core.notes = core.notes, []
+            elif commits % EVERY_COMMITS == 0:
+                checkpoints.ask()
+            notes = core.taken_notes()
             say(Answers(msgspec.Raw(answers), notes))
         elif inbox.ended:
             return
