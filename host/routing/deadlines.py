@@ -26,10 +26,8 @@ class Deadlines:
         self._limits: dict[float, dict[Attempt, float]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._fires_at = 0.0
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
+        self.count = 0
+        """How many attempts are counted."""
 
     def __iter__(self) -> Iterator[Attempt]:
         for counted in self._limits.values():
@@ -43,7 +41,7 @@ class Deadlines:
         if counted is None:
             counted = self._limits[timeout] = {}
         counted[attempt] = at
-        self._count += 1
+        self.count += 1
         if self._timer is None or at < self._fires_at:
             self._set(at)
 
@@ -54,12 +52,8 @@ class Deadlines:
 
     def end(self, attempt: Attempt) -> None:
         """It ended: count no more."""
-        counted = self._limits[attempt.timeout]
-        del counted[attempt]
-        self._count -= 1
-        if not counted:
-            # Timeouts come and go with policies; and the dict of a busy one would keep the places of all that ended.
-            del self._limits[attempt.timeout]
+        del self._limits[attempt.timeout][attempt]
+        self.count -= 1
 
     def close(self) -> None:
         """Let the timer go."""
@@ -79,6 +73,8 @@ class Deadlines:
         late = [attempt for counted in self._limits.values() for attempt, at in _oldest_until(counted, now)]
         for attempt in late:
             self._expired(attempt)
+        # Timeouts come and go with policies.
+        self._limits = {timeout: counted for timeout, counted in self._limits.items() if counted}
         following = min((next(iter(counted.values())) for counted in self._limits.values()), default=None)
         if following is not None and (self._timer is None or following < self._fires_at):
             self._set(following)

@@ -102,7 +102,7 @@ class Guard:
     @property
     def in_flight(self) -> int:
         """Deliveries that the plugin is busy with."""
-        return len(self._deadlines)
+        return self._deadlines.count
 
     @property
     def waiting(self) -> int:
@@ -223,7 +223,7 @@ class Guard:
 
     def _free(self) -> int:
         breaker = self.breaker
-        on_the_way = len(self._deadlines) + self._not_begun
+        on_the_way = self._deadlines.count + self._not_begun
         if breaker.state in _LETS_ALL_THROUGH:
             return self.places + self._ahead() - on_the_way
         return min(self.places - on_the_way, breaker.probes())
@@ -237,7 +237,7 @@ class Guard:
     def _fill(self) -> None:
         """Note which attempts have begun: the next in order, as far as there are places."""
         order, deadlines = self._order, self._deadlines
-        while order and len(deadlines) < self.places:
+        while order and deadlines.count < self.places:
             attempt = order.popleft()
             if not attempt.over:
                 attempt.begun = True
