@@ -17,10 +17,10 @@ BLOCK = re.compile(r"<!-- tour: (\w+) -->\n```sh\n(.*?)```", re.DOTALL)
 async def test_the_tour_works_as_it_is_written(daemon, tmp_path):
     blocks = dict(BLOCK.findall((ROOT / "README.md").read_text()))
     assert list(blocks) == ["token", "paths", "write", "sign", "install", "publish", "break", "mend"]
-    host = daemon(breaker={"open_for": "4s"}).start(cold=True)
+    host = daemon(breaker={"open_for": "12s"}).start(cold=True)
 
     async def paste(name):
-        script = blocks[name].replace("http://127.0.0.1:8700", host.url).replace("sleep 65", "sleep 12")
+        script = blocks[name].replace("http://127.0.0.1:8700", host.url).replace("sleep 65", "sleep 24")
         script = script.replace("$PWD/.venv/bin", str(Path(sys.executable).parent))
         return await asyncio.to_thread(
             lambda: subprocess.run(
