@@ -13,6 +13,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -212,7 +213,7 @@ class Core:
         """Every item of a frame: where its answer stands, and how it is executed."""
         for index in range(draft.rows):
             row = draft.frame.rows[index * ROW : (index + 1) * ROW]
-            yield draft.refused, index, lambda index=index, row=row: self._append(draft, index, row)  # type: ignore[misc]
+            yield draft.refused, index, partial(self._append, draft, index, row)
         slots = (draft.settled, draft.operations)
         places = [(slot, index) for slot in slots for index in range(len(slot))]
         for (slot, index), execute in zip(places, self._others(draft), strict=True):

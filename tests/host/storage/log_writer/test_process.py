@@ -82,12 +82,25 @@ async def test_a_writer_waits_for_the_lock_of_the_one_before_it(tmp_path):
     path = tmp_path / "busbar.db"
     held = os.open(path.with_name("busbar.db.writer"), os.O_RDWR | os.O_CREAT)
     fcntl.flock(held, fcntl.LOCK_EX)
-    opening = asyncio.create_task(Database.open(path, link=ProcessLink(path)))
-    await asyncio.sleep(0.3)
+    link = ProcessLink(path)
+    opening = asyncio.create_task(Database.open(path, link=link))
+    async with asyncio.timeout(30):
+        while not _has_open(link.pid, "busbar.db.writer"):
+            await asyncio.sleep(0.005)
     assert not opening.done()
     assert not path.exists()
     os.close(held)
     await (await opening).close()
+
+
+def _has_open(pid, name):
+    """Whether a process has come so far that it has this file open."""
+    if pid is None:
+        return False
+    try:
+        return any(os.readlink(one).endswith(name) for one in Path(f"/proc/{pid}/fd").iterdir())
+    except FileNotFoundError:
+        return False  # something of it was closed while it was looked at
 
 
 async def started(path):
