@@ -29,6 +29,7 @@ from host.runtime.errors import (
 )
 from host.runtime.exits import ExitReason, decode
 from host.runtime.fork_server import Child
+from host.runtime.handed_over import HandedOver
 from host.runtime.hook_outcomes import error_of, value_of
 from host.runtime.requests import Requests
 from host.runtime.runtime import Handed, Hands, Launch, RuntimeSnapshot
@@ -38,7 +39,7 @@ from host.runtime.workshop import Workshop
 from host.storage.errors import StorageError
 from plugin_sdk.calls import Flight, HookCall, Request, ServiceCall, StopCall
 from plugin_sdk.context import HostPort
-from plugin_sdk.errors import DeadLetter, HostError
+from plugin_sdk.errors import HostError
 from plugin_sdk.resilience import TokenBucket
 from plugin_sdk.worker.main import DUMP_SIGNAL
 from plugin_sdk.worker.wire import (
@@ -47,10 +48,8 @@ from plugin_sdk.worker.wire import (
     Call,
     Cancel,
     Confined,
-    Deliver,
     Done,
     FromWorker,
-    GoOn,
     Heartbeat,
     Inspect,
     Load,
@@ -60,7 +59,6 @@ from plugin_sdk.worker.wire import (
     Modified,
     Raised,
     Ready,
-    Recall,
     Recalled,
     Reply,
     Shutdown,
@@ -115,9 +113,8 @@ class WorkerRuntime:
         self._killed_for = ""
         self._number = 0
         self._calls: dict[int, asyncio.Future[Any]] = {}
-        self._handed: dict[int, Handed] = {}
-        self._hands: Hands | None = None
         self._given_up: dict[int, float] = {}
+        self._deliveries = HandedOver(self._send, self._loop.time, self._broken)
         self._leaving: dict[int, asyncio.Future[None]] = {}
         self._requests = Requests(
             launch.plugin,
@@ -258,15 +255,16 @@ class WorkerRuntime:
     def snapshot(self) -> RuntimeSnapshot:
         """How the worker is."""
         now = self._loop.time()
+        given_up = min((now, *self._given_up.values(), *self._deliveries.given_up.values()))
         pid = None if self.exited.done() or self._child is None else self._child.pid
         return RuntimeSnapshot(
             isolation="process",
             started=self._started,
             pid=pid,
             rss_bytes=_rss(pid),
-            in_flight=len(self._calls) + len(self._leaving) + len(self._handed),
+            in_flight=len(self._calls) + len(self._leaving) + len(self._deliveries),
             silent_for=0.0 if self._holds else now - self._heard_at,
-            overdue_for=max((now - since for since in self._given_up.values()), default=0.0),
+            overdue_for=now - given_up,
             sandbox=dict(self._parts),
             cold_start=self._cold_start,
         )
@@ -314,31 +312,23 @@ class WorkerRuntime:
         """Make deliveries; as `Runtime.fly`."""
         if not self._open:
             raise NotRunningError(f"{self._launch.plugin} has no worker now")
-        self._hands = hands
-        first = self._number + 1
-        deliveries = [(one.stored.sequence, one.attempt, one.stored.body) for one in handed]
-        try:
-            self._wire.send(Deliver(first, flight, deliveries))
-        except UncarriableError as error:
-            raise DeadLetter(f"it cannot be handed to a worker: {error}") from None
+        self._deliveries.fly(self._number + 1, flight, handed, hands)
         self._number += len(handed)
-        for number, one in enumerate(handed, first):
-            one.number = number
-            self._handed[number] = one
 
     def cancel(self, handed: Handed) -> None:
-        """Cancel a delivery; its answer still comes, unless the hook does not heed the cancellation."""
-        if self._handed.pop(handed.number, None) is not None:
-            self._given_up[handed.number] = self._loop.time()
-            self._wire.send(Cancel(handed.number))
+        """Cancel a delivery; as `Runtime.cancel`."""
+        self._deliveries.cancel(handed)
 
     def recall(self, handed: Sequence[Handed]) -> None:
         """Ask for deliveries back; as `Runtime.recall`."""
-        self._wire.send(Recall([one.number for one in handed]))
+        self._deliveries.recall(handed)
 
     def go_on(self) -> None:
         """Begin deliveries again; as `Runtime.go_on`."""
-        self._wire.send(GoOn())
+        self._deliveries.go_on()
+
+    def _send(self, message: Any) -> None:
+        self._wire.send(message)
 
     def _send_call(self, call: HookCall, answer: asyncio.Future[Any]) -> int:
         """Send a call, and have its answer told; the call's number."""
@@ -378,7 +368,7 @@ class WorkerRuntime:
     def _received(self, message: FromWorker) -> None:
         self._heard_at = self._loop.time()
         if isinstance(message, Done):
-            self._done(message)
+            self._deliveries.done(message)
             return
         if isinstance(message, Reply):
             answer = self._answered(message.id)
@@ -386,10 +376,11 @@ class WorkerRuntime:
                 answer.set_result(message.value)
             return
         if isinstance(message, Raised):
-            self._raised(message)
+            if not self._deliveries.raised(message) and (answer := self._answered(message.id)) is not None:
+                answer.set_exception(error_of(message))
             return
         if isinstance(message, Recalled):
-            self._recalled(message)
+            self._deliveries.recalled(message)
             return
         if not self._messages.take():
             self._slow_down()
@@ -405,34 +396,6 @@ class WorkerRuntime:
             self._tell_of_modified()
         else:
             self._loaded(message)
-
-    def _done(self, message: Done) -> None:
-        handed = self._handed
-        landings: list[tuple[Handed, Exception | None, float]] = []
-        for number, seconds in zip(message.ids, message.seconds, strict=False):
-            one = handed.pop(number, None)
-            if one is not None:
-                landings.append((one, None, seconds))
-            elif self._given_up.pop(number, None) is None:
-                self._broken(f"an end of a delivery {number} that nobody made")
-        if landings and self._hands is not None:
-            self._hands.landed(landings)
-
-    def _raised(self, message: Raised) -> None:
-        one = self._handed.pop(message.id, None)
-        if one is not None and self._hands is not None:
-            self._hands.landed([(one, error_of(message), message.seconds)])
-            return
-        answer = self._answered(message.id)
-        if answer is not None:
-            answer.set_exception(error_of(message))
-
-    def _recalled(self, message: Recalled) -> None:
-        back = [one for number in message.ids if (one := self._handed.pop(number, None)) is not None]
-        for number in message.ids:
-            self._given_up.pop(number, None)
-        if back and self._hands is not None:
-            self._hands.recalled(back)
 
     def _arrived(self, count: int) -> None:
         """Few messages may be large ones: copying and decoding them takes the loop's time as well."""
@@ -543,11 +506,8 @@ class WorkerRuntime:
     def _tell_of_exit(self, reason: ExitReason) -> None:
         calls, self._calls = self._calls, {}
         leaving, self._leaving = self._leaving, {}
-        handed, self._handed = self._handed, {}
         self._given_up.clear()
-        if handed and self._hands is not None:
-            died = WorkerDiedError(f"{self._launch.plugin}: {reason.evidence}")
-            self._hands.landed([(one, died, 0.0) for one in handed.values()])
+        self._deliveries.died(WorkerDiedError(f"{self._launch.plugin}: {reason.evidence}"))
         for over in leaving.values():
             if not over.done():
                 over.set_result(None)

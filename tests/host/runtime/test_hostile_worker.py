@@ -9,6 +9,7 @@ import signal
 
 import msgspec
 import pytest
+from flights import Heard, handed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ from host.runtime.sandbox import Sandbox, SandboxPolicy
 from host.runtime.workshop import WorkerLimits, Workshop
 from plugin_sdk.calls import Request, ServiceCall
 from plugin_sdk.errors import ArgumentsError, HostError
+from plugin_sdk.events import new_event
 from plugin_sdk.testing import MemoryHost
 from plugin_sdk.worker.wire import (
     MAX_FRAME,
@@ -30,12 +32,15 @@ from plugin_sdk.worker.wire import (
     Call,
     Cancel,
     Confined,
+    Deliver,
+    Done,
     Heartbeat,
     Load,
     LogLine,
     LogLines,
     Raised,
     Ready,
+    Recalled,
     Reply,
     ToWorker,
 )
@@ -150,6 +155,11 @@ async def test_a_worker_that_keeps_to_the_protocol_is_served(attacked):
     [
         (Reply(7, b"1"), "a call 7 that nobody made"),
         (Raised(7, "failure", "", name="Error"), "a call 7 that nobody made"),
+        (Done([7], [0.0]), "a delivery 7 that nobody made"),
+        (Done([], []), "of none"),
+        (Done([7], []), "not a time for each"),
+        (Recalled([7]), "7 is given back that nobody asked for"),
+        (Recalled([]), "they are none"),
         (Ready(), "a second time whether it is loaded"),
         (Confined({}), "a second time how it is confined"),
         (ask(1, "drop_tables"), "no request 'drop_tables'"),
@@ -171,6 +181,21 @@ async def test_a_message_out_of_place_costs_the_worker_its_life(attacked, messag
     reason = await _ended(runtime)
     assert reason.cause == "protocol error", reason
     assert any(part in reason.evidence for part in evidence.split("|")) or "xpected" in reason.evidence
+
+
+async def test_a_worker_that_gives_deliveries_back_unasked_is_ended_and_they_are_told_of_once(attacked):
+    """Given one that would have them come and go for ever, then they end with it, and count as what it had."""
+    runtime, attacker, _ = await attacked()
+    heard = Heard()
+    flight, ones = handed(*(new_event("example.event", source="/tests") for _ in range(3)))
+    runtime.fly(flight, ones, heard)
+    sent = await attacker.take(Deliver)
+    await attacker.send(Done([sent.first], [0.1]), Recalled([sent.first + 1]))
+    ends = await heard.of(*ones)
+    assert ends[0] is None
+    assert [type(end) for end in ends[1:]] == [WorkerDiedError, WorkerDiedError]
+    assert heard.back == []
+    assert (await _ended(runtime)).cause == "protocol error"
 
 
 @pytest.mark.parametrize(
