@@ -232,7 +232,7 @@ class Keeper:
             hosted = self._parts.host(record, await self._parts.verify(record), self._changed)
             self.hosted = hosted
             await hosted.start()
-        except Exception as error:
+        except Exception as error:  # stopped again, and raised again where a later try may do
             if self.hosted is not None:
                 self._leave(self.hosted, "it could not be started")
                 await self._stop_leaving()
@@ -247,7 +247,7 @@ class Keeper:
         """Stop a plugin whose release is no longer believed, or no longer what was signed."""
         try:
             await self._parts.verify(record)
-        except Exception as error:
+        except Exception as error:  # judged: raised again where it says nothing about the release
             if passes(error):
                 self._recheck = True  # what runs runs on: nothing was found out about it
                 raise
@@ -310,7 +310,7 @@ class Keeper:
             elif self._candidate.ended:
                 self._ending_upgrade = True
                 await self._take_over(self._candidate, record.with_release(candidate))
-        except Exception as error:
+        except Exception as error:  # the candidate is given up, whatever it was
             if self._candidate is None and self._is_current(candidate.sha256):
                 raise  # it took over already, and is stopped and started as any other
             await self._give_up_candidate()
@@ -358,7 +358,7 @@ class Keeper:
         self.poke()  # what changed in the meantime is brought to it
         try:
             await fresh.take_over(record)
-        except Exception:
+        except Exception:  # raised again
             self._tried = None  # the registry names it already: it is started as any other
             self._leave(fresh, "it could not take over")
             raise

@@ -30,7 +30,7 @@ def savepoint(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("SAVEPOINT operation")
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # raised again
         if not is_machine_failure(error):
             connection.execute("ROLLBACK TO operation")
             connection.execute("RELEASE operation")

@@ -75,8 +75,8 @@ class _Begun(Coroutine[Any, Any, None]):
         self._coroutine.close()
 
     def __await__(self) -> Generator[Any, Any, None]:
-        """Nobody awaits it: it is run by its task."""
-        raise NotImplementedError
+        """Not for it: its task runs it, and is what can be awaited."""
+        raise TypeError("an eager coroutine is run by its task: await that")
 
     def _go_on(self) -> Any:
         self._went_on = True

@@ -391,7 +391,7 @@ async def test_a_count_that_the_machine_does_not_allow_lets_a_worker_go_on_until
 
 @pytest.mark.parametrize("where", ["on a disk", "in memory"])
 async def test_who_is_over_its_quota_stands_still_long_before_the_next_count(watch, writing, tmp_path, where):
-    folder = tmp_path / "p" if where == "on a disk" else Path("/dev/shm", f"busbar-{uuid.uuid4().hex}")  # noqa: S108
+    folder = tmp_path / "p" if where == "on a disk" else Path("/dev/shm", f"busbar-{uuid.uuid4().hex}")  # noqa: S108 - a name nobody guesses
     if where == "in memory" and not in_memory(folder.parent):
         pytest.skip("this machine has no file system in memory")
     process = writing(2**20, folder)
