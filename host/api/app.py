@@ -14,7 +14,8 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from host.api.bodies import BODIES, Bodies
-from host.api.connections import Caps, Connections, Deadlines, Handler
+from host.api.connection import Deadlines
+from host.api.connections import Caps, Connections, Handler
 from host.api.endpoint import ANY, ANY_METHODS, PARTS, Endpoint, RawHandler, served
 from host.api.listener import Listener
 from host.api.middlewares import edge

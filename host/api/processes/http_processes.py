@@ -16,8 +16,9 @@ import structlog
 from prometheus_client.core import Metric
 from prometheus_client.metrics_core import GaugeMetricFamily
 
+from host.api.connection import Connection
 from host.api.connection_counts import Cut
-from host.api.connections import Connection, Connections
+from host.api.connections import Connections
 from host.api.processes.http_process import Away, HttpProcess
 from host.api.processes.ordinary import Judge, ordinary
 from host.api.processes.wire import (

@@ -16,7 +16,7 @@ import structlog
 import uvloop
 
 from host.api.bodies import Bodies
-from host.api.connections import Deadlines
+from host.api.connection import Deadlines
 from host.api.middlewares import edge
 from host.api.processes.channel import Channel
 from host.api.processes.ordinary import Judge

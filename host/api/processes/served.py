@@ -14,8 +14,9 @@ from typing import Any, Final
 from aiohttp import web
 
 from host.api.bodies import BODIES, TOKEN, Bodies
+from host.api.connection import MAX_QUEUED, Connection, Deadlines, Held
 from host.api.connection_counts import Cut
-from host.api.connections import MAX_QUEUED, Caps, Connection, Connections, Deadlines, Held
+from host.api.connections import Caps, Connections
 from host.api.endpoint import RawHandler
 from host.api.processes.channel import Send
 from host.api.processes.ordinary import Judge

@@ -10,9 +10,10 @@ import pytest
 import structlog
 from aiohttp import web
 
+from host.api import connection as one_connection
 from host.api import connection_counts, connections
 from host.api.app import Server
-from host.api.connections import MAX_HEAD
+from host.api.connection import MAX_HEAD
 from host.api.endpoint import TOKEN
 from host.api.envelope import success
 from host.api.listener import Listener
@@ -324,7 +325,7 @@ async def test_a_body_that_does_not_come_in_time_is_not_waited_for(serve):
 
 
 async def test_a_body_may_take_long_where_it_keeps_coming(serve, monkeypatch):
-    monkeypatch.setattr(connections, "LEAST_RATE", 10)
+    monkeypatch.setattr(one_connection, "LEAST_RATE", 10)
     rig = await serve(**SHORT)
     reader, writer = await rig.connect(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
     for _ in range(10):

@@ -14,7 +14,7 @@ from odd_values import BODIES, VALUES, with_field
 
 from host.api.app import Routes, Server
 from host.api.bodies import KNOWN_BYTES
-from host.api.connections import MAX_MOVES
+from host.api.connection import MAX_MOVES
 from host.api.endpoint import Endpoint
 from host.api.processes import http_process, http_processes, remote
 from host.api.processes.http_processes import HttpProcessEndedError, HttpProcesses
