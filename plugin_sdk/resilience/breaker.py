@@ -1,43 +1,24 @@
-"""Breaker, bulkhead and retry policy: used by the host around hooks, and by plugins around their own calls.
+"""The circuit breaker.
 
-The breaker follows resilience4j's semantics (https://resilience4j.readme.io/docs/circuitbreaker): a call can
-be slow and failed, rates are judged only from a minimum of calls, half-open admits a counted number of probes
-and judges when all have ended, an ignored outcome gives its permit back. Differences: consecutive failures
-open it too, and the open time doubles each time that probes fail. Everything decides by a `Clock` passed in.
+It follows resilience4j's semantics (https://resilience4j.readme.io/docs/circuitbreaker): a call can be slow and failed,
+rates are judged only from a minimum of calls, half-open admits a counted number of probes and judges when all have
+ended, an ignored outcome gives its permit back. Differences: consecutive failures open it too, and the open time
+doubles each time that probes fail. It decides by a `Clock` passed in.
 """
 
 from __future__ import annotations
 
-import asyncio
-import heapq
-import itertools
-import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, Literal, get_args
+from typing import Final
 
 from plugin_sdk.clock import Clock
+from plugin_sdk.resilience.numbers import check
 
 BUCKETS: Final = 10
 """Parts of the sliding window; outcomes leave it a part at a time, so memory does not grow with calls."""
-
-
-Growth = Literal["exponential", "linear"]
-
-
-def _check(policy: object, name: str, least: float, most: float = math.inf, *, above: bool = False) -> None:
-    """Refuse a policy whose field is no finite number from `least` (or only above it) to `most`."""
-    _number(name, getattr(policy, name), least, most, above=above)
-
-
-def _number(name: str, value: Any, least: float, most: float = math.inf, *, above: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{name} is a finite number, not {value!r}")
-    if value < least or (above and value == least) or value > most:
-        bounds = f"{'above' if above else 'at least'} {least:g}" + (f" and at most {most:g}" if most < math.inf else "")
-        raise ValueError(f"{name} is {bounds}, not {value!r}")
 
 
 class BreakerState(Enum):
@@ -107,12 +88,12 @@ class BreakerPolicy:
     def __post_init__(self) -> None:
         """Refuse with a `ValueError` what would be found out only when a breaker has to open, or never closes."""
         for name in ("consecutive_failures", "minimum_calls", "probes"):
-            _check(self, name, 1)
+            check(self, name, 1)
         for name in ("window", "slow_call", "open_for", "longest_open", "half_open_for"):
-            _check(self, name, 0, above=True)
+            check(self, name, 0, above=True)
         for name in ("failure_rate", "slow_call_rate"):
-            _check(self, name, 0, 1, above=True)
-        _check(self, "jitter", 0, 1)
+            check(self, name, 0, 1, above=True)
+        check(self, "jitter", 0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,134 +368,3 @@ class Breaker:
     def _reset(self) -> None:
         self._window.clear()
         self._consecutive = 0
-
-
-class Bulkhead:
-    """At most `limit` calls at once; of those who wait the highest priority is served first, then who came first."""
-
-    __slots__ = ("_free", "_tickets", "_waiting", "limit")
-
-    def __init__(self, limit: int) -> None:
-        _number("limit", limit, 1)
-        self.limit = limit
-        self._free = limit
-        self._tickets = itertools.count()
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
-
-    @property
-    def in_use(self) -> int:
-        """Places that are taken."""
-        return self.limit - self._free
-
-    @property
-    def waiting(self) -> int:
-        """How many wait for a place."""
-        return sum(not place.done() for _, _, place in self._waiting)
-
-    def try_acquire(self) -> bool:
-        """Take a place if there is one and nobody waits for it."""
-        if self._free > 0:  # a place that somebody waits for is handed over, and never free
-            self._free -= 1
-            return True
-        return False
-
-    async def acquire(self, priority: int = 0) -> None:
-        """Take a place, waiting for one; the higher `priority` is served first."""
-        if self.try_acquire():
-            return
-        place = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (-priority, next(self._tickets), place))
-        try:
-            await place
-        except asyncio.CancelledError:
-            if place.done() and not place.cancelled():
-                self.release()  # it was handed over in the moment of the cancellation
-            else:
-                place.cancel()  # whoever hands out places passes over it
-            raise
-
-    def release(self) -> None:
-        """Give a place back; it goes to whoever is first among those who wait."""
-        while self._waiting:
-            _, _, place = heapq.heappop(self._waiting)
-            if not place.done():
-                place.set_result(None)
-                return
-        self._free += 1
-
-
-class TokenBucket:
-    """At most `burst` at once and `rate` a second in the long run.
-
-    It is the "generic cell rate algorithm" of ITU-T I.371: one number, the time at which the bucket would be full
-    again, says everything.
-    """
-
-    __slots__ = ("_full_at", "_now", "burst", "rate")
-
-    def __init__(self, rate: float, burst: float, now: Callable[[], float]) -> None:
-        _number("rate", rate, 0, above=True)
-        _number("burst", burst, 0)
-        self.rate = rate
-        self.burst = burst
-        self._now = now
-        self._full_at = now()
-
-    def take(self, count: float = 1.0) -> bool:
-        """Take `count` if they are there."""
-        return self.reserve(0.0, count) is not None
-
-    def reserve(self, longest: float, count: float = 1.0) -> float | None:
-        """Take `count` that will be there within `longest` seconds; the seconds to wait for them, or None."""
-        now = self._now()
-        ahead = max(0.0, self._full_at - now)
-        # In one division: a full bucket must give all of its burst, whatever rounding makes of the clock's seconds.
-        wait = max(0.0, ahead + (count - self.burst) / self.rate)
-        if wait > longest:
-            return None
-        self._full_at = now + ahead + count / self.rate
-        return wait
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How often and how late a failed delivery is tried again. Times are in seconds.
-
-    The wait before attempt n+1 is `first` times `factor` to the power n-1 (`exponential`) or `first` times n
-    (`linear`), at most `longest`; or the nth of `delays`, where there are any, and the last of them from then on.
-    Up to `jitter` of it is added or taken away by chance, so that what failed together does not come back together.
-    """
-
-    attempts: int = 8
-    first: float = 1.0
-    longest: float = 3600.0
-    factor: float = 2.0
-    jitter: float = 0.2
-    growth: Growth = "exponential"
-    delays: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse with a `ValueError` what is no wait, or no number of attempts."""
-        _check(self, "attempts", 1)
-        for name in ("first", "longest"):
-            _check(self, name, 0)
-        _check(self, "factor", 1)
-        _check(self, "jitter", 0, 1)
-        if self.growth not in get_args(Growth):
-            raise ValueError(f"growth is {' or '.join(get_args(Growth))}, not {self.growth!r}")
-        for wait in self.delays:
-            _number("delays", wait, 0)
-
-    def delay(self, attempt: int, *, rng: random.Random | None = None) -> float:
-        """Seconds to wait after attempt number `attempt` (from 1) failed."""
-        number = min(max(attempt, 1), 1024)
-        if self.delays:
-            longest = max(self.delays)
-            wait = self.delays[min(number, len(self.delays)) - 1]
-        else:
-            longest = self.longest
-            wait = self.first * (number if self.growth == "linear" else self.factor ** min(number - 1, 64))
-        wait = min(wait, longest)
-        if rng is not None:
-            wait *= 1 + self.jitter * (2 * rng.random() - 1)
-        return min(wait, longest)
