@@ -1,7 +1,8 @@
 """The deliveries that a worker has in its hands: sent, answered, cancelled, asked back. A worker is taken for hostile.
 
 Each is answered once, by what the host asked for: an end of what nobody made, or something given back that nobody asked
-for, ends the worker. So no worker keeps the host busy with deliveries that come and go without an attempt.
+for, ends the worker, so none keeps the host busy with deliveries that come and go without an attempt. No delivery took
+longer than since it was sent, whatever its worker says.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class HandedOver:
         self._now = now
         self._broken = broken
         self._hands: Hands | None = None
-        self._handed: dict[int, Handed] = {}
+        self._handed: dict[int, tuple[Handed, float]] = {}  # and when each was sent
         self.given_up: dict[int, float] = {}
         self._asked_back: set[int] = set()
 
@@ -52,9 +53,10 @@ class HandedOver:
             self._send(Deliver(first, flight, deliveries))
         except UncarriableError as error:
             raise DeadLetter(f"it cannot be handed to a worker: {error}") from None
+        now = self._now()
         for number, one in enumerate(handed, first):
             one.number = number
-            self._handed[number] = one
+            self._handed[number] = one, now
 
     def cancel(self, handed: Handed) -> None:
         """Cancel a delivery; its answer still comes, unless the hook does not heed the cancellation."""
@@ -80,12 +82,13 @@ class HandedOver:
         if not message.ids or len(message.ids) != len(message.seconds):
             self._broken("an end of deliveries that is of none, or has not a time for each")
             return
+        now = self._now()
         landings: list[tuple[Handed, Exception | None, float]] = []
         for number, seconds in zip(message.ids, message.seconds, strict=True):
-            one = self._handed.pop(number, None)
+            found = self._handed.pop(number, None)
             self._asked_back.discard(number)
-            if one is not None:
-                landings.append((one, None, seconds))
+            if found is not None:
+                landings.append((found[0], None, min(seconds, now - found[1])))
             elif self.given_up.pop(number, None) is None:
                 self._broken(f"an end of a delivery {number} that nobody made")
         if landings and self._hands is not None:
@@ -93,21 +96,21 @@ class HandedOver:
 
     def raised(self, message: Raised) -> bool:
         """One raised; whether it is a delivery at all."""
-        one = self._handed.pop(message.id, None)
+        found = self._handed.pop(message.id, None)
         self._asked_back.discard(message.id)
-        if one is None or self._hands is None:
+        if found is None or self._hands is None:
             return self.given_up.pop(message.id, None) is not None
-        self._hands.landed([(one, error_of(message), message.seconds)])
+        self._hands.landed([(found[0], error_of(message), min(message.seconds, self._now() - found[1]))])
         return True
 
     def recalled(self, message: Recalled) -> None:
         """Some were not begun, and will not be."""
         back: list[Handed] = []
         for number in message.ids:
-            one = self._handed.pop(number, None) if number in self._asked_back else None
+            found = self._handed.pop(number, None) if number in self._asked_back else None
             self._asked_back.discard(number)
-            if one is not None:
-                back.append(one)
+            if found is not None:
+                back.append(found[0])
             elif self.given_up.pop(number, None) is None:
                 self._broken(f"a delivery {number} is given back that nobody asked for")
                 break
@@ -122,4 +125,4 @@ class HandedOver:
         self.given_up.clear()
         self._asked_back.clear()
         if handed and self._hands is not None:
-            self._hands.landed([(one, error, 0.0) for one in handed.values()])
+            self._hands.landed([(one, error, 0.0) for one, _ in handed.values()])

@@ -183,6 +183,19 @@ async def test_a_message_out_of_place_costs_the_worker_its_life(attacked, messag
     assert any(part in reason.evidence for part in evidence.split("|")) or "xpected" in reason.evidence
 
 
+async def test_no_delivery_took_longer_than_since_it_was_sent_whatever_its_worker_says(attacked):
+    runtime, attacker, _ = await attacked()
+    heard = Heard()
+    flight, ones = handed(*(new_event("example.event", source="/tests") for _ in range(2)))
+    runtime.fly(flight, ones, heard)
+    sent = await attacker.take(Deliver)
+    year = 366 * 86_400.0
+    await attacker.send(Done([sent.first], [year]), Raised(sent.first + 1, "failure", "", name="E", seconds=year))
+    await heard.of(*ones)
+    assert max(heard.seconds.values()) < 60
+    attacker.end()
+
+
 async def test_a_worker_that_gives_deliveries_back_unasked_is_ended_and_they_are_told_of_once(attacked):
     """Given one that would have them come and go for ever, then they end with it, and count as what it had."""
     runtime, attacker, _ = await attacked()
